@@ -1,0 +1,43 @@
+"""Raylet ↔ factory: forks asked for, forks made, deaths seen.
+
+    ForkWorker +3 fds (link, stdout, stderr) → Forked | ForkFailed
+    KillWorker                                       (signal a worker's whole process group)
+    ChildExited                                      unasked, once per worker, from wait4()
+"""
+
+from __future__ import annotations
+
+from beamlet.base.ids import WorkerId
+from beamlet.protocol.message import Message
+
+
+class ForkWorker(Message, tag=130):
+    worker_id: WorkerId
+
+
+class Forked(Message, tag=131):
+    worker_id: WorkerId
+    pid: int
+
+
+class ForkFailed(Message, tag=132):
+    worker_id: WorkerId
+    reason: str
+
+
+class KillWorker(Message, tag=133):
+    worker_id: WorkerId
+    signal: int
+
+
+class ChildExited(Message, tag=134):
+    """``exit_code`` or ``signal`` is set, the other is -1."""
+
+    worker_id: WorkerId
+    pid: int
+    exit_code: int
+    signal: int
+    peak_rss_bytes: int
+
+
+FactoryMessage = ForkWorker | Forked | ForkFailed | KillWorker | ChildExited

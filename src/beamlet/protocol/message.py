@@ -1,0 +1,23 @@
+"""What every message is: a tagged msgspec Struct, encoded as a msgpack array ``[tag, field, …]``.
+
+Tags are ranges, one range a conversation, never re-used for something else:
+
+     1– 29  peer.py     core worker ↔ core worker: tasks, actor calls, ownership
+    30– 89  node.py     core worker ↔ its raylet: leases, introductions, store, logs
+    90–129  gcs.py      core worker → raylet → GCS and back: jobs, actors, kv, cluster state
+   130–149  factory.py  raylet ↔ factory: forks and deaths
+
+Messages never carry pickles of ours; values of users travel as opaque ``bytes``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Message(msgspec.Struct, array_like=True):
+    """Base of all messages. Mutable only because msgspec builds mutable Structs faster; treat as frozen."""
+
+
+#: (object id, owner's address) of a reference found inside a value.
+ContainedRef = tuple[bytes, bytes]

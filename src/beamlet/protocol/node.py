@@ -1,0 +1,313 @@
+"""Core worker ↔ its raylet: joining, leases, introductions to peers, the object store, output.
+
+``req`` numbers are chosen by the asker, per connection; every request gets exactly one of its answers.
+Messages marked *+fd* travel with one file descriptor (SCM_RIGHTS), in order.
+
+    DriverHello       → Welcome +fd(arena)                     first message of a driver
+    WorkerReady                                               first message of a fork
+    RequestLease      → LeaseGranted +fd(peer) | LeaseInfeasible | LeaseSpillback | LeaseCancelled
+    ReturnLease, Blocked, Unblocked
+    ConnectPeer       → PeerConnected +fd | PeerUnreachable
+    (nobody asks)       PeerIntroduced +fd, WorkerDied, AssignJob, ExitWorker, OutputLines, Notice
+    CreateObject      → ObjectCreated | ObjectRefused
+    PinObject         → ObjectPinned | ObjectNotHere
+    SealObject, AbortObject, UnpinObject, DeleteObjects
+    OutputMark        → OutputDelivered
+"""
+
+from __future__ import annotations
+
+from beamlet.base.death import DeathCertificate
+from beamlet.base.ids import Address, JobId, NodeId, ObjectId, WorkerId
+from beamlet.protocol.message import Message
+
+
+class JobDescription(Message, tag=30):
+    """What a worker must know to run a job's code as its driver would."""
+
+    job_id: JobId
+    namespace: str
+    sys_path: list[str]
+    cwd: str
+    #: Directory of the driver's script, so that its neighbours import.
+    script_dir: str
+    env_vars: dict[str, str]
+    strict_arrays: bool
+    driver: Address
+    log_to_driver: bool = True
+    logging_level: int = 20
+    #: The driver's ``__main__`` file; "" in a notebook or shell.
+    main_file: str = ""
+
+
+class DriverHello(Message, tag=31):
+    pid: int
+    python: str
+    version: str
+    namespace: str
+    entrypoint: str
+    sys_path: list[str]
+    cwd: str
+    script_dir: str
+    env_vars: dict[str, str]
+    strict_arrays: bool
+    log_to_driver: bool
+    logging_level: int
+    #: The cluster ends when this connection does.
+    owns_cluster: bool
+    #: CLI and state queries: no job is made.
+    observer: bool = False
+    main_file: str = ""
+
+
+class Welcome(Message, tag=32):
+    job_id: JobId
+    worker_id: WorkerId
+    node_id: NodeId
+    namespace: str
+    session_dir: str
+    node_ip: str
+    arena_bytes: int
+    version: str
+    python: str
+
+
+class Refused(Message, tag=33):
+    """The raylet will not have this driver, and why."""
+
+    reason: str
+
+
+class WorkerReady(Message, tag=34):
+    worker_id: WorkerId
+    pid: int
+
+
+class AssignJob(Message, tag=35):
+    """This worker now belongs to a job; precedes the first lease or actor."""
+
+    job: JobDescription
+
+
+class RequestLease(Message, tag=36):
+    """Ask for one worker to push tasks of one scheduling key to."""
+
+    req: int
+    resources: dict[str, int]
+    name: str
+    #: Serialized runtime env ({"env_vars": …}); workers are never shared between different ones.
+    env_vars: dict[str, str] = {}
+    #: "DEFAULT", "SPREAD", "node:<hex>" / "node:<hex>:soft".
+    strategy: str = "DEFAULT"
+    #: How many tasks wait behind this request; lets the raylet rank demand.
+    backlog: int = 1
+
+
+class CancelLeaseRequest(Message, tag=37):
+    req: int
+
+
+class LeaseGranted(Message, tag=38):
+    """+fd: a connection to the worker."""
+
+    req: int
+    lease_id: int
+    worker: Address
+    pid: int
+    #: Indices assigned per accelerator resource, e.g. {"GPU": [0]}.
+    accelerators: dict[str, list[int]] = {}
+
+
+class LeaseInfeasible(Message, tag=39):
+    """No node could ever fit it. ``reason`` names the largest nodes."""
+
+    req: int
+    reason: str
+
+
+class LeaseSpillback(Message, tag=40):
+    """Ask that node instead."""
+
+    req: int
+    node: NodeId
+    address: str
+
+
+class LeaseCancelled(Message, tag=41):
+    req: int
+    reason: str = ""
+
+
+class LeasePending(Message, tag=42):
+    """Not an answer: the request waits, and for what. Sent after a while and when the cause changes."""
+
+    req: int
+    reason: str
+
+
+class ReturnLease(Message, tag=43):
+    lease_id: int
+    #: The worker must not be used again (it crashed a task, or reached max_calls).
+    dispose: bool = False
+
+
+class Blocked(Message, tag=44):
+    """The task running here waits in get/wait: its CPUs may be used by others."""
+
+
+class Unblocked(Message, tag=45):
+    pass
+
+
+class ConnectPeer(Message, tag=46):
+    req: int
+    peer: Address
+
+
+class PeerConnected(Message, tag=47):
+    """+fd."""
+
+    req: int
+
+
+class PeerUnreachable(Message, tag=48):
+    req: int
+    reason: str
+    certificate: DeathCertificate | None = None
+
+
+class PeerIntroduced(Message, tag=49):
+    """+fd: a connection from ``peer``."""
+
+    peer: Address
+
+
+class WorkerDied(Message, tag=50):
+    """To whoever holds a lease on, or was introduced to, a worker that died."""
+
+    worker: Address
+    certificate: DeathCertificate
+
+
+class ExitWorker(Message, tag=51):
+    """Finish at once (``graceful`` False) or after what is queued, then exit."""
+
+    reason: str
+    graceful: bool
+
+
+class CreateObject(Message, tag=52):
+    req: int
+    object_id: ObjectId
+    size: int
+    call_site: str
+
+
+class ObjectCreated(Message, tag=53):
+    """Write ``size`` bytes at ``offset``; the first ``warm`` bytes of it were in use before."""
+
+    req: int
+    offset: int
+    warm: int
+
+
+class ObjectRefused(Message, tag=54):
+    """``reason`` names what fills the store."""
+
+    req: int
+    reason: str
+
+
+class SealObject(Message, tag=55):
+    object_id: ObjectId
+
+
+class AbortObject(Message, tag=56):
+    object_id: ObjectId
+
+
+class PinObject(Message, tag=57):
+    """Make the object readable here, and keep it so until UnpinObject."""
+
+    req: int
+    object_id: ObjectId
+    owner: Address
+    nodes: list[NodeId]
+
+
+class ObjectPinned(Message, tag=58):
+    req: int
+    offset: int
+    size: int
+
+
+class ObjectNotHere(Message, tag=59):
+    req: int
+    reason: str
+
+
+class UnpinObject(Message, tag=60):
+    object_id: ObjectId
+
+
+class DeleteObjects(Message, tag=61):
+    object_ids: list[ObjectId]
+
+
+class OutputMark(Message, tag=62):
+    """Worker: what I have printed so far must reach the driver; tell me when it has."""
+
+    token: int
+
+
+class OutputDelivered(Message, tag=63):
+    token: int
+
+
+class OutputLines(Message, tag=64):
+    """Raylet → driver: whole lines of one stream of one worker. ``token`` ≠ 0 asks for OutputPrinted."""
+
+    name: str
+    pid: int
+    is_stderr: bool
+    data: bytes
+    token: int = 0
+
+
+class OutputPrinted(Message, tag=65):
+    token: int
+
+
+class Notice(Message, tag=66):
+    """For the driver's logger: a warning or an error that belongs to no single call."""
+
+    level: int
+    text: str
+
+
+class ExitedOnPurpose(Message, tag=67):
+    """Worker → raylet, last words: this exit is intended (exit_actor, max_calls, ExitWorker)."""
+
+    reason: str
+
+
+class Goodbye(Message, tag=68):
+    """Driver → raylet: an orderly end. Answered by closing the connection when all is down."""
+
+
+class DescribeTask(Message, tag=69):
+    """Worker → raylet: the name that its output and its process stand under from now on."""
+
+    name: str
+
+
+class WhyPending(Message, tag=70):
+    """What do my outstanding lease requests and the actor ``actor_id`` wait for?"""
+
+    req: int
+    actor_id: bytes = b""
+
+
+class WhyPendingAnswer(Message, tag=71):
+    req: int
+    reasons: list[str]

@@ -1,0 +1,192 @@
+"""Core worker ↔ core worker: pushing tasks and actor calls, answering them, and who holds which object.
+
+An *owner* pushes work to an *executor*; both ends of a connection may play both parts.  ``seq`` numbers are
+chosen by the pusher, per connection, and are all that an answer needs to name the work.
+
+    PushTask / CallActor  → Result | Results            exactly one answer each, unless handed back
+    StealTasks            → HandedBack                  tasks not begun yet, to be pushed elsewhere
+    GetObject             → ObjectValue | ObjectStored | ObjectGone     when ready
+    AddBorrower           → BorrowerAdded
+    RemoveBorrower, ReleaseHold, CancelTask             no answer
+"""
+
+from __future__ import annotations
+
+from beamlet.base.ids import Address, FunctionKey, NodeId, ObjectId, TaskId
+from beamlet.protocol.message import ContainedRef, Message
+
+
+class InlineDep(Message, tag=1):
+    """A top-level reference among the arguments whose value is small: here it is (encoded value)."""
+
+    payload: bytes
+
+
+class StoreDep(Message, tag=2):
+    """A top-level reference whose value lies in an object store: fetch it."""
+
+    object_id: ObjectId
+    owner: Address
+    node: NodeId
+
+
+class PushTask(Message, tag=3):
+    """Run a function. Repeat-safe: the pusher uses a new ``attempt`` for every push of a task."""
+
+    seq: int
+    task_id: TaskId
+    function: FunctionKey
+    name: str
+    num_returns: int
+    args: bytes
+    deps: list[InlineDep | StoreDep] = []
+    #: References nested in the arguments; the pusher holds them until the answer.
+    nested: list[ContainedRef] = []
+    attempt: int = 0
+    #: Resources assigned, in 1/10 000; what get_runtime_context() reports.
+    resources: dict[str, int] = {}
+
+
+class CallActor(Message, tag=4):
+    """Call a method of the actor living in the receiving process."""
+
+    seq: int
+    task_id: TaskId
+    method: str
+    num_returns: int
+    args: bytes
+    deps: list[InlineDep | StoreDep] = []
+    nested: list[ContainedRef] = []
+    attempt: int = 0
+    #: Concurrency group; empty for the method's default.
+    group: str = ""
+    name: str = ""
+
+
+class Result(Message, tag=5):
+    """The common answer: one inline value, no references inside. ``busy_us``: how long it ran."""
+
+    seq: int
+    payload: bytes
+    busy_us: int = 0
+
+
+class StoredAt(Message, tag=6):
+    """A return value sealed in a node's store."""
+
+    node: NodeId
+    size: int
+
+
+class Results(Message, tag=7):
+    """The general answer: 0–n values, inline or stored, with references inside.
+
+    ``hold``: when not 0, the executor keeps ``contained`` alive until ReleaseHold(hold).
+    ``borrowed``: argument references the executor still holds and has registered for.
+    ``failed``: user code raised (so ``items`` are error payloads); ``retryable`` when it may be run again.
+    """
+
+    seq: int
+    items: list[bytes | StoredAt]
+    busy_us: int = 0
+    contained: list[list[ContainedRef]] = []
+    hold: int = 0
+    failed: bool = False
+    retryable: bool = False
+    #: The worker takes no more tasks (max_calls reached).
+    leaving: bool = False
+
+
+class StealTasks(Message, tag=8):
+    """Give back up to ``most`` tasks that have not begun, last pushed first."""
+
+    most: int
+
+
+class HandedBack(Message, tag=9):
+    """These were not begun and never will be here."""
+
+    seqs: list[int]
+    #: The executor waits in ``get``: what is pushed to it now would queue behind that wait.
+    blocked: bool = False
+
+
+class CancelTask(Message, tag=10):
+    task_id: TaskId
+    force: bool
+    recursive: bool
+
+
+class GetObject(Message, tag=11):
+    """Borrower → owner: answer when the object is ready."""
+
+    object_id: ObjectId
+
+
+class ObjectValue(Message, tag=12):
+    object_id: ObjectId
+    payload: bytes
+    contained: list[ContainedRef] = []
+
+
+class ObjectStored(Message, tag=13):
+    object_id: ObjectId
+    node: NodeId
+    size: int
+
+
+class ObjectGone(Message, tag=14):
+    """The owner does not have it: freed, lost, or never known. ``reason`` is for a person."""
+
+    object_id: ObjectId
+    reason: str
+
+
+class AddBorrower(Message, tag=15):
+    """The sender holds these references now. Until the answer, somebody else still guards them."""
+
+    token: int
+    object_ids: list[ObjectId]
+
+
+class BorrowerAdded(Message, tag=16):
+    token: int
+    #: Those the owner no longer had.
+    missing: list[ObjectId] = []
+
+
+class RemoveBorrower(Message, tag=17):
+    object_ids: list[ObjectId]
+
+
+class ReleaseHold(Message, tag=18):
+    """Answer to Results.hold: the receiver of the results has registered for what they contain."""
+
+    hold: int
+
+
+class BlockedOn(Message, tag=19):
+    """For deadlock detection: follow who waits for whom. ``path`` is [(worker, what), …] so far."""
+
+    task_id: TaskId
+    path: list[tuple[bytes, str]]
+
+
+PeerMessage = (
+    PushTask
+    | CallActor
+    | Result
+    | Results
+    | StealTasks
+    | HandedBack
+    | CancelTask
+    | GetObject
+    | ObjectValue
+    | ObjectStored
+    | ObjectGone
+    | AddBorrower
+    | BorrowerAdded
+    | RemoveBorrower
+    | ReleaseHold
+    | BlockedOn
+)
