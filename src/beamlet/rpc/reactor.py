@@ -1,0 +1,208 @@
+"""One thread's event loop: readiness of descriptors, timers, calls from other threads.
+
+This is all the I/O multiplexing there is: head, workers and drivers run the same loop; asyncio appears
+only where users write coroutines.  Handlers are plain functions that never block.
+
+    run_once: flush what was queued → poll (spin a little, then sleep) → dispatch → due timers → flush
+
+Spinning: a process that sleeps in epoll needs some 20–70 µs to be woken here, one that polls in a loop
+notices in under 1 µs.  So a wait first polls for about ``SPIN_S`` — but only while that keeps paying off:
+the budget halves with each miss, and is restored when a sleep turns out to have been short.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from beamlet.rpc.connection import Connection
+
+#: Longest time a wait burns CPU before it sleeps.
+SPIN_S = 60e-6
+#: A sleep shorter than this would have been worth spinning for.
+_SHORT_SLEEP_S = 120e-6
+_MIN_SPIN_S = 2e-6
+_READ_BUFFER_BYTES = 1 << 20
+_NEVER = float("inf")
+
+
+class Timer:
+    """A call due once; ``cancel()`` is idempotent and may come after it fired."""
+
+    __slots__ = ("callback", "when")
+
+    def __init__(self, when: float, callback: Callable[[], None] | None) -> None:
+        self.when = when
+        self.callback = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+    def __lt__(self, other: Timer) -> bool:
+        return self.when < other.when
+
+
+class Reactor:
+    """Not thread-safe, but for ``call_soon_threadsafe``, ``wake`` and ``stop``."""
+
+    def __init__(self, *, spin_s: float = SPIN_S) -> None:
+        self._epoll = select.epoll()
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._writers: dict[int, Callable[[], None]] = {}
+        self._timers: list[Timer] = []
+        self._soon: deque[Callable[[], None]] = deque()
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wakeup, select.EPOLLIN)
+        self._running = False
+        self._spin_limit = spin_s
+        self._spin_s = spin_s
+        #: Connections with messages queued since their last flush.
+        self.dirty: list[Connection] = []
+        #: Lent to whichever connection is reading; valid until its handler returns.
+        self.read_buffer = bytearray(_READ_BUFFER_BYTES)
+        self.read_view = memoryview(self.read_buffer)
+
+    now = staticmethod(time.monotonic)
+
+    # -- registration ----------------------------------------------------------------------------
+
+    def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
+        self._readers[fd] = on_readable
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def remove_reader(self, fd: int) -> None:
+        """Forget ``fd`` altogether; must come before it is closed."""
+        if self._readers.pop(fd, None) is not None:
+            self._writers.pop(fd, None)
+            self._epoll.unregister(fd)
+
+    def set_writer(self, fd: int, on_writable: Callable[[], None] | None) -> None:
+        """Also watch a registered descriptor for room to write, or no longer."""
+        if on_writable is None:
+            if self._writers.pop(fd, None) is not None:
+                self._epoll.modify(fd, select.EPOLLIN)
+        elif fd in self._readers:
+            self._writers[fd] = on_writable
+            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        timer = Timer(time.monotonic() + delay_s, callback)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        self._soon.append(callback)
+        self.wake()
+
+    def wake(self) -> None:
+        """End a sleep in ``run_once``, from any thread or signal handler."""
+        try:
+            os.eventfd_write(self._wakeup, 1)
+        except BlockingIOError:
+            pass  # the counter is full: the wake-up is certain anyway
+
+    def fileno(self) -> int:
+        """Readable when ``run_once`` has something to do (timers excepted): lets asyncio watch us."""
+        return self._epoll.fileno()
+
+    # -- running ---------------------------------------------------------------------------------
+
+    def run_once(self, timeout_s: float | None) -> None:
+        """One pass; sleeps at most ``timeout_s`` (None: until something happens)."""
+        self.flush()
+        self.dispatch(self.poll(timeout_s))
+
+    def poll(self, timeout_s: float | None) -> list[tuple[int, int]]:
+        """What is ready. Touches no shared state but the spin budget, so it needs no lock."""
+        poll = self._epoll.poll
+        events = poll(0)
+        if events or timeout_s == 0.0 or self._soon:
+            return events
+        clock = time.monotonic
+        started = clock()
+        if self._spin_s > _MIN_SPIN_S:
+            until = started + self._spin_s
+            while True:
+                events = poll(0)
+                if events:
+                    return events
+                if clock() >= until:
+                    break
+            self._spin_s *= 0.5
+        limit = _NEVER if timeout_s is None else timeout_s
+        if self._timers:
+            limit = min(limit, max(0.0, self._timers[0].when - clock()))
+        if self._soon:
+            limit = 0.0
+        asleep = clock()
+        events = poll(None if limit is _NEVER else limit)
+        if events and clock() - asleep < _SHORT_SLEEP_S:
+            self._spin_s = self._spin_limit
+        return events
+
+    def dispatch(self, events: list[tuple[int, int]]) -> None:
+        """Handle ``events``, due timers and calls from other threads, then flush."""
+        for fd, mask in events:
+            if fd == self._wakeup:
+                self._drain_wakeup()
+                continue
+            if mask & select.EPOLLOUT:
+                writer = self._writers.get(fd)
+                if writer is not None:
+                    writer()
+            if mask & ~select.EPOLLOUT:
+                reader = self._readers.get(fd)
+                if reader is not None:
+                    reader()
+        if self._soon:
+            self._run_soon()
+        if self._timers and self._timers[0].when <= time.monotonic():
+            self._run_timers()
+        if self.dirty:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what connections have queued."""
+        while self.dirty:
+            dirty, self.dirty = self.dirty, []
+            for connection in dirty:
+                connection.flush()
+
+    def run_forever(self) -> None:
+        self._running = True
+        while self._running:
+            self.run_once(None)
+
+    def stop(self) -> None:
+        """Make ``run_forever`` return after its present pass."""
+        self._running = False
+        self.wake()
+
+    def close(self) -> None:
+        self._epoll.close()
+        os.close(self._wakeup)
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _drain_wakeup(self) -> None:
+        try:
+            os.eventfd_read(self._wakeup)
+        except BlockingIOError:
+            pass  # drained in an earlier pass
+
+    def _run_soon(self) -> None:
+        for _ in range(len(self._soon)):
+            self._soon.popleft()()
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0].when <= now:
+            callback = heapq.heappop(self._timers).callback
+            if callback is not None:
+                callback()

@@ -1,0 +1,203 @@
+"""Who polls: one reactor shared by the threads of a core worker, one of them at a time.
+
+A thread that waits for something (a driver in ``get``, a worker for its next task) reads the sockets
+itself, so that an answer wakes the very thread that wants it.  A background thread does so only while
+nobody waits.
+
+    leading   holds ``_turn`` and is in ``poll``/``dispatch``; at most one thread
+    following waits on its own Waiter because another thread leads
+    parked    the background thread while user threads come and go; it looks again every PARK_S, and after a
+              quiet PARK_S it leads
+
+Invariant: whenever a Waiter is pending, somebody leads or is about to: a leader that leaves while others
+follow wakes the background thread first.
+
+Everything that handlers touch is guarded by ``lock`` (one per core worker); polling happens outside it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from beamlet.rpc.reactor import Reactor
+
+#: How long after the last user thread's turn the background thread takes over; bounds how late a message
+#: is handled while user code computes.
+PARK_S = 0.002
+#: With nothing else to do, how often the background thread looks at ``on_idle`` (released references).
+IDLE_S = 0.25
+#: How often a wait returns to Python so that signal handlers (Ctrl-C) run; epoll itself is interruptible.
+_FOLLOW_S = 1.0
+
+
+class Waiter:
+    """Something a thread waits for: ``remaining`` completions. Completed under the lock by any thread."""
+
+    __slots__ = ("_signal", "remaining")
+
+    def __init__(self, remaining: int = 1) -> None:
+        self.remaining = remaining
+        self._signal: threading.Lock | None = None
+
+    def complete(self, count: int = 1) -> None:
+        self.remaining -= count
+        if self.remaining <= 0 and self._signal is not None:
+            self._signal, signal = None, self._signal
+            signal.release()
+
+    def follow(self, timeout_s: float) -> None:
+        """Sleep until completed by another thread, or ``timeout_s``. Called without the lock."""
+        signal = self._signal
+        if signal is not None:
+            signal.acquire(timeout=timeout_s)
+
+    def arm(self) -> None:
+        """Called under the lock before ``follow``."""
+        if self._signal is None and self.remaining > 0:
+            self._signal = threading.Lock()
+            self._signal.acquire()
+
+
+class SharedReactor(Reactor):
+    """A reactor, its lock, its background thread, and the rule of turns."""
+
+    def __init__(self, name: str, on_idle: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self.lock = threading.RLock()
+        self._turn = threading.Lock()
+        self._on_idle = on_idle
+        self._followers = 0
+        #: Counts turns taken by user threads; the background thread watches it move.
+        self._turns_taken = 0
+        self._user_leads = False
+        self._parked = threading.Event()
+        self._deep = False
+        self._sleeping = False
+        self._closing = False
+        self._thread = threading.Thread(target=self._background, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    # -- user threads ----------------------------------------------------------------------------
+
+    def wait(self, waiter: Waiter, deadline: float | None = None) -> bool:
+        """Read and dispatch until ``waiter`` is complete; False when ``deadline`` (monotonic) came first.
+
+        Called without the lock.  KeyboardInterrupt passes through.
+        """
+        if waiter.remaining <= 0:
+            return True
+        if self._turn.acquire(blocking=False):
+            try:
+                self._user_leads = True
+                self._turns_taken += 1
+                return self._lead(waiter, deadline)
+            finally:
+                self._user_leads = False
+                self._turn.release()
+                if self._followers or self._deep:
+                    self._unpark()
+        return self._follow(waiter, deadline)
+
+    def _lead(self, waiter: Waiter, deadline: float | None) -> bool:
+        with self.lock:
+            self.flush()
+        while waiter.remaining > 0:
+            if self._closing:
+                return False
+            timeout = None if deadline is None else deadline - monotonic()
+            if timeout is not None and timeout <= 0:
+                return False
+            events = self.poll(timeout)
+            with self.lock:
+                self.dispatch(events)
+        return True
+
+    def _follow(self, waiter: Waiter, deadline: float | None) -> bool:
+        with self.lock:
+            self.flush()
+            waiter.arm()
+            self._followers += 1
+        self._turns_taken += 1
+        try:
+            while waiter.remaining > 0:
+                timeout = _FOLLOW_S
+                if deadline is not None:
+                    timeout = min(timeout, deadline - monotonic())
+                    if timeout <= 0:
+                        return False
+                if self._closing:
+                    return False
+                if not self._turn.locked():
+                    self._unpark()
+                waiter.follow(timeout)
+            return True
+        finally:
+            with self.lock:
+                self._followers -= 1
+
+    def ask_flush(self) -> None:
+        """Messages were queued and their sender will not flush: have the background thread do it.
+
+        Cheap when that is arranged already. Called under the lock.
+        """
+        if self._sleeping:
+            self._sleeping = False
+            self.wake()
+        elif self._deep:
+            self._unpark()
+
+    # -- background thread -----------------------------------------------------------------------
+
+    def _background(self) -> None:
+        seen = -1
+        while not self._closing:
+            if seen != self._turns_taken or self._user_leads:
+                seen = self._turns_taken
+                self._park()
+            elif self._turn.acquire(blocking=False):
+                try:
+                    self._lead_in_background(seen)
+                finally:
+                    self._turn.release()
+            else:
+                self._park()
+
+    def _park(self) -> None:
+        """Let user threads have the turns for a while."""
+        with self.lock:
+            if self.dirty:
+                self.flush()
+            self._deep = self._user_leads
+        self._parked.wait(IDLE_S if self._deep else PARK_S)
+        self._parked.clear()
+        self._deep = False
+
+    def _unpark(self) -> None:
+        self._parked.set()
+
+    def _lead_in_background(self, seen: int) -> None:
+        while not self._closing and (self._followers or seen == self._turns_taken):
+            with self.lock:
+                self.flush()
+                self._sleeping = True
+            events = self.poll(IDLE_S)
+            with self.lock:
+                self._sleeping = False
+                self.dispatch(events)
+                if self._on_idle is not None:
+                    self._on_idle()
+                    self.flush()
+            if self._followers:
+                seen = self._turns_taken
+
+    def shut(self) -> None:
+        """Stop the background thread and every wait. Idempotent; the caller closes connections."""
+        self._closing = True
+        self.wake()
+        self._unpark()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout=2.0)
