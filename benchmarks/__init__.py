@@ -1,0 +1,1 @@
+"""Beamlet and Ray side by side: the same workloads in one run, with ratios and floors (see `run.py`)."""
