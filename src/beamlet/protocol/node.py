@@ -311,3 +311,7 @@ class WhyPending(Message, tag=70):
 class WhyPendingAnswer(Message, tag=71):
     req: int
     reasons: list[str]
+
+
+class LeaseWanted(Message, tag=72):
+    """Raylet → lease holder: others wait for what your idle leases hold; give them back."""

@@ -1,0 +1,36 @@
+"""Work that was submitted and not answered: what it takes to finish it, run it again, or fail it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from beamlet.base.ids import ObjectId
+from beamlet.protocol.peer import CallActor, PushTask
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.reference_counter import ObjectRecord
+
+
+class Pending(msgspec.Struct):
+    """One task or actor call, from ``.remote()`` to its answer. Owned by the submitter that holds it."""
+
+    #: What is pushed; its ``seq`` and ``attempt`` change with every push.
+    message: PushTask | CallActor
+    #: The records of its return values, in order.
+    returns: Sequence[ObjectRecord]
+    #: Objects counted as "submitted" until the answer: dependencies and nested references.
+    held: list[ObjectId] = []
+    #: System failures it may still survive; -1: any number.
+    retries_left: int = 0
+    #: False, True (any exception), or the exception types that are worth another attempt.
+    retry_exceptions: bool | tuple[type[BaseException], ...] = False
+    #: SchedulingKey of a task, ActorLink of a call.
+    route: Any = None
+    #: Dependencies whose values are still awaited; it may be pushed at 0.
+    unresolved: int = 0
+    cancelled: bool = False
+    #: "file:line" of the ``.remote()``.
+    call_site: str = ""

@@ -1,0 +1,383 @@
+"""Which task goes to which leased worker, and when to ask for more workers. Sans-IO.
+
+Tasks queue by *scheduling key* (same resources, environment, strategy: any worker leased for one runs the
+others).  Per key:
+
+    submit ──▶ queue ──fill──▶ worker.in_flight ──result──▶ done
+                 ▲                   │ lost / handed back
+                 └───────────────────┘
+
+How many tasks are pushed ahead to one worker adapts to how long they take: PIPELINE_US worth of work, one
+if unknown.  No task waits behind a long one while another leased worker idles: that one steals.
+
+The shell's duties: perform the port's calls; report every grant, refusal, result, loss; call ``refill``
+once per batch of results; call ``tick`` at ``next_tick``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Protocol
+
+import msgspec
+
+from beamlet.core_worker.pending import Pending
+from beamlet.protocol.message import Message
+from beamlet.protocol.peer import PushTask, StealTasks
+
+#: Work pushed ahead to one worker, in microseconds of its run time.
+PIPELINE_US = 2000.0
+#: Tasks pushed ahead to one worker at most.
+PIPELINE_MAX = 512
+#: What a task costs its worker beside the user's code.
+_OVERHEAD_US = 8.0
+#: An unused lease is returned after this long, or at once when the raylet asks (LeaseWanted).
+IDLE_LEASE_S = 0.2
+#: Lease requests of one key outstanding at once.
+MAX_LEASE_REQUESTS = 10
+
+
+class SchedulingKey(msgspec.Struct, frozen=True):
+    """What makes two tasks interchangeable for a worker. Amounts as sorted (name, units) pairs."""
+
+    resources: tuple[tuple[str, int], ...]
+    env_vars: tuple[tuple[str, str], ...] = ()
+    strategy: str = "DEFAULT"
+    #: Functions with max_calls keep their workers to themselves.
+    alone: bytes = b""
+
+
+class Link(Protocol):
+    """What carries messages to a worker."""
+
+    def send(self, message: Message) -> None: ...
+
+
+class SubmitterPort(Protocol):
+    """What the submitter asks of its shell."""
+
+    def request_lease(self, key: SchedulingKey, name: str, backlog: int) -> int:
+        """Send RequestLease; returns its ``req``."""
+
+    def cancel_lease_request(self, req: int) -> None: ...
+
+    def return_lease(self, lease_id: int, dispose: bool) -> None: ...
+
+
+class LeasedWorker:
+    """A worker that is ours to push tasks of one key to."""
+
+    __slots__ = (
+        "accelerators",
+        "address",
+        "blocked",
+        "idle_since",
+        "in_flight",
+        "key",
+        "lease_id",
+        "leaving",
+        "link",
+        "next_seq",
+        "pid",
+        "stealing",
+    )
+
+    def __init__(self, lease_id: int, address: bytes, pid: int, link: Link, key: KeyState) -> None:
+        self.lease_id = lease_id
+        self.address = address
+        self.pid = pid
+        self.link = link
+        self.key = key
+        #: By ``seq``, oldest first: the first is running, the rest wait behind it.
+        self.in_flight: dict[int, Pending] = {}
+        self.next_seq = 1
+        #: When it ran dry (monotonic); 0.0 while it has work.
+        self.idle_since = 0.0
+        #: It waits in ``get``: nothing more is pushed until it answers something.
+        self.blocked = False
+        #: A StealTasks to it is unanswered.
+        self.stealing = False
+        #: It takes no more tasks (max_calls).
+        self.leaving = False
+        self.accelerators: dict[str, list[int]] = {}
+
+
+class KeyState:
+    """Queue, workers and pace of one scheduling key."""
+
+    __slots__ = ("average_us", "key", "queue", "requests", "workers")
+
+    def __init__(self, key: SchedulingKey) -> None:
+        self.key = key
+        self.queue: deque[Pending] = deque()
+        self.workers: list[LeasedWorker] = []
+        #: ``req`` of unanswered lease requests.
+        self.requests: dict[int, None] = {}
+        #: Moving average of run times; negative while unknown.
+        self.average_us = -1.0
+
+    def depth(self) -> int:
+        """How many tasks one worker may have at once."""
+        if self.average_us < 0:
+            return 1
+        return max(1, min(PIPELINE_MAX, int(PIPELINE_US / (self.average_us + _OVERHEAD_US))))
+
+
+class TaskSubmitter:
+    """All scheduling keys of one core worker. Guarded by the core worker's lock."""
+
+    def __init__(self, port: SubmitterPort) -> None:
+        self._port = port
+        self.keys: dict[SchedulingKey, KeyState] = {}
+        self._request_keys: dict[int, KeyState] = {}
+
+    # -- tasks -----------------------------------------------------------------------------------
+
+    def submit(self, task: Pending) -> LeasedWorker | None:
+        """Push ``task``, or queue it. Returns the worker it was pushed to."""
+        key: SchedulingKey = task.route
+        state = self.keys.get(key)
+        if state is None:
+            state = self.keys[key] = KeyState(key)
+        if not state.queue:
+            worker = self._roomiest(state)
+            if worker is not None:
+                self._push(worker, task)
+                if len(worker.in_flight) > 1:
+                    self._want_workers(state)
+                return worker
+        state.queue.append(task)
+        if len(state.requests) < MAX_LEASE_REQUESTS:
+            self._want_workers(state)
+        return None
+
+    def _roomiest(self, state: KeyState) -> LeasedWorker | None:
+        """The worker with the fewest tasks that may take another."""
+        best, best_load = None, state.depth()
+        for worker in state.workers:
+            load = len(worker.in_flight)
+            if load < best_load and not worker.blocked and not worker.leaving:
+                best, best_load = worker, load
+        return best
+
+    def _push(self, worker: LeasedWorker, task: Pending) -> None:
+        seq = worker.next_seq
+        worker.next_seq = seq + 1
+        task.message.seq = seq
+        worker.in_flight[seq] = task
+        worker.idle_since = 0.0
+        worker.link.send(task.message)
+
+    def take_result(self, worker: LeasedWorker, seq: int, busy_us: int) -> Pending | None:
+        """The task answered by ``seq``; None if it is no longer this worker's."""
+        task = worker.in_flight.pop(seq, None)
+        state = worker.key
+        worker.blocked = False
+        if state.average_us < 0:
+            state.average_us = busy_us
+        else:
+            state.average_us += (busy_us - state.average_us) * 0.1
+        return task
+
+    def refill(self, worker: LeasedWorker, now: float) -> None:
+        """After results: push what waits, steal if nothing does, or start the idle clock."""
+        state = worker.key
+        if state.queue:
+            self._fill(state, worker)
+        if worker.in_flight:
+            return
+        if worker.leaving:
+            self._give_up(worker, dispose=True)
+        elif not self._steal_for(state, worker):
+            worker.idle_since = now
+            if not state.queue:
+                self._cancel_requests(state)
+
+    def _fill(self, state: KeyState, worker: LeasedWorker) -> None:
+        if worker.blocked or worker.leaving:
+            return
+        share = -(-len(state.queue) // max(1, len(state.workers)))
+        room = min(state.depth() - len(worker.in_flight), share)
+        while room > 0 and state.queue:
+            self._push(worker, state.queue.popleft())
+            room -= 1
+
+    def handed_back(self, worker: LeasedWorker, seqs: list[int], blocked: bool, now: float) -> None:
+        """``worker`` returned tasks it had not begun: they go to the head of the queue, in order."""
+        worker.stealing = False
+        worker.blocked = worker.blocked or blocked
+        state = worker.key
+        tasks = [task for seq in sorted(seqs) if (task := worker.in_flight.pop(seq, None)) is not None]
+        state.queue.extendleft(reversed(tasks))
+        for other in list(state.workers):
+            if state.queue and other is not worker:
+                self._fill(state, other)
+        if state.queue:
+            self._want_workers(state)
+        for other in list(state.workers):
+            if not other.in_flight and not other.idle_since:
+                other.idle_since = now
+
+    def remove(self, task: Pending) -> bool:
+        """Take a task that was not pushed yet out of the queue (cancel)."""
+        state = self.keys.get(task.route)
+        if state is None or task not in state.queue:
+            return False
+        state.queue.remove(task)
+        if not state.queue:
+            self._cancel_requests(state)
+        return True
+
+    # -- leases ----------------------------------------------------------------------------------
+
+    def _want_workers(self, state: KeyState) -> None:
+        """Ask for as many workers as there are tasks nobody is running, within bounds."""
+        waiting = len(state.queue)
+        for worker in state.workers:
+            waiting += max(0, len(worker.in_flight) - 1)
+        while len(state.requests) < min(waiting, MAX_LEASE_REQUESTS):
+            name = state.queue[0].message.name if state.queue else ""
+            req = self._port.request_lease(state.key, name, waiting)
+            state.requests[req] = None
+            self._request_keys[req] = state
+
+    def _cancel_requests(self, state: KeyState) -> None:
+        for req in state.requests:
+            del self._request_keys[req]
+            self._port.cancel_lease_request(req)
+        state.requests.clear()
+
+    def granted(
+        self, req: int, lease_id: int, address: bytes, pid: int, link: Link, now: float
+    ) -> LeasedWorker | None:
+        """A lease came. None: nobody wants it any more and it was returned."""
+        state = self._answered(req)
+        if state is None:
+            self._port.return_lease(lease_id, False)
+            return None
+        worker = LeasedWorker(lease_id, address, pid, link, state)
+        state.workers.append(worker)
+        self._fill(state, worker)
+        if not worker.in_flight and not self._steal_for(state, worker):
+            worker.idle_since = now
+        return worker
+
+    def refused(self, req: int) -> list[Pending]:
+        """A request was refused for good. The tasks of its key that nothing can run any more."""
+        state = self._answered(req)
+        if state is None or state.workers:
+            return []
+        self._cancel_requests(state)
+        tasks = list(state.queue)
+        state.queue.clear()
+        return tasks
+
+    def cancelled(self, req: int) -> None:
+        """A request ended without a lease; ask again if it is still needed."""
+        state = self._answered(req)
+        if state is not None and state.queue:
+            self._want_workers(state)
+
+    def _answered(self, req: int) -> KeyState | None:
+        state = self._request_keys.pop(req, None)
+        if state is not None:
+            del state.requests[req]
+        return state
+
+    def _steal_for(self, state: KeyState, thief: LeasedWorker) -> bool:
+        """Have the most loaded worker hand back half of what waits behind its running task."""
+        victim, most = None, 1
+        for worker in state.workers:
+            if worker is not thief and not worker.stealing and len(worker.in_flight) > most:
+                victim, most = worker, len(worker.in_flight)
+        if victim is None:
+            return False
+        victim.stealing = True
+        victim.link.send(StealTasks(max(1, most // 2)))
+        return False
+
+    def lost(self, worker: LeasedWorker) -> list[Pending]:
+        """``worker`` died. What it had, oldest first; only the first can have been running.
+
+        The lease is void: the raylet has taken it back already.
+        """
+        tasks = list(worker.in_flight.values())
+        worker.in_flight.clear()
+        if worker in worker.key.workers:
+            worker.key.workers.remove(worker)
+        return tasks
+
+    def requeue(self, tasks: list[Pending]) -> None:
+        """Run these again, before what is queued."""
+        for task in reversed(tasks):
+            state = self.keys.setdefault(task.route, KeyState(task.route))
+            state.queue.appendleft(task)
+        for key in dict.fromkeys(task.route for task in tasks):
+            state = self.keys[key]
+            for worker in list(state.workers):
+                if state.queue:
+                    self._fill(state, worker)
+            if state.queue:
+                self._want_workers(state)
+
+    def return_idle(self) -> None:
+        """The raylet needs what we do not use (LeaseWanted)."""
+        for state in list(self.keys.values()):
+            for worker in [w for w in state.workers if not w.in_flight and not w.stealing]:
+                self._give_up(worker, dispose=False)
+
+    def _give_up(self, worker: LeasedWorker, dispose: bool) -> None:
+        state = worker.key
+        state.workers.remove(worker)
+        self._port.return_lease(worker.lease_id, dispose)
+        if not state.workers and not state.queue and not state.requests:
+            self.keys.pop(state.key, None)
+
+    def tick(self, now: float) -> float | None:
+        """Return leases idle for IDLE_LEASE_S. When to call again, or None if there are none idle."""
+        soonest: float | None = None
+        for state in list(self.keys.values()):
+            for worker in list(state.workers):
+                if not worker.idle_since or worker.in_flight:
+                    continue
+                due = worker.idle_since + IDLE_LEASE_S
+                if due <= now:
+                    self._give_up(worker, dispose=False)
+                elif soonest is None or due < soonest:
+                    soonest = due
+        return soonest
+
+    # -- looking in ------------------------------------------------------------------------------
+
+    def queued_count(self) -> int:
+        return sum(len(state.queue) for state in self.keys.values())
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the books do not balance."""
+        seen: set[int] = set()
+        for state in self.keys.values():
+            assert len(state.requests) <= MAX_LEASE_REQUESTS
+            for req in state.requests:
+                assert self._request_keys[req] is state
+            for task in [*state.queue, *(t for w in state.workers for t in w.in_flight.values())]:
+                assert id(task) not in seen, "a task is in two places"
+                seen.add(id(task))
+            for worker in state.workers:
+                for seq, task in worker.in_flight.items():
+                    assert isinstance(task.message, PushTask) and task.message.seq == seq
+            if state.queue:
+                able = any(not w.blocked and not w.leaving for w in state.workers)
+                assert able or state.requests or state.workers, "tasks wait and nobody was asked"
+
+    def explain(self) -> list[dict[str, Any]]:
+        """What waits per key, for GetTimeoutError and ``why``."""
+        return [
+            {
+                "name": state.queue[0].message.name if state.queue else "",
+                "queued": len(state.queue),
+                "in_flight": sum(len(w.in_flight) for w in state.workers),
+                "workers": len(state.workers),
+                "requests": list(state.requests),
+            }
+            for state in self.keys.values()
+        ]

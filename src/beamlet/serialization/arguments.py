@@ -1,0 +1,64 @@
+"""Arguments of calls: one payload, with top-level references cut out as dependencies.
+
+    payload   b"" for no arguments; else a (plain or packed) value that is a tuple of positional arguments,
+              or a list [positional, keyword] when there are keyword arguments
+    Slot(i)   stands in it for the i-th dependency: the executor puts the value there
+
+Only references that are themselves an argument are dependencies; those nested deeper stay references.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import msgspec
+
+from beamlet.serialization.values import INLINE_MAX_BYTES, Serialized, serialize
+
+_ATOMS = frozenset({int, float, bool, str, bytes, type(None)})
+
+NO_ARGUMENTS = b""
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """The place of a dependency's value."""
+
+    index: int
+
+
+def dumps_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
+    """The payload, if all arguments are small atoms; None when they need a closer look."""
+    for arg in args:
+        if type(arg) not in _ATOMS:
+            return None
+    if kwargs:
+        for arg in kwargs.values():
+            if type(arg) not in _ATOMS:
+                return None
+        payload = pickle.dumps([args, kwargs], 5)
+    else:
+        payload = pickle.dumps(args, 5)
+    return payload if len(payload) <= INLINE_MAX_BYTES else None
+
+
+def serialize_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Serialized:
+    """Arguments in which references were already replaced by Slots."""
+    return serialize([args, kwargs] if kwargs else args)
+
+
+def split(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the payload unpickled to → (args, kwargs)."""
+    if type(value) is list:
+        return tuple(value[0]), value[1]
+    return value, {}
+
+
+def fill(
+    args: tuple[Any, ...], kwargs: dict[str, Any], values: list[Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Put the dependencies' values into their slots."""
+    filled = tuple(values[arg.index] if type(arg) is Slot else arg for arg in args)
+    if kwargs:
+        kwargs = {k: values[arg.index] if type(arg) is Slot else arg for k, arg in kwargs.items()}
+    return filled, kwargs
