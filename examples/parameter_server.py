@@ -15,20 +15,20 @@ import beamlet as ray
 WORKERS = 2
 STEPS = 200
 BATCH = 128
-LEARNING_RATE = 0.25
-HIDDEN = 48
+LEARNING_RATE = 0.8
+HIDDEN = 64
 
 # Ten digits, three columns wide and five rows tall, each row three bits.
 GLYPHS = ("75557", "26227", "71747", "71717", "55711", "74717", "74757", "71122", "75757", "75717")
-HEIGHT, WIDTH = 8, 6
+HEIGHT, WIDTH = 7, 5
 Weights = list[np.ndarray]
 
 
 def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw digits at random places, with noise. Returns (count, 48) pictures and their digits."""
+    """Draw digits at random places, with noise. Returns (count, 35) pictures and their digits."""
     random = np.random.default_rng(seed)
     digits = random.integers(10, size=count)
-    images = random.normal(scale=0.35, size=(count, HEIGHT, WIDTH))
+    images = random.normal(scale=0.2, size=(count, HEIGHT, WIDTH))
     for image, digit in zip(images, digits, strict=True):
         top, left = random.integers(HEIGHT - 4), random.integers(WIDTH - 2)
         rows = [[int(bit) for bit in f"{int(row):03b}"] for row in GLYPHS[digit]]

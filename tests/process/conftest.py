@@ -1,0 +1,49 @@
+"""Makes `conformance` importable, lets real Ray stand in for Beamlet, and gives each module one cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+# Workers pickle by reference what they can import: the test modules must be importable there by the same name.
+sys.path.insert(1, str(HERE.parents[1]))
+if os.environ.get("CONFORMANCE_IMPL") == "ray":
+    sys.path.insert(0, str(HERE / "against_ray"))
+    os.environ["PYTHONPATH"] = str(HERE / "against_ray")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import conformance
+
+import beamlet as ray
+
+CLUSTER_CPUS = 2
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One local cluster with 2 CPUs for a module; ask for it with `pytestmark = usefixtures("cluster")`."""
+    ray.init(num_cpus=CLUSTER_CPUS, resources={"widget": 2}, include_dashboard=False, namespace="tests")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def no_cluster() -> Iterator[None]:
+    """The test starts its own clusters: there is none before it, and none is left after it."""
+    ray.shutdown()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[conformance.Gate]:
+    """A closed gate, opened at the end whatever happens so that nothing waits at it for ever."""
+    gate = conformance.Gate(tmp_path / "gate")
+    yield gate
+    gate.open()
