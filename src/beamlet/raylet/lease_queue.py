@@ -1,0 +1,121 @@
+"""Requests that wait for resources: first come first served per shape and client, fair between clients. ●
+
+A *shape* is what decides where a request can run (amounts and strategy).  A large request at the head of one
+shape never blocks another shape.  Among the clients whose oldest request of an open shape could run, the one
+that holds the fewest leases is served first, ties by age: a client with ten thousand queued tasks does not
+shut out one with a single task.  The queue decides only this order; whether a shape fits now is told to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from beamlet.base.ids import ActorId, Address, JobId
+from beamlet.base.resources import Amounts
+from beamlet.scheduling.placement import Demand
+
+#: Environment variables of a runtime env, sorted: workers are never shared between different ones.
+EnvKey = tuple[tuple[str, str], ...]
+#: (client's address, req) for a task lease, (actor id, incarnation) for an actor's seat.
+RequestKey = tuple[bytes, int]
+Shape = tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...], str, bool]
+
+
+def env_key(env_vars: dict[str, str]) -> EnvKey:
+    return tuple(sorted(env_vars.items()))
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One wish for a worker: to push tasks to (a core worker asks) or for an actor (the GCS asks)."""
+
+    key: RequestKey
+    #: Whose turn it costs: the asking core worker, or the actor's owner.
+    client: Address
+    job: JobId
+    #: What it takes while the lease lasts.
+    resources: Amounts
+    name: str
+    env: EnvKey = ()
+    strategy: str = "DEFAULT"
+    #: A node must own this much to be chosen; nothing of it is held (placement.Demand.to_place).
+    to_place: Amounts = field(default_factory=dict)
+    #: None for a task lease.
+    actor: ActorId | None = None
+    #: The worker outlives its job (a detached actor's).
+    detached: bool = False
+    call_site: str = ""
+    #: Tasks waiting behind this request.
+    backlog: int = 1
+    #: Monotonic seconds, set when it is submitted.
+    since: float = 0.0
+    #: Order of arrival at this raylet.
+    order: int = 0
+    #: What the asker was last told it waits for.
+    told: str = ""
+
+    @property
+    def demand(self) -> Demand:
+        return Demand(self.resources, self.strategy, self.to_place)
+
+    @property
+    def shape(self) -> Shape:
+        amounts, to_place = tuple(sorted(self.resources.items())), tuple(sorted(self.to_place.items()))
+        return amounts, to_place, self.strategy, self.actor is not None
+
+
+class LeaseQueue:
+    """The waiting requests. Counts held leases per client only to be fair; the manager tells it of them."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[Shape, dict[Address, deque[Request]]] = {}
+        self._by_key: dict[RequestKey, Request] = {}
+        #: Task leases each client holds. Actors do not count: they stay, and would starve their owner.
+        self.held: Counter[Address] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Request]:
+        """All waiting requests, oldest first."""
+        return iter(list(self._by_key.values()))
+
+    def __contains__(self, key: RequestKey) -> bool:
+        return key in self._by_key
+
+    def get(self, key: RequestKey) -> Request | None:
+        return self._by_key.get(key)
+
+    def add(self, request: Request) -> None:
+        assert request.key not in self._by_key, f"asked twice: {request.name} {request.key}"
+        self._by_key[request.key] = request
+        self._shapes.setdefault(request.shape, {}).setdefault(request.client, deque()).append(request)
+
+    def remove(self, request: Request) -> None:
+        del self._by_key[request.key]
+        clients = self._shapes[request.shape]
+        clients[request.client].remove(request)
+        if not clients[request.client]:
+            del clients[request.client]
+        if not clients:
+            del self._shapes[request.shape]
+
+    def of_client(self, client: Address) -> list[Request]:
+        return [request for request in self._by_key.values() if request.client == client]
+
+    def next(self, shape_is_open: Callable[[Request], bool]) -> Request | None:
+        """The request to serve now; ``shape_is_open`` is asked once per shape, with one of its requests."""
+        best: Request | None = None
+        for clients in self._shapes.values():
+            heads = [waiting[0] for waiting in clients.values()]
+            if not shape_is_open(heads[0]):
+                continue
+            first = min(heads, key=self._rank)
+            if best is None or self._rank(first) < self._rank(best):
+                best = first
+        return best
+
+    def _rank(self, request: Request) -> tuple[int, int]:
+        return self.held[request.client], request.order
