@@ -54,12 +54,12 @@ def run(workload: Workload, implementation: str, python: Path, seconds: float) -
         out, log = Path(folder) / "answer.json", Path(folder) / "output.log"
         command = [str(python), "-m", "benchmarks.child", "--implementation", implementation]
         command += ["--workload", workload.name, "--seconds", str(seconds), "--out", str(out)]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=environment(implementation), stdout=output, stderr=subprocess.STDOUT
-            )
+        in_time = False
+        try:
+            process = _start(command, environment(implementation), log)
             in_time = _wait(process, workload.deadline_s)
-        left_behind = _sweep(0.0 if not in_time else LEAVE_S)
+        finally:  # Ctrl-C must not leave a cluster running either
+            left_behind = _sweep(LEAVE_S if in_time else 0.0)
         answer = _read_answer(out, log, process.returncode, None if in_time else workload.deadline_s)
     return Run(
         workload.name,
@@ -79,6 +79,11 @@ def environment(implementation: str) -> dict[str, str]:
         variables["PYTHONPATH"] = str(ROOT / "src")
     variables["RAY_USAGE_STATS_ENABLED"] = "0"
     return variables
+
+
+def _start(command: Sequence[str], variables: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT)
 
 
 def _wait(process: subprocess.Popen[bytes], deadline_s: float) -> bool:
