@@ -52,26 +52,6 @@ def process_is_gone(pid: int) -> bool:
         return True
 
 
-class Gate:
-    """Something tasks can wait at: a file that is there or not. Picklable, needs no process and no CPU."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def open(self) -> None:
-        Path(self.path).touch()
-
-    def is_open(self) -> bool:
-        return os.path.exists(self.path)
-
-    def wait(self, timeout_s: float = DEADLINE_S) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not os.path.exists(self.path):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"nobody opened {self.path}")
-            time.sleep(0.005)
-
-
 def environment(**extra: str) -> dict[str, str]:
     """The environment of a user's process that can import the implementation under test."""
     path = os.pathsep.join([str(IMPLEMENTATION), *filter(None, [os.environ.get("CONFORMANCE_PATH", "")])])

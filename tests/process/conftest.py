@@ -18,7 +18,7 @@ if os.environ.get("CONFORMANCE_IMPL") == "ray":
     os.environ["PYTHONPATH"] = str(HERE / "against_ray")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
-import conformance
+from gates import Gate
 
 import beamlet as ray
 
@@ -42,8 +42,8 @@ def no_cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Iterator[conformance.Gate]:
+def gate(tmp_path: Path) -> Iterator[Gate]:
     """A closed gate, opened at the end whatever happens so that nothing waits at it for ever."""
-    gate = conformance.Gate(tmp_path / "gate")
+    gate = Gate(tmp_path / "gate")
     yield gate
     gate.open()
