@@ -1,0 +1,118 @@
+"""Exceptions across processes: how one becomes bytes and comes back as the same type with the same state.
+
+Python rebuilds an unpickled exception as ``cls(*args)``.  That breaks every class whose ``__init__`` takes
+something else than what it hands to ``Exception.__init__``, and it loses ``__cause__``.  Here ``__init__``
+of a Python class is not run again; args, attributes, slots, what C keeps (``errno``, ``name``, …), notes
+and the explicit cause are put back as they were.  Classes with a ``__reduce__`` of their own know better
+and are left to it.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
+from typing import Any
+
+import cloudpickle
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: set on every class made by a `class` statement
+#: AttributeError and NameError keep the object at fault for "did you mean"; it may be anything, of any size.
+_NOT_CARRIED = frozenset({"__dict__", "__weakref__", "obj"})
+_Descriptor = MemberDescriptorType | GetSetDescriptorType
+_Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def dumps(error: BaseException) -> bytes:
+    """Pickle an exception and whatever exceptions it holds. Raises what pickling its parts raises."""
+    buffer = io.BytesIO()
+    _ExceptionPickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(error)
+    return buffer.getvalue()
+
+
+def loads(data: bytes) -> BaseException:
+    """Back from ``dumps``. Raises what importing its class or rebuilding its attributes raises."""
+    error = pickle.loads(data)
+    assert isinstance(error, BaseException), f"not an exception: {type(error)}"
+    return error
+
+
+class _ExceptionPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, BaseException) and not _reduces_itself(type(obj)):
+            return reduce(obj)
+        return super().reducer_override(obj)
+
+
+def _reduces_itself(cls: type) -> bool:
+    return isinstance(cls.__reduce__, FunctionType) or isinstance(cls.__reduce_ex__, FunctionType)
+
+
+def reduce(error: BaseException) -> _Reduced:
+    """What ``__reduce__`` of an exception should return; also right for plain ``pickle``."""
+    cls = type(error)
+    # A group's constructor wants (message, members); its args may have been overwritten, these two cannot.
+    args = (error.message, list(error.exceptions)) if isinstance(error, BaseExceptionGroup) else error.args
+    members = dict(_members(error))
+    return rebuild, (cls, args, dict(vars(error)), members, error.__cause__, error.__suppress_context__)
+
+
+def rebuild(
+    cls: type[BaseException],
+    args: tuple[Any, ...],
+    attributes: dict[str, Any],
+    members: dict[str, Any],
+    cause: BaseException | None,
+    suppress_context: bool,
+) -> BaseException:
+    error = blank(cls, args)
+    BaseException.args.__set__(error, args)  # type: ignore[attr-defined]
+    vars(error).update(attributes)
+    set_members(error, members)
+    # Past any __setattr__ of the class's own, such as a frozen dataclass's.
+    object.__setattr__(error, "__cause__", cause)
+    object.__setattr__(error, "__suppress_context__", suppress_context)
+    return error
+
+
+def blank(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """An instance on which no Python ``__new__`` or ``__init__`` has run; ``args`` matter to groups only."""
+    native = (base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
+    layout: Any = max(native, key=lambda base: base.__basicsize__)  # whose fields decide the instance's shape
+    if issubclass(cls, BaseExceptionGroup):
+        return layout.__new__(cls, *args[:2])  # type: ignore[no-any-return]
+    return layout.__new__(cls)  # type: ignore[no-any-return]
+
+
+def copy_members(source: BaseException, target: BaseException) -> None:
+    """Give ``target``, of a derived class, what ``source`` keeps outside its ``__dict__``."""
+    set_members(target, dict(_members(source)))
+
+
+def set_members(error: BaseException, members: dict[str, Any]) -> None:
+    for name, descriptor in _descriptors(type(error)):
+        if name in members:
+            try:
+                descriptor.__set__(error, members[name])
+            except (AttributeError, TypeError):
+                continue  # read-only, such as a group's message: blank() has set it
+
+
+def _members(error: BaseException) -> Iterator[tuple[str, Any]]:
+    """Values in slots and C fields below BaseException: ``errno``, ``StopIteration.value``, …"""
+    for name, descriptor in _descriptors(type(error)):
+        try:
+            value = descriptor.__get__(error, type(error))
+        except AttributeError:
+            continue  # never set
+        if value is not None:
+            yield name, value
+
+
+def _descriptors(cls: type[BaseException]) -> Iterator[tuple[str, _Descriptor]]:
+    for base in cls.__mro__:
+        if issubclass(base, BaseException) and base not in (BaseException, BaseExceptionGroup):
+            for name, found in vars(base).items():
+                if isinstance(found, _Descriptor) and name not in _NOT_CARRIED:
+                    yield name, found

@@ -1,0 +1,114 @@
+"""Errors of the machinery: nodes, memory, disk, environments, secrets, channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from beamlet.exceptions.root import RayError, WithMessage, Worded
+
+
+class LocalRayletDiedError(Worded):
+    """The node's own raylet is gone, and with it this node's workers and objects."""
+
+    _default = (
+        "The raylet of this node died; its workers and objects are gone. See raylet.log of the session."
+    )
+
+
+class NodeDiedError(WithMessage):
+    """The node that ran the task died, and no retries were left."""
+
+
+class OutOfMemoryError(WithMessage):
+    """The worker was killed to save the node from running out of memory."""
+
+
+class OutOfDiskError(Worded):
+    """Neither the object store nor the disk behind it has room."""
+
+    _default = (
+        "The object store is full and its disk has no room left to spill to: free disk space or drop refs."
+    )
+
+
+class ObjectStoreFullError(Worded):
+    """The object store has no room and nothing in it may go."""
+
+    _default = (
+        "The object store is full, and every object in it is still referenced: drop refs, or give "
+        "init() a larger object_store_memory."
+    )
+
+
+class RaySystemError(RayError):
+    """Beamlet itself cannot go on: not initialised, a worker that cannot start, bytes that make no sense."""
+
+    def __init__(self, client_exc: object, traceback_str: str | None = None) -> None:
+        super().__init__(client_exc, traceback_str)
+        self.client_exc = client_exc
+        self.traceback_str = traceback_str
+
+    def __str__(self) -> str:
+        return f"System error: {self.client_exc}" + (f"\n{self.traceback_str}" if self.traceback_str else "")
+
+
+class StreamingGeneratorReplayInconsistentError(RaySystemError):
+    """A generator task, run again, yielded another number of items than the first time."""
+
+
+class RayDirectTransportError(RaySystemError):
+    """A tensor could not be sent from device to device."""
+
+
+class RayChannelError(RaySystemError):
+    """A compiled graph's channel is closed or broken."""
+
+
+class RayChannelTimeoutError(RayChannelError, TimeoutError):
+    """A compiled graph's channel stayed empty, or full, for too long."""
+
+
+class RayCgraphCapacityExceeded(RaySystemError):
+    """A compiled graph has too many results in flight or unread."""
+
+
+class RuntimeEnvSetupError(RayError):
+    """A runtime environment could not be made."""
+
+    def __init__(self, error_message: str | None = None) -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        detail = f": {self.error_message}" if self.error_message else "."
+        return f"The runtime environment could not be set up{detail}"
+
+
+class AuthenticationError(WithMessage):
+    """The other side does not know the session's secret."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.message}. Both sides need the same secret: the same user on the same machine, or "
+            "BEAMLET_AUTH_TOKEN (or BEAMLET_AUTH_TOKEN_PATH) set alike."
+        )
+
+
+class RpcError(RayError):
+    """A call to the control plane failed."""
+
+    def __init__(self, message: str, rpc_code: int | None = None) -> None:
+        super().__init__(message, rpc_code)
+        self.message = message
+        self.rpc_code = rpc_code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class CrossLanguageError(RayError):
+    """An error of a task written in another language."""
+
+    def __init__(self, ray_exception: Any) -> None:
+        super().__init__(ray_exception)
+        self.ray_exception = ray_exception

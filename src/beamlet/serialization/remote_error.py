@@ -1,0 +1,73 @@
+"""In the worker: turn what the user's code raised into a ``RayTaskError`` that reads well elsewhere.
+
+The text is written here, where the stack and the source are, with our own frames left out: what a user
+reads starts at the user's function.  Which errors reach this point, and what becomes of them, the executor
+decides.  A task whose *argument* failed never ran: its error is the argument's, passed on as it is.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from beamlet.exceptions import RayTaskError
+
+#: Frames of files below this folder are ours.
+_OUR_FOLDER = str(Path(__file__).parents[1]) + "/"
+_HEADER = "Traceback (most recent call last):\n"
+
+
+def capture(
+    error: BaseException,
+    *,
+    function_name: str,
+    pid: int,
+    ip: str,
+    actor_repr: str | None = None,
+    actor_id: str | None = None,
+) -> RayTaskError:
+    """The error to store as the task's result; pickle it with any pickler.
+
+    function_name: as users know it, ``f`` or ``Counter.increment``. actor_id: hex.
+    An error that came out of a nested ``get`` keeps its original cause, and both tracebacks.
+    """
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    where = f"pid={pid}, ip={ip}"
+    if actor_id is not None:
+        where += f", actor_id={actor_id}"
+    if actor_repr is not None:
+        where += f", repr={actor_repr}"
+    text = f"{function_name}() ({where})\n{format_without_our_frames(error)}"
+    return RayTaskError(function_name, text, cause, pid=pid, ip=ip, actor_repr=actor_repr, actor_id=actor_id)
+
+
+def format_without_our_frames(error: BaseException) -> str:
+    """The traceback with chained causes, notes and group members, minus the frames of our files.
+
+    A stack that lies wholly in our files stays whole: then the bug is ours, and it must be findable.
+    """
+    try:
+        report = traceback.TracebackException.from_exception(error, compact=True)
+        for part in _parts(report):
+            _drop_our_frames(part)
+        text = "".join(report.format())
+    except Exception as problem:  # the user's __str__, __notes__ or loader may itself be broken
+        text = f"{type(error).__qualname__}: <formatting it raised {type(problem).__name__}: {problem}>"
+    return text.removeprefix(_HEADER).rstrip("\n")
+
+
+def _parts(report: traceback.TracebackException | None) -> Iterator[traceback.TracebackException]:
+    """A report and everything chained to it or grouped in it; ``from_exception`` has cut all cycles."""
+    pending = [report]
+    while pending:
+        part = pending.pop()
+        if part is not None:
+            yield part
+            pending += [part.__cause__, part.__context__, *(part.exceptions or ())]
+
+
+def _drop_our_frames(report: traceback.TracebackException) -> None:
+    theirs = [frame for frame in report.stack if not frame.filename.startswith(_OUR_FOLDER)]
+    if theirs:
+        report.stack = traceback.StackSummary.from_list(theirs)

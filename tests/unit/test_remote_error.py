@@ -1,0 +1,330 @@
+"""What a user's exception looks like on the other side: type, state, and one readable traceback."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import pickle
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import cloudpickle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import beamlet
+from beamlet.exceptions import CallSite, GetTimeoutError, RayError, RayTaskError
+from beamlet.serialization.remote_error import capture, format_without_our_frames
+
+
+class TwoArguments(Exception):
+    """Python's own unpickling fails on this one: cls(*args) lacks ``code``."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(f"{text}!")
+        self.code = code
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+class Slotted(Exception):
+    __slots__ = ("code",)
+
+    def __init__(self) -> None:
+        self.code = 7
+
+
+class WithProperties(Exception):
+    @property
+    def pid(self) -> str:
+        return "mine"
+
+    @property
+    def code(self) -> int:
+        return int(self._code)  # type: ignore[attr-defined]
+
+
+class Reduces(Exception):
+    def __init__(self, code: int, extra: str) -> None:
+        super().__init__(code, extra)
+        self.code = code
+
+    def __reduce__(self) -> object:
+        return Reduces, (self.code, "rebuilt")
+
+
+class Final(Exception):
+    def __init_subclass__(cls) -> None:
+        raise TypeError("no subclasses")
+
+
+def raised_by(function: Callable[[], object]) -> BaseException:
+    try:
+        function()
+    except BaseException as error:
+        return error
+    raise AssertionError("nothing raised")
+
+
+def captured(error: BaseException, **more: str) -> RayTaskError:
+    return capture(error, function_name="f", pid=42, ip="10.0.0.1", **more)
+
+
+def arrived(error: BaseException) -> RayTaskError:
+    """Captured in a worker, sent, and made ready to raise."""
+    back = pickle.loads(cloudpickle.dumps(captured(error)))
+    assert isinstance(back, RayTaskError)
+    return back.as_instanceof_cause()
+
+
+def frozen() -> None:
+    raise Frozen(7)
+
+
+def with_properties() -> None:
+    error = WithProperties()
+    error._code = 7  # type: ignore[attr-defined]
+    raise error
+
+
+# --- type and state -----------------------------------------------------------------------------
+
+
+def test_the_users_class_catches_it() -> None:
+    error = arrived(TwoArguments("bad", 7))
+    assert isinstance(error, TwoArguments)
+    assert isinstance(error, RayTaskError)
+    assert type(error).__name__ == "RayTaskError(TwoArguments)"
+    assert error.args == (error.cause,)
+    assert type(error.cause) is TwoArguments
+    assert error.cause.args == ("bad!",)
+    assert error.code == 7
+
+
+@pytest.mark.parametrize("make", [Slotted, lambda: Frozen(7), lambda: Reduces(7, "x")])
+def test_state_survives(make: Callable[[], Exception]) -> None:
+    error = arrived(make())
+    assert error.code == 7  # type: ignore[attr-defined]
+    assert error.cause.code == 7  # type: ignore[attr-defined]
+
+
+def test_properties_of_the_users_class_work_on_the_dual() -> None:
+    error = arrived(raised_by(with_properties))
+    assert error.code == 7  # type: ignore[attr-defined]
+    assert str(error).startswith("f() (pid=42, ip=10.0.0.1)")
+
+
+def test_what_c_keeps_survives() -> None:
+    missing = arrived(raised_by(Path("/nonexistent/file").read_text))
+    assert isinstance(missing, FileNotFoundError)
+    assert missing.errno == 2
+    assert missing.filename == "/nonexistent/file"
+    undecodable = arrived(raised_by(b"ab\xff".decode))
+    assert isinstance(undecodable, UnicodeDecodeError)
+    assert (undecodable.start, undecodable.object) == (2, b"ab\xff")
+    assert "byte 0xff in position 2" in str(undecodable.cause)
+    unimportable = arrived(ImportError("no", name="mylib"))
+    assert isinstance(unimportable, ImportError)
+    assert unimportable.name == "mylib"
+
+
+def test_notes_and_explicit_cause_survive() -> None:
+    def chained() -> None:
+        try:
+            int("zz")
+        except ValueError as low:
+            low.add_note("read from config.toml")
+            raise RuntimeError("outer") from low
+
+    error = arrived(raised_by(chained))
+    assert isinstance(error.cause.__cause__, ValueError)
+    assert error.cause.__cause__.__notes__ == ["read from config.toml"]
+    text = str(error)
+    assert (
+        text.index("ValueError: invalid")
+        < text.index("read from config.toml")
+        < text.index("RuntimeError: outer")
+    )
+    assert "direct cause" in text
+
+
+def test_groups_can_be_split_by_their_members() -> None:
+    error = arrived(raised_by(lambda: throw(ExceptionGroup("many", [ValueError("v"), TypeError("t")]))))
+    assert isinstance(error, ExceptionGroup)
+    matched, rest = error.split(ValueError)
+    assert matched is not None
+    assert rest is not None
+    assert [type(member) for member in matched.exceptions] == [ValueError]
+    assert [type(member) for member in rest.exceptions] == [TypeError]
+    assert "many (2 sub-exceptions)" in str(error)
+
+
+def throw(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), asyncio.CancelledError()])
+def test_what_would_stop_the_caller_stays_plain(error: BaseException) -> None:
+    assert type(arrived(error)) is RayTaskError
+
+
+def test_a_class_that_forbids_subclasses_stays_plain_and_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    errors = [arrived(Final("no")) for _ in range(3)]
+    assert {type(error) for error in errors} == {RayTaskError}
+    assert type(errors[0].cause) is Final
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "cannot be subclassed" in caplog.text
+
+
+def test_our_own_errors_keep_their_type() -> None:
+    error = arrived(GetTimeoutError("not within 1 s"))
+    assert isinstance(error, GetTimeoutError)
+    assert isinstance(error, TimeoutError)
+
+
+def test_the_dual_class_is_made_once() -> None:
+    assert type(arrived(KeyError("a"))) is type(arrived(KeyError("b")))
+
+
+def test_making_a_dual_of_a_dual_changes_nothing() -> None:
+    error = arrived(KeyError("a"))
+    assert error.as_instanceof_cause() is error
+
+
+def test_a_dual_can_be_sent_on() -> None:
+    error = arrived(KeyError("a")).called_from(CallSite("app.py", 3, "main"))
+    for pickler in (pickle, cloudpickle):
+        back = pickle.loads(pickler.dumps(error))
+        assert type(back) is type(error)
+        assert str(back) == str(error)
+        assert repr(back.cause) == "KeyError('a')"
+
+
+def test_an_unpicklable_cause_is_replaced_and_still_told() -> None:
+    error = TwoArguments("bad", 7)
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    back = arrived(raised_by(lambda: throw(error)))
+    assert type(back.cause) is RayError
+    assert "TwoArguments: bad!" in str(back.cause)
+    assert "cannot be pickled" in str(back.cause)
+    assert "TwoArguments: bad!" in str(back)
+
+
+def test_a_class_that_is_unknown_here_is_replaced_and_still_told(tmp_path: Path) -> None:
+    (tmp_path / "only_there.py").write_text("class Odd(Exception): pass\n")
+    program = (
+        "import sys, only_there, cloudpickle\n"
+        "from beamlet.serialization.remote_error import capture\n"
+        "error = capture(only_there.Odd('x'), function_name='f', pid=1, ip='::1')\n"
+        "sys.stdout.buffer.write(cloudpickle.dumps(error.as_instanceof_cause()))\n"
+    )
+    path = f"{tmp_path}:{Path(beamlet.__file__).parents[1]}"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": path}, capture_output=True, check=True, timeout=30
+    )
+    error = pickle.loads(ran.stdout)
+    assert type(error) is RayTaskError
+    assert "only_there.Odd: x" in str(error)
+    assert "No module named 'only_there'" in str(error.cause)
+
+
+@given(st.text(), st.integers(), st.lists(st.text(), max_size=3))
+def test_any_arguments_attributes_and_notes_survive(text: str, code: int, notes: list[str]) -> None:
+    error = TwoArguments(text, code)
+    for note in notes:
+        error.add_note(note)
+    back = arrived(error).cause
+    assert isinstance(back, TwoArguments)
+    assert (back.args, back.code, getattr(back, "__notes__", [])) == (error.args, code, notes)
+
+
+# --- the text -----------------------------------------------------------------------------------
+
+
+def inner() -> None:
+    raise ValueError("deep")
+
+
+def outer() -> None:
+    inner()
+
+
+def test_the_text_reads_from_the_call_to_the_raise() -> None:
+    line = inner.__code__.co_firstlineno
+    error = captured(raised_by(outer)).called_from(CallSite(__file__, line, "driver_code"))
+    lines = str(error).splitlines()
+    assert lines[0] == "f() (pid=42, ip=10.0.0.1)"
+    assert lines[1:3] == [f'  File "{__file__}", line {line}, in driver_code', "    def inner() -> None:"]
+    assert lines[-1] == "ValueError: deep"
+    frames = [text.rpartition(" in ")[2] for text in lines if text.startswith("  File ")]
+    assert frames == ["driver_code", "raised_by", "outer", "inner"]
+
+
+def test_actors_are_named() -> None:
+    error = captured(ValueError("x"), actor_id="ab12", actor_repr="Counter(7)")
+    assert str(error).startswith("f() (pid=42, ip=10.0.0.1, actor_id=ab12, repr=Counter(7))\n")
+    assert error.actor_id == "ab12"
+
+
+def test_our_frames_and_their_carets_are_left_out() -> None:
+    def user_code() -> None:
+        raise ValueError("x")
+
+    def as_if_in(path: str) -> Callable[[Callable[[], None]], None]:
+        scope: dict[str, Callable[[Callable[[], None]], None]] = {}
+        exec(compile("def run(function):\n    function()\n", path, "exec"), scope)
+        return scope["run"]
+
+    executor = as_if_in(str(Path(beamlet.__file__).parent / "core_worker" / "executor.py"))
+    text = format_without_our_frames(raised_by(lambda: executor(user_code)))
+    assert "executor.py" not in text
+    assert "user_code" in text
+    carets = [line for line in text.splitlines() if line.strip() and set(line.strip()) <= {"^", "~"}]
+    frames = [line for line in text.splitlines() if line.startswith("  File ")]
+    assert len(carets) <= len(frames)
+
+
+def test_an_error_of_our_own_code_keeps_its_frames() -> None:
+    path = str(Path(beamlet.__file__).parent / "core_worker" / "executor.py")
+    code = compile("def broken():\n    raise KeyError('bug')\n", path, "exec")
+    scope: dict[str, Callable[[], None]] = {}
+    exec(code, scope)
+    error = raised_by(scope["broken"])
+    assert error.__traceback__ is not None
+    error.__traceback__ = error.__traceback__.tb_next  # only the frame in our file is left
+    assert "executor.py" in format_without_our_frames(error)
+
+
+def test_a_nested_tasks_error_keeps_its_type_and_both_stories() -> None:
+    first = arrived(raised_by(inner))
+    second = captured(raised_by(lambda: throw(first)))
+    assert isinstance(second.cause, ValueError)
+    assert not isinstance(second.cause, RayTaskError)
+    assert str(second).count("(pid=42, ip=10.0.0.1)") == 2
+    assert "in throw" in str(second)
+    assert "in inner" in str(second)
+
+
+def test_a_broken_str_does_not_hide_the_error() -> None:
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    error = captured(raised_by(lambda: throw(Broken())))
+    assert "Broken" in str(error)
+    assert isinstance(error.as_instanceof_cause(), Broken)
+
+
+def test_python_prints_it_as_one_traceback() -> None:
+    error = raised_by(lambda: throw(arrived(raised_by(outer))))
+    printed = "".join(traceback.format_exception(error))
+    assert "beamlet.exceptions.RayTaskError(ValueError): f() (pid=42, ip=10.0.0.1)\n" in printed
+    assert printed.endswith("ValueError: deep\n")
