@@ -9,13 +9,15 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
 from benchmarks.catalog import CLUSTER_CPUS, Unit, floor
 from benchmarks.cluster_processes import pss_bytes
 from benchmarks.meter import Meter
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 LARGE_BYTES = 100_000_000
 BATCH = 1000
@@ -58,14 +60,14 @@ def pickling(meter: Meter) -> Sequence[float]:
 @floor("ProcessPoolExecutor sync", Unit.PER_SECOND)
 def pool_sync(meter: Meter) -> Sequence[float]:
     """The standard library's process pool, one call at a time."""
-    with ProcessPoolExecutor(CLUSTER_CPUS, mp_context=get_context("fork")) as pool:
+    with _process_pool() as pool:
         return meter.rate(lambda: pool.submit(ok).result())
 
 
 @floor("ProcessPoolExecutor async", Unit.PER_SECOND)
 def pool_async(meter: Meter) -> Sequence[float]:
     """The standard library's process pool, 1000 calls submitted, then all results taken."""
-    with ProcessPoolExecutor(CLUSTER_CPUS, mp_context=get_context("fork")) as pool:
+    with _process_pool() as pool:
 
         def batch() -> None:
             for future in [pool.submit(ok) for _ in range(BATCH)]:
@@ -135,6 +137,17 @@ def interpreter_memory(_meter: Meter) -> Sequence[float]:
         size = pss_bytes([process.pid])
         process.communicate()
     return [size / 1e6]
+
+
+def _process_pool() -> ProcessPoolExecutor:
+    """As many forked processes as a cluster has CPUs.
+
+    Imports are made here because every driver imports this file, and drivers' memory is measured.
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    return ProcessPoolExecutor(CLUSTER_CPUS, mp_context=get_context("fork"))
 
 
 def _run_python(program: str) -> None:
