@@ -1,0 +1,108 @@
+"""Who waits for room in the store, in what order, and when waiting ends.
+
+Requests are granted in the order they came: a large one at the head is not starved by small ones behind it.
+One exception: a request for an id whose former bearer is still being written, or deleted and still read,
+waits for that one to go and lets others pass.
+
+    bigger than the store           refused at once
+    no room                         waits until room appears or ``timeout_s`` is over, then refused
+    the id is here, sealed          answered AlreadyStored
+
+Knows neither objects nor memory: ``attempt`` (the store's) tries to place a request and names the obstacle;
+``describe`` writes the refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from beamlet.base.ids import ObjectId
+from beamlet.object_store.outcomes import AlreadyStored, Answer, Created, CreateRequest, Refused
+
+
+class Obstacle(Enum):
+    """Why a request cannot be granted yet."""
+
+    NO_ROOM = "no room"
+    SAME_ID = "an object of this id is still being written or read"
+
+
+@dataclass(slots=True)
+class Waiting:
+    request: CreateRequest
+    since: float
+    deadline: float
+    obstacle: Obstacle = Obstacle.NO_ROOM
+
+
+Attempt = Callable[[CreateRequest, float], Created | AlreadyStored | Obstacle]
+Describe = Callable[[Waiting, float], str]
+
+
+class Admission:
+    """The queue of creations."""
+
+    def __init__(self, attempt: Attempt, describe: Describe, timeout_s: float) -> None:
+        self._attempt = attempt
+        self._describe = describe
+        self._timeout_s = timeout_s
+        #: (client, request id) → request, oldest first; one timeout for all, so deadlines are in order too.
+        self._waiting: dict[tuple[int, int], Waiting] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def request(self, request: CreateRequest, now: float) -> list[Answer]:
+        """Ask for room. The answer is in the result, or comes from a later call."""
+        key = (request.client, request.request_id)
+        if key in self._waiting:
+            raise ValueError(f"client {request.client} asks twice under request id {request.request_id}")
+        self._waiting[key] = Waiting(request, now, now + self._timeout_s)
+        return self.admit(now)
+
+    def admit(self, now: float) -> list[Answer]:
+        """Grant whoever can be granted; to be called after anything was freed, sealed or withdrawn."""
+        answers = []
+        for waiting in self._waiting.values():
+            found = self._attempt(waiting.request, now)
+            if isinstance(found, Obstacle):
+                waiting.obstacle = found
+                if found is Obstacle.NO_ROOM:
+                    break
+            else:
+                answers.append(Answer(waiting.request.client, waiting.request.request_id, found))
+        for answer in answers:
+            del self._waiting[answer.client, answer.request_id]
+        return answers
+
+    def expire(self, now: float) -> list[Answer]:
+        """Refuse whoever has waited long enough."""
+        late = []
+        for waiting in self._waiting.values():
+            if waiting.deadline > now:
+                break
+            late.append(waiting)
+        return [self._refuse(waiting, self._describe(waiting, now)) for waiting in late]
+
+    def next_deadline(self) -> float | None:
+        """When ``expire`` will next have something to do."""
+        for waiting in self._waiting.values():
+            return waiting.deadline
+        return None
+
+    def withdraw_client(self, client: int) -> None:
+        """The client is gone: its requests are forgotten, unanswered."""
+        for key in [key for key in self._waiting if key[0] == client]:
+            del self._waiting[key]
+
+    def withdraw_object(self, object_id: ObjectId, reason: str) -> list[Answer]:
+        """Nobody wants the object any more: refuse whoever waits to write it."""
+        doomed = [waiting for waiting in self._waiting.values() if waiting.request.object_id == object_id]
+        return [self._refuse(waiting, reason) for waiting in doomed]
+
+    def _refuse(self, waiting: Waiting, reason: str) -> Answer:
+        request = waiting.request
+        del self._waiting[request.client, request.request_id]
+        return Answer(request.client, request.request_id, Refused(reason))

@@ -1,0 +1,164 @@
+"""The object store of one node, as decisions: what the raylet's shell asks, and what it must then do.
+
+Joins three parts: the *allocator* (which bytes), the *lifecycle* (how long), *admission* (who waits).  Every
+method returns effects, to be performed in order: answers to send, pages to give back.  No clock, no memory,
+no socket here; the bytes themselves are moved by clients (``arena``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from beamlet.base.ids import Address, ObjectId
+from beamlet.object_store.admission import Admission, Obstacle, Waiting
+from beamlet.object_store.allocator import Allocator
+from beamlet.object_store.full_report import store_full, too_large
+from beamlet.object_store.lifecycle import Holder, ObjectState, StoreLifecycle, StoreMisuse, Usage
+from beamlet.object_store.outcomes import (
+    AlreadyStored,
+    Answer,
+    Created,
+    CreateRequest,
+    Effect,
+    Located,
+    Missing,
+    Refused,
+    ReleasePages,
+)
+
+#: How many holders a refusal names.
+_HOLDERS_NAMED = 5
+
+
+class ObjectStore:
+    """All requests of all clients of one arena.
+
+    full_timeout_s: how long a creation waits for room. keep_warm: free memory up to this part of the
+    capacity keeps its pages, so that the next write finds them; what exceeds it goes back to the kernel.
+    """
+
+    def __init__(self, capacity_bytes: int, full_timeout_s: float = 10.0, keep_warm: float = 0.3) -> None:
+        self._allocator = Allocator(capacity_bytes)
+        self._lifecycle = StoreLifecycle(self._allocator)
+        self._admission = Admission(self._attempt, self._describe, full_timeout_s)
+        self._warm_limit = int(self._allocator.capacity * keep_warm)
+
+    # --- writing -------------------------------------------------------------------------------------
+
+    def create(self, request: CreateRequest, now: float) -> list[Effect]:
+        """Ask for room; answered Created, AlreadyStored or Refused, now or later."""
+        if self._allocator.rounded(request.size) > self._allocator.capacity:
+            reason = too_large(request, self._allocator.capacity)
+            return [Answer(request.client, request.request_id, Refused(reason))]
+        stored = self._lifecycle.find(request.object_id)
+        if stored and stored.creator == request.client and stored.state is ObjectState.CREATED:
+            raise StoreMisuse(
+                f"client {request.client} creates object {request.object_id.hex()} again "
+                f"before it sealed or aborted it"
+            )
+        return [*self._admission.request(request, now), *self._give_back_surplus()]
+
+    def seal(self, client: int, object_id: ObjectId, now: float) -> list[Effect]:
+        """The value is written; whoever waits for it is pinned and answered."""
+        return self._settle(self._lifecycle.seal(client, object_id), now)
+
+    def abort(self, client: int, object_id: ObjectId, now: float) -> list[Effect]:
+        """The value will not be written; its room is free again."""
+        return self._settle(self._lifecycle.abort(client, object_id), now)
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    def contains(self, object_id: ObjectId) -> bool:
+        """Whether it is here, sealed and not deleted."""
+        return self._lifecycle.contains(object_id)
+
+    def get_pin(self, client: int, object_id: ObjectId) -> Located | None:
+        """Pin a sealed object for ``client``; None when it is not here. One ``unpin`` is owed for each."""
+        return self._lifecycle.pin(client, object_id)
+
+    def wait_sealed(self, client: int, request_id: int, object_id: ObjectId) -> list[Effect]:
+        """Answered Located (and pinned) once the object is sealed; Missing when nobody is writing it."""
+        located = self._lifecycle.pin(client, object_id)
+        if located is not None:
+            return [Answer(client, request_id, located)]
+        if self._lifecycle.wait(client, request_id, object_id):
+            return []
+        reason = f"object {object_id.hex()} is not in this store: never written here, or deleted"
+        return [Answer(client, request_id, Missing(reason))]
+
+    def unpin(self, client: int, object_id: ObjectId, now: float) -> list[Effect]:
+        """Take back one pin."""
+        self._lifecycle.unpin(client, object_id)
+        return self._settle((), now)
+
+    # --- ending --------------------------------------------------------------------------------------
+
+    def delete(self, object_ids: Iterable[ObjectId], now: float) -> list[Effect]:
+        """Nobody will ask for these again. Unknown ids are ignored, so it may be repeated."""
+        answers: list[Answer] = []
+        for object_id in object_ids:
+            answers += self._lifecycle.delete(object_id)
+            if self._admission:
+                reason = f"object {object_id.hex()} was deleted before there was room to write it"
+                answers += self._admission.withdraw_object(object_id, reason)
+        return self._settle(answers, now)
+
+    def disconnect(self, client: int, now: float) -> list[Effect]:
+        """The client's process is dead: its pins, its waits and its unsealed objects go."""
+        self._admission.withdraw_client(client)
+        return self._settle(self._lifecycle.disconnect(client), now)
+
+    def delete_owned_by(self, owner: Address, now: float) -> list[Effect]:
+        """The owner died: nobody is left to delete its objects."""
+        return self.delete(self._lifecycle.owned_by(owner), now)
+
+    # --- time and memory -----------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When ``expire`` must be called at the latest; None when nobody waits for room."""
+        return self._admission.next_deadline()
+
+    def expire(self, now: float) -> list[Effect]:
+        """Refuse whoever has waited too long for room."""
+        return self._settle(self._admission.expire(now), now)
+
+    def trim(self, keep_bytes: int) -> list[Effect]:
+        """Give free pages back to the kernel, all but ``keep_bytes``: for an idle node, or a pressed one."""
+        return [ReleasePages(offset, size) for offset, size in self._allocator.trim(keep_bytes)]
+
+    def usage(self) -> Usage:
+        return self._lifecycle.usage()
+
+    def biggest(self, count: int, now: float) -> list[Holder]:
+        return self._lifecycle.biggest(count, now)
+
+    @property
+    def waiting_for_room(self) -> int:
+        return len(self._admission)
+
+    def check_invariants(self) -> None:
+        self._lifecycle.check_invariants()
+        assert self._allocator.warm_free_bytes <= self._warm_limit + self._allocator.rounded(1)
+
+    # --- parts ---------------------------------------------------------------------------------------
+
+    def _settle(self, answers: Iterable[Answer], now: float) -> list[Effect]:
+        """What follows from any ending: others are let in, then surplus warm memory goes."""
+        effects: list[Effect] = [*answers]
+        if self._admission:
+            effects += self._admission.admit(now)
+        effects += self._give_back_surplus()
+        return effects
+
+    def _give_back_surplus(self) -> list[Effect]:
+        return self.trim(self._warm_limit) if self._allocator.warm_free_bytes > self._warm_limit else []
+
+    def _attempt(self, request: CreateRequest, now: float) -> Created | AlreadyStored | Obstacle:
+        stored = self._lifecycle.find(request.object_id)
+        if stored is None:
+            return self._lifecycle.create(request, now) or Obstacle.NO_ROOM
+        return AlreadyStored() if stored.state is ObjectState.SEALED else Obstacle.SAME_ID
+
+    def _describe(self, waiting: Waiting, now: float) -> str:
+        biggest = self._lifecycle.biggest(_HOLDERS_NAMED, now)
+        return store_full(waiting, now, self._lifecycle.usage(), biggest, len(self._admission))
