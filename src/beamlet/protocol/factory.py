@@ -1,8 +1,9 @@
 """Raylet ↔ factory: forks asked for, forks made, deaths seen.
 
-    ForkWorker +3 fds (link, stdout, stderr) → Forked | ForkFailed
-    KillWorker                                       (signal a worker's whole process group)
-    ChildExited                                      unasked, once per worker, from wait4()
+ForkWorker +3 fds (link, stdout, stderr) → Forked | ForkFailed
+KillWorker                                       (signal a worker's whole process group)
+ChildExited                                      unasked, once per worker, from wait4()
+Preloaded                                        unasked, once, first of all, if modules were preloaded
 """
 
 from __future__ import annotations
@@ -40,4 +41,10 @@ class ChildExited(Message, tag=134):
     peak_rss_bytes: int
 
 
-FactoryMessage = ForkWorker | Forked | ForkFailed | KillWorker | ChildExited
+class Preloaded(Message, tag=135):
+    """``unfit``: (module, reason) of those whose users must be spawned instead of forked."""
+
+    unfit: list[tuple[str, str]]
+
+
+FactoryMessage = ForkWorker | Forked | ForkFailed | KillWorker | ChildExited | Preloaded

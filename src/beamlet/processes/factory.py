@@ -1,0 +1,339 @@
+"""The fork server: a small single-threaded process that has imported everything and forks workers of itself.
+
+    raylet ══ link ══ factory ──fork──▶ worker   own session and process group, dies with the factory
+                         ▲                └── what tasks start: hangs below the worker (a subreaper),
+                         └─── orphans ────────    falls to the factory when the worker is dead, and is killed
+
+Carries out; decides nothing: whom to fork and kill, and what a death means, is the raylet's. Messages and
+their order: protocol/factory.py.
+No reactor: one poll on the link and on the pipe that signals write to.
+
+Children of the factory are workers, or what a dead worker left: a worker is a subreaper itself, so nothing of
+a living worker ever falls here. That makes "kill what is not a worker" exact, whatever sessions, process
+groups and environments the orphan made for itself. Killing one re-parents its children to us, so that the
+next pass gets them: no tree has to be walked, and none can escape by forking faster than a walk.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple, NoReturn
+
+import msgspec
+
+from beamlet.base.ids import WorkerId
+from beamlet.processes.fate_sharing import become_subreaper, children, die_with_parent, kill_group
+from beamlet.processes.fork_failure import explain_fork_failure
+from beamlet.processes.forked_child import ChildMain, Descriptors, WorkerBoot, become_worker, set_title
+from beamlet.processes.preload import preload as import_all
+from beamlet.protocol.factory import ChildExited, Forked, ForkFailed, ForkWorker, KillWorker, Preloaded
+from beamlet.protocol.message import Message
+from beamlet.rpc.connection import encode_frame
+from beamlet.rpc.framing import Deframer, FramingError
+
+__all__ = ["ChildMain", "FactoryProcess", "WorkerBoot", "fork_factory", "run_factory"]
+
+FACTORY_TITLE = "beamlet::factory"
+_FDS_PER_FORK = 3
+#: The kernel's limit of descriptors in one sendmsg.
+_MAX_FDS = 253
+_RECEIVE_BYTES = 1 << 16
+#: How long the end may take: only what is stuck in the kernel (a dead network disk) survives SIGKILL so long.
+_END_S = 5.0
+_HANDLED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_RAYLET_MESSAGES = ForkWorker | KillWorker
+
+
+class FactoryProcess(NamedTuple):
+    """What the head keeps of the factory it forked."""
+
+    pid: int
+    #: Its messages come and go here; closing it ends the factory and all workers.
+    link: socket.socket
+
+
+def fork_factory(
+    child_main: ChildMain, preload: Sequence[str] = (), close_in_factory: Iterable[Callable[[], None]] = ()
+) -> FactoryProcess:
+    """Fork the factory off this process, which must have one thread only. The caller reaps it.
+
+    close_in_factory: called there first, to let go of what is the caller's alone (listeners, loops).
+    """
+    ours, theirs = socket.socketpair()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return FactoryProcess(pid, ours)
+    try:
+        die_with_parent(signal.SIGTERM, parent)
+        ours.close()
+        for close in close_in_factory:
+            close()
+        run_factory(theirs, child_main, preload)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
+def run_factory(link: socket.socket, child_main: ChildMain, preload: Sequence[str] = ()) -> NoReturn:
+    """Be the factory until the link closes or SIGTERM comes; then end all workers and this process."""
+    become_subreaper()
+    _hold_standard_descriptors()
+    set_title(FACTORY_TITLE)
+    # Ours: raised for each fork when an allow-listed module (numpy) has threads.
+    warnings.filterwarnings(
+        "ignore", message=r".*use of fork\(\) may lead to deadlocks", category=DeprecationWarning
+    )
+    unfit = import_all(preload)
+    Factory(link, child_main).run(
+        [Preloaded([(each.module, each.reason) for each in unfit])] if preload else []
+    )
+    os._exit(0)
+
+
+class Factory:
+    """The loop and what it knows: its workers, and descriptors that came and wait for their fork."""
+
+    def __init__(self, link: socket.socket, child_main: ChildMain) -> None:
+        link.setblocking(True)
+        self._link = link
+        self._child_main = child_main
+        self._pid = os.getpid()
+        self._workers: dict[int, WorkerId] = {}
+        self._pids: dict[WorkerId, int] = {}
+        #: Children from before (a preloaded module's helper); they are nobody's orphans.
+        self._helpers = frozenset(children(self._pid))
+        self._received: deque[int] = deque()
+        self._lost_descriptors = False
+        self._deframer = Deframer()
+        self._decode = msgspec.msgpack.Decoder(list[_RAYLET_MESSAGES]).decode
+        self._outbox: list[Message] = []
+        #: Why the loop ends; "" while it runs.
+        self._ending = ""
+
+    def run(self, first_words: Sequence[Message] = ()) -> None:
+        self._wake, wake_write = socket.socketpair()
+        self._wake.setblocking(False)
+        wake_write.setblocking(False)
+        self._own_fds = (self._link.fileno(), self._wake.fileno(), wake_write.fileno())
+        for number in _HANDLED:
+            signal.signal(number, _noted_by_wakeup)
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        # What exists now lives as long as the factory: collections in children need not touch (and so copy)
+        # its pages, and the factory itself makes no cycles.
+        gc.collect()
+        gc.disable()
+        gc.freeze()
+        self._outbox += first_words
+        self._send()
+        self._loop()
+        self._end()
+
+    def _loop(self) -> None:
+        poll = select.poll()
+        poll.register(self._link, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while not self._ending:
+            for fd, _ in poll.poll():
+                if fd == self._wake.fileno():
+                    self._on_signals()
+                else:
+                    self._on_link()
+            self._send()
+
+    # -- the link --------------------------------------------------------------------------------
+
+    def _on_link(self) -> None:
+        try:
+            data, ancillary, flags, _ = self._link.recvmsg(
+                _RECEIVE_BYTES, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionError as error:
+            self._ending = f"link to the raylet: {error}"
+            return
+        for _, _, packed in ancillary:
+            self._received.extend(memoryview(packed)[: len(packed) // 4 * 4].cast("i"))
+        self._lost_descriptors |= bool(flags & socket.MSG_CTRUNC)
+        if not data:
+            self._ending = "the raylet closed the link"
+            return
+        try:
+            batches = [self._decode(header) for header in self._deframer.feed(memoryview(data))]
+        except (FramingError, msgspec.DecodeError) as error:
+            self._ending = f"the raylet sent what is no message of ours: {error}"
+            _say(self._ending)
+            return
+        for batch in batches:
+            for message in batch:
+                self._on_message(message)
+            self._drop_unclaimed()
+
+    def _on_message(self, message: ForkWorker | KillWorker) -> None:
+        if isinstance(message, ForkWorker):
+            self._on_fork(message.worker_id)
+        elif (
+            pid := self._pids.get(message.worker_id)
+        ) is not None:  # else it is dead and its ChildExited on the way
+            kill_group(pid, message.signal)
+
+    def _drop_unclaimed(self) -> None:
+        """After a batch whose descriptors the kernel could not all deliver, the rest fits nobody."""
+        if self._lost_descriptors:
+            while self._received:
+                os.close(self._received.popleft())
+            self._lost_descriptors = False
+
+    def _send(self) -> None:
+        if not self._outbox:
+            return
+        frame, self._outbox = encode_frame(self._outbox), []
+        try:
+            self._link.sendall(frame)
+        except ConnectionError as error:
+            self._ending = self._ending or f"link to the raylet: {error}"
+
+    # -- forking ---------------------------------------------------------------------------------
+
+    def _on_fork(self, worker_id: WorkerId) -> None:
+        if len(self._received) < _FDS_PER_FORK:
+            reason = (
+                f"the factory got {len(self._received)} of the {_FDS_PER_FORK} descriptors for the worker: "
+                f"it has {len(os.listdir('/dev/fd'))} open and cannot take more. Raise the limit (ulimit -n)."
+            )
+            self._outbox.append(ForkFailed(worker_id, reason))
+            return
+        received = Descriptors(*(self._received.popleft() for _ in range(_FDS_PER_FORK)))
+        try:
+            pid = self._fork(worker_id, received)
+        except OSError as error:
+            self._outbox.append(ForkFailed(worker_id, explain_fork_failure(error)))
+        else:
+            self._workers[pid] = worker_id
+            self._pids[worker_id] = pid
+            self._outbox.append(Forked(worker_id, pid))
+        finally:
+            for fd in (received.link, received.stdout, received.stderr):
+                os.close(fd)
+
+    def _fork(self, worker_id: WorkerId, received: Descriptors) -> int:
+        # Blocked, so that no signal meets our handlers in the child: there it would be lost.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        try:
+            pid = os.fork()
+            if not pid:
+                become_worker(
+                    worker_id,
+                    received,
+                    self._child_main,
+                    factory_pid=self._pid,
+                    factory_fds=(*self._own_fds, *self._received),
+                    handled_signals=_HANDLED,
+                    signal_mask=mask,
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return pid
+
+    # -- deaths ----------------------------------------------------------------------------------
+
+    def _on_signals(self) -> None:
+        try:
+            numbers = self._wake.recv(4096)
+        except BlockingIOError:
+            return
+        if signal.SIGTERM in numbers:
+            self._ending = "SIGTERM"
+        if signal.SIGCHLD in numbers:
+            self._reap()
+
+    def _reap(self) -> bool:
+        """Collect everyone dead, report workers, kill what they left. Returns whether any child is left."""
+        left, anyone_died = True, False
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                left = False
+                break
+            if not pid:
+                break
+            anyone_died = True
+            worker_id = self._workers.pop(pid, None)
+            if worker_id is not None:
+                del self._pids[worker_id]
+                kill_group(pid)
+                self._outbox.append(_death(worker_id, pid, status, usage.ru_maxrss))
+        if anyone_died and left:
+            self._kill_orphans()
+        return left
+
+    def _kill_orphans(self) -> None:
+        for pid in children(self._pid):
+            if pid not in self._workers and pid not in self._helpers:
+                _kill(pid)
+
+    def _end(self) -> None:
+        """Kill everything below; wait until it is gone."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+        for pid in self._workers:
+            kill_group(pid)
+        deadline = time.monotonic() + _END_S
+        while self._reap() and (rest_s := deadline - time.monotonic()) > 0:
+            for pid in children(self._pid):
+                _kill(pid)
+            select.select([self._wake], [], [], min(rest_s, 0.1))
+            self._drain_wake()
+        if survivors := children(self._pid):
+            _say(f"the factory ends ({self._ending}); SIGKILL did not end {survivors} within {_END_S:.0f} s")
+
+    def _drain_wake(self) -> None:
+        try:
+            self._wake.recv(4096)
+        except BlockingIOError:
+            return
+
+
+def _death(worker_id: WorkerId, pid: int, status: int, peak_rss_kib: int) -> ChildExited:
+    killed = os.WIFSIGNALED(status)
+    return ChildExited(
+        worker_id=worker_id,
+        pid=pid,
+        exit_code=-1 if killed else os.WEXITSTATUS(status),
+        signal=os.WTERMSIG(status) if killed else -1,
+        peak_rss_bytes=peak_rss_kib * 1024,
+    )
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        _say(f"pid {pid}, left by a worker, changed its user and cannot be killed by us (uid {os.getuid()})")
+
+
+def _hold_standard_descriptors() -> None:
+    """Keep received descriptors out of 0–2, where a child would overwrite one with another."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
+def _noted_by_wakeup(number: int, frame: object) -> None:
+    """A handler must exist for the wakeup descriptor to be written; the byte says the rest."""
+
+
+def _say(text: str) -> None:
+    os.write(2, f"beamlet factory: {text}\n".encode())

@@ -1,0 +1,166 @@
+"""Dying together: what the kernel does for us when a parent is killed, and the sweep for what it cannot do.
+
+    die_with_parent    the kernel signals us when the process that forked us is gone, whatever killed it
+    become_subreaper   orphans below us become our children instead of init's, so that we can find them
+    kill_group         a process and everything that stayed in its process group
+    descendants        everything below a process that still has its parents
+    sweep              everything started under a session's marker, wherever it hangs by now
+
+Not here: deciding who must die (factory, raylet), and waiting for the deaths.
+
+Only Linux has the first two. Elsewhere they do nothing and return False, and the loss is: what a killed
+process had started lives on until a survivor sweeps; sweep finds nothing there either (no /proc), so a
+leftover is then only ended by its closed connection.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+#: The variable that marks everything a session starts; its value is the session's own (its directory name).
+SESSION_VARIABLE = "BEAMLET_SESSION"
+#: A sweep repeats until it finds nothing; what forks faster than this many passes is reported, not chased.
+_SWEEP_PASSES = 20
+
+
+def die_with_parent(signal_number: int, expected_parent_pid: int) -> bool:
+    """Have the kernel send us ``signal_number`` when the parent dies; act at once if it is dead already.
+
+    Call it in the child, first thing after fork. ``expected_parent_pid`` is the parent's pid taken before
+    the fork. The kernel means the parent *thread*: fork from one that lives as long as its process.
+    Returns False where the system has no such thing.
+    """
+    if not _prctl(_PR_SET_PDEATHSIG, int(signal_number)):
+        return False
+    if os.getppid() != expected_parent_pid:  # it died between fork and prctl: nobody will send the signal
+        os.kill(os.getpid(), signal_number)
+    return True
+
+
+def become_subreaper() -> bool:
+    """Adopt orphans among our descendants; the caller must reap them. Not inherited by forks."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def kill_group(pid: int, signal_number: int = signal.SIGKILL) -> bool:
+    """Signal the process group that ``pid`` leads, or ``pid`` alone while it leads none. False: gone."""
+    for send in (os.killpg, os.kill):
+        try:
+            send(pid, signal_number)
+            return True
+        except ProcessLookupError:
+            continue  # forked a moment ago and not yet at its setsid, or really gone
+    return False
+
+
+def children(pid: int) -> list[int]:
+    """Direct children of a process, zombies included; [] when it is gone."""
+    try:
+        found = []
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as listing:
+                found += [int(child) for child in listing.read().split()]
+        return found
+    except FileNotFoundError:  # gone, or a kernel without CONFIG_PROC_CHILDREN
+        return [child for child, parent in _parents() if parent == pid]
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below ``pid``, parents before their children. A snapshot: they may fork meanwhile."""
+    below: dict[int, list[int]] = {}
+    for child, parent in _parents():
+        below.setdefault(parent, []).append(child)
+    found = list(below.get(pid, ()))
+    for each in found:  # grows while it is walked
+        found += below.get(each, ())
+    return found
+
+
+def sweep(marker: str) -> list[int]:
+    """SIGKILL every process of this user that carries ``BEAMLET_SESSION=marker``, and all below; not us.
+
+    Returns the pids that were killed. Found by the environment a program was started with, so a program that
+    was given an empty one and has lost its parents escapes. Repeat-safe.
+    """
+    seen: set[int] = {os.getpid()}
+    killed: list[int] = []
+    for _ in range(_SWEEP_PASSES):
+        fresh = [pid for pid in _marked(marker) if pid not in seen]
+        if not fresh:
+            break
+        for pid in fresh:
+            below = descendants(pid)
+            killed += [each for each in (pid, *below) if each not in seen and _kill(each)]
+            seen.update((pid, *below))
+    return killed
+
+
+def _marked(marker: str) -> Iterator[int]:
+    wanted = f"{SESSION_VARIABLE}={marker}".encode()
+    ours = os.getuid()
+    for pid in _pids():
+        try:
+            if pid == os.getpid() or os.stat(f"/proc/{pid}").st_uid != ours:
+                continue
+            with open(f"/proc/{pid}/environ", "rb") as environ:
+                if wanted in environ.read().split(b"\0"):
+                    yield pid
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # gone meanwhile, or protected (a set-uid program): not ours to read
+
+
+def _kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+        return True
+    except (ProcessLookupError, PermissionError):
+        return False
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for pid in _pids():
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stat:
+                # "pid (name) state ppid …"; the name may hold spaces and brackets.
+                yield pid, int(stat.read().rpartition(b")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+
+def _pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except FileNotFoundError:
+        return []
+
+
+@functools.cache
+def _libc_prctl() -> Callable[..., int] | None:
+    if sys.platform != "linux":
+        return None
+    import ctypes  # 0.3 MB and some milliseconds, needed only by processes that fork or are forked
+
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    # Unsigned longs: as plain ints their upper halves would be whatever the registers held.
+    prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+    found: Callable[..., int] = prctl
+    return found
+
+
+def _prctl(option: int, value: int) -> bool:
+    prctl = _libc_prctl()
+    if prctl is None:
+        return False
+    if prctl(option, value, 0, 0, 0) != 0:
+        import ctypes
+
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}, {value}): {os.strerror(number)}")
+    return True

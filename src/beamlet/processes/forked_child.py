@@ -1,0 +1,174 @@
+"""The first and the last moments of a forked worker: from a copy of the factory to a process of its own.
+
+Order matters in ``become_worker``: signals stay blocked until no handler of the factory is left, and the
+worker dies with the factory before it does anything else that could block.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import gc
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NoReturn, TextIO
+
+from beamlet.base.ids import WorkerId
+from beamlet.processes.fate_sharing import become_subreaper, die_with_parent
+
+#: What ``ps`` shows of a worker that has nothing to do.
+IDLE_TITLE = "beamlet::IDLE"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBoot:
+    """What a worker is born with. Whatever all workers share is in the closure of ``child_main``."""
+
+    worker_id: WorkerId
+    #: Connected to the raylet; authenticated by having been passed. Ours to close.
+    link: socket.socket
+    factory_pid: int
+
+
+ChildMain = Callable[[WorkerBoot], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """The three that came with ForkWorker."""
+
+    link: int
+    stdout: int
+    stderr: int
+
+
+def become_worker(
+    worker_id: WorkerId,
+    received: Descriptors,
+    child_main: ChildMain,
+    *,
+    factory_pid: int,
+    factory_fds: Iterable[int],
+    handled_signals: Iterable[int],
+    signal_mask: Iterable[int],
+) -> NoReturn:
+    """Run ``child_main`` as a process of its own and exit with what it came to. Call with signals blocked.
+
+    factory_fds: the factory's own descriptors, closed here; all others (the arena, the link) stay.
+    handled_signals: those the factory has handlers for. signal_mask: what was blocked before the fork.
+    """
+    code = 1
+    try:
+        die_with_parent(signal.SIGKILL, factory_pid)
+        os.setsid()
+        # What a task leaves orphaned hangs below this worker for as long as it lives, so that the factory
+        # never has to guess whose orphan it is.
+        become_subreaper()
+        _restore_signals(handled_signals, signal_mask)
+        for fd in factory_fds:
+            os.close(fd)
+        _redirect_standard_streams(received)
+        _forget_the_factory()
+        boot = WorkerBoot(worker_id, socket.socket(fileno=received.link), factory_pid)
+        code = _run(child_main, boot)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def set_title(title: str) -> None:
+    """What ``ps`` and ``top`` show. Longer than the original command line: cut by the C library's rules."""
+    # Without this the title is written over the environment that /proc/PID/environ shows, and a sweep finds
+    # leftovers by that. The room is then the length of the command line that started the head.
+    before = os.environ.get("SPT_NOENV")
+    os.environ["SPT_NOENV"] = "1"
+    try:
+        import setproctitle  # also initialises, once, so the setting is needed only this time
+
+        setproctitle.setproctitle(title)
+    finally:
+        if before is None:
+            del os.environ["SPT_NOENV"]
+        else:
+            os.environ["SPT_NOENV"] = before
+
+
+def _restore_signals(handled: Iterable[int], mask: Iterable[int]) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in handled:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _redirect_standard_streams(received: Descriptors) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (received.stdout, 1), (received.stderr, 2)):
+        if source != target:
+            os.dup2(source, target, inheritable=True)
+            os.close(source)
+    # New objects: those of the head may be buffered differently, closed, or a test's capture.
+    for name, stream in (
+        ("stdin", os.fdopen(0, closefd=False)),
+        ("stdout", _text_on(1)),
+        ("stderr", _text_on(2)),
+    ):
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    faulthandler.enable(sys.stderr)
+
+
+def _text_on(fd: int) -> TextIO:
+    """Line by line, so that a line is on its way when ``print`` returns; nothing printable can fail."""
+    return os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+
+
+def _forget_the_factory() -> None:
+    # Handlers that the head registered are the head's. `random` re-seeds itself after a fork; numpy does not.
+    atexit._clear()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+    gc.enable()
+    set_title(IDLE_TITLE)
+
+
+def _run(child_main: ChildMain, boot: WorkerBoot) -> int:
+    """What an interpreter does around a main program, for a process whose exit it may not use."""
+    try:
+        child_main(boot)
+        code = 0
+    except SystemExit as request:
+        code = _exit_code(request)
+    except KeyboardInterrupt:
+        _flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+        code = 128 + signal.SIGINT  # only if SIGINT is blocked
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    _flush()
+    return code
+
+
+def _exit_code(request: SystemExit) -> int:
+    if request.code is None:
+        return 0
+    if isinstance(request.code, int):
+        return request.code & 0xFF
+    print(request.code, file=sys.stderr)
+    return 1
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # The raylet may have closed its end, a task may have closed or replaced the stream: too late to care.
+        with contextlib.suppress(Exception):
+            stream.flush()
