@@ -1,0 +1,379 @@
+"""Which worker processes a node has, starts, hands out and ends. ●
+
+Workers are forked without a job, belong to one (job, environment) from their first use, and are never shared
+between two.  ``want`` is answered by Found or NotFound, exactly once, unless ``unwant`` came first.  Idle
+workers beyond the soft limit are ended after ``IDLE_S``; the limit itself falls to zero when no job has used
+a worker for ``WARM_S``.  Deaths are announced once, when the exit status has come and the last output has
+been read, or ``LAST_WORDS_S`` after the first sign if one of them stays away.
+
+Methods return effects for the shell, in order.  States and effects are in worker_record.py; resources and
+queues of leases are lease_manager.py's.
+"""
+
+from __future__ import annotations
+
+import signal as signals
+from collections.abc import Callable, Collection, Iterator
+
+from beamlet.base.death import DeathCertificate
+from beamlet.base.ids import JobId, NodeId, WorkerId
+from beamlet.raylet.lease_queue import EnvKey
+from beamlet.raylet.worker_record import (
+    Announce,
+    AskExit,
+    Assign,
+    Effect,
+    Exit,
+    Fork,
+    Found,
+    Kill,
+    NotFound,
+    Want,
+    WorkerRecord,
+    WorkerState,
+)
+
+#: An idle worker beyond the soft limit is ended after this.
+IDLE_S = 5.0
+#: While a job lives and used a worker this recently, ``soft_limit`` idle workers are kept.
+WARM_S = 60.0
+#: A fork that has not reported ready by then is killed.
+START_S = 30.0
+#: How long a death waits for its exit status or its last output.
+LAST_WORDS_S = 1.0
+#: A worker asked to leave is killed after this.
+LEAVE_S = 5.0
+#: A killed process that the kernel has not reaped by then is announced as dead all the same.
+REAP_S = 5.0
+MAX_STARTING = 16
+#: So many forks must fail in a row before those who wait are told.
+START_TRIES = 3
+_RETRY_S = 0.1
+_NEVER = float("inf")
+
+Home = tuple[JobId, EnvKey]
+
+
+class WorkerPool:
+    """The workers of one node. ``new_id`` gives fresh ids: randomness stays outside."""
+
+    def __init__(self, node: NodeId, soft_limit: int, new_id: Callable[[], WorkerId]) -> None:
+        self._node = node
+        self._soft_limit = soft_limit
+        self._new_id = new_id
+        self._workers: dict[WorkerId, WorkerRecord] = {}
+        #: Idle workers by home (None: no job yet), the most recently used last.
+        self._idle: dict[Home | None, list[WorkerId]] = {}
+        self._wants: dict[int, Want] = {}
+        self._jobs: set[JobId] = set()
+        self._used_at = -_NEVER
+        self._start_failures = 0
+        self._start_again_at = 0.0
+        self._wake_at = _NEVER
+
+    def __getitem__(self, worker: WorkerId) -> WorkerRecord:
+        return self._workers[worker]
+
+    def __iter__(self) -> Iterator[WorkerRecord]:
+        return iter(list(self._workers.values()))
+
+    def get(self, worker: WorkerId) -> WorkerRecord | None:
+        return self._workers.get(worker)
+
+    # ---- wanting workers ----
+
+    def prestart(self, count: int, now: float) -> list[Effect]:
+        self._used_at = now
+        return [self._fork(now) for _ in range(count)]
+
+    def want(self, want: Want, now: float) -> list[Effect]:
+        assert want.ticket not in self._wants, f"ticket {want.ticket} wanted twice"
+        self._used_at = now
+        home = (want.job, want.env)
+        for candidates in (self._idle.get(home), self._idle.get(None)):
+            if candidates:
+                return self._hand_out(self._workers[candidates[-1]], want, now)
+        self._wants[want.ticket] = want
+        return self._start_missing(now)
+
+    def unwant(self, ticket: int) -> None:
+        self._wants.pop(ticket, None)
+
+    def returned(self, worker: WorkerId, now: float) -> list[Effect]:
+        """The lease is over. A worker that is dying already just goes on dying."""
+        record = self._workers.get(worker)
+        if record is None or record.state is not WorkerState.LEASED:
+            return []
+        self._used_at = now
+        return self._became_idle(record, now)
+
+    # ---- what the factory and the worker say ----
+
+    def forked(self, worker: WorkerId, pid: int) -> None:
+        if worker in self._workers:
+            self._workers[worker].pid = pid
+
+    def fork_failed(self, worker: WorkerId, reason: str, now: float) -> list[Effect]:
+        record = self._workers.pop(worker, None)
+        if record is None:
+            return []
+        record.move(WorkerState.GONE, now)
+        return self._start_failed(reason, now)
+
+    def ready(self, worker: WorkerId, pid: int, now: float) -> list[Effect]:
+        record = self._workers.get(worker)
+        if record is None or record.state is not WorkerState.STARTING:
+            return []  # it was killed for being late, and reported just then
+        record.pid, record.reported = pid, True
+        self._start_failures = 0
+        return self._became_idle(record, now) + self._start_missing(now)
+
+    def described(self, worker: WorkerId, task_name: str) -> None:
+        if worker in self._workers:
+            self._workers[worker].task_name = task_name
+
+    def leaves_on_purpose(self, worker: WorkerId) -> None:
+        """Its own last words: exit_actor, max_calls, or as told."""
+        if worker in self._workers:
+            self._workers[worker].intended = True
+
+    # ---- ending workers ----
+
+    def kill(self, worker: WorkerId, reason: str, now: float, intended: bool = True) -> list[Effect]:
+        """At once, with its process group. The first reason is the one that is kept."""
+        record = self._workers.get(worker)
+        if record is None or record.exited:
+            return []
+        record.intended = record.intended or intended
+        record.killed_by = record.killed_by or reason
+        self._doom(record, now, deadline=now + REAP_S)
+        return [Kill(worker, signals.SIGKILL, reason)]
+
+    def ask_to_exit(self, worker: WorkerId, reason: str, now: float, patient: bool = False) -> list[Effect]:
+        """It may finish what it has queued. ``patient``: as long as that takes; else killed after LEAVE_S."""
+        record = self._workers.get(worker)
+        if record is None or not record.usable:
+            return []
+        record.intended = True
+        record.killed_by = record.killed_by or reason
+        self._take_from_idle(record)
+        if not patient:
+            self._set_deadline(record, now + LEAVE_S)
+        return [AskExit(worker, reason, graceful=True)]
+
+    def job_started(self, job: JobId) -> None:
+        self._jobs.add(job)
+
+    def job_ended(self, job: JobId, spared: Collection[WorkerId], now: float) -> list[Effect]:
+        """End the job's workers, except detached actors and those who work for them (``spared``)."""
+        self._jobs.discard(job)
+        self._watch(now)
+        effects: list[Effect] = []
+        for record in self:
+            if record.job == job and record.worker_id not in spared and not record.detached:
+                effects += self.kill(record.worker_id, "its job has ended", now)
+        return effects
+
+    # ---- deaths ----
+
+    def child_exited(self, worker: WorkerId, exit: Exit, now: float) -> list[Effect]:
+        record = self._workers.get(worker)
+        if record is None or record.exited:
+            return []
+        record.exited, record.exit = True, exit
+        self._doom(record, now, deadline=now + LAST_WORDS_S)
+        return self._announce(record, now) if record.drained else []
+
+    def outputs_drained(self, worker: WorkerId, now: float) -> list[Effect]:
+        """Both of its pipes have come to their end."""
+        record = self._workers.get(worker)
+        if record is None:
+            return []
+        record.drained = True
+        return self._announce(record, now) if record.exited else []
+
+    def link_closed(self, worker: WorkerId, now: float) -> list[Effect]:
+        record = self._workers.get(worker)
+        if record is not None and record.usable:
+            self._doom(record, now, deadline=now + LAST_WORDS_S)
+        return []
+
+    # ---- time ----
+
+    def tick(self, now: float) -> list[Effect]:
+        if now < self._wake_at:
+            return []
+        effects: list[Effect] = []
+        for record in self:
+            if record.deadline is not None and record.deadline <= now:
+                effects += self._overdue(record, now)
+        effects += self._reap(now)
+        if self._wants and now >= self._start_again_at:
+            effects += self._start_missing(now)
+        self._wake_at = self._next_event(now)
+        return effects
+
+    def next_wake(self) -> float | None:
+        return None if self._wake_at == _NEVER else self._wake_at
+
+    def check_invariants(self) -> None:
+        idle = [worker for workers in self._idle.values() for worker in workers]
+        assert len(idle) == len(set(idle)), "a worker is idle twice"
+        for home, workers in self._idle.items():
+            for worker in workers:
+                record = self._workers[worker]
+                assert record.state is WorkerState.IDLE, f"{record.state} among the idle"
+                assert home == _home(record), "an idle worker is filed under another's home"
+        for record in self._workers.values():
+            assert record.state is not WorkerState.GONE, "a worker that is gone is still listed"
+            assert not (record.exited and record.drained), "a complete death was not announced"
+            assert (record.state is WorkerState.ACTOR) <= (record.actor is not None)
+        starting = any(record.state is WorkerState.STARTING for record in self._workers.values())
+        assert not self._wants or starting or self._wake_at < _NEVER, "somebody waits, nothing starts"
+
+    # ---- handing out ----
+
+    def _became_idle(self, record: WorkerRecord, now: float) -> list[Effect]:
+        record.move(WorkerState.IDLE, now)
+        record.task_name = ""
+        home = _home(record)
+        self._idle.setdefault(home, []).append(record.worker_id)
+        for want in self._wants.values():
+            if home is None or home == (want.job, want.env):
+                del self._wants[want.ticket]
+                return self._hand_out(record, want, now)
+        self._watch(now + IDLE_S)
+        return []
+
+    def _hand_out(self, record: WorkerRecord, want: Want, now: float) -> list[Effect]:
+        self._take_from_idle(record)
+        effects: list[Effect] = []
+        if record.job is None:
+            record.job, record.env = want.job, want.env
+            effects.append(Assign(record.worker_id, want.job, want.env))
+        record.actor, record.incarnation, record.detached = want.actor, want.incarnation, want.detached
+        record.move(WorkerState.LEASED if want.actor is None else WorkerState.ACTOR, now)
+        return [*effects, Found(want.ticket, record.worker_id)]
+
+    def _take_from_idle(self, record: WorkerRecord) -> None:
+        home = _home(record)
+        workers = self._idle.get(home, [])
+        if record.worker_id in workers:
+            workers.remove(record.worker_id)
+            if not workers:
+                del self._idle[home]
+
+    # ---- starting ----
+
+    def _fork(self, now: float) -> Fork:
+        worker = self._new_id()
+        self._workers[worker] = record = WorkerRecord(worker, now, since=now)
+        self._set_deadline(record, now + START_S)
+        return Fork(worker)
+
+    def _start_missing(self, now: float) -> list[Effect]:
+        """As many forks as there are wants without one, not too many at a time."""
+        if now < self._start_again_at:
+            self._watch(self._start_again_at)
+            return []
+        starting = sum(record.state is WorkerState.STARTING for record in self._workers.values())
+        missing = min(len(self._wants), MAX_STARTING) - starting
+        return [self._fork(now) for _ in range(missing)]
+
+    def _start_failed(self, reason: str, now: float) -> list[Effect]:
+        self._start_failures += 1
+        if self._start_failures < START_TRIES:
+            self._start_again_at = now + _RETRY_S * 2**self._start_failures
+            self._watch(self._start_again_at)
+            return []
+        self._start_failures = 0
+        text = f"no worker process could be started, {START_TRIES} times in a row; last: {reason}"
+        refused = [NotFound(ticket, text) for ticket in self._wants]
+        self._wants.clear()
+        return list(refused)
+
+    # ---- dying ----
+
+    def _doom(self, record: WorkerRecord, now: float, deadline: float) -> None:
+        """Nobody gets it any more; its certificate is due by ``deadline``."""
+        self._take_from_idle(record)
+        if record.usable:
+            record.move(WorkerState.DYING, now)
+        self._set_deadline(record, deadline)
+
+    def _overdue(self, record: WorkerRecord, now: float) -> list[Effect]:
+        record.deadline = None
+        if record.state is WorkerState.STARTING:
+            return self.kill(record.worker_id, f"did not report ready within {START_S:.0f} s", now, False)
+        if record.usable:
+            return self.kill(
+                record.worker_id, f"{record.killed_by}; did not leave within {LEAVE_S:.0f} s", now
+            )
+        if not record.exited and not record.killed_by:
+            reason = "closed its connection to the raylet, but the process lived on"
+            return self.kill(record.worker_id, reason, now, False)
+        return self._announce(record, now)
+
+    def _announce(self, record: WorkerRecord, now: float) -> list[Effect]:
+        del self._workers[record.worker_id]
+        record.move(WorkerState.GONE, now)
+        certificate = self._certificate(record, now)
+        effects: list[Effect] = [
+            Announce(
+                record.worker_id, certificate, record.intended, record.job, record.actor, record.incarnation
+            )
+        ]
+        if not record.reported and not record.intended:
+            effects += self._start_failed(certificate.describe(), now)
+        return effects + self._start_missing(now)
+
+    def _certificate(self, record: WorkerRecord, now: float) -> DeathCertificate:
+        return DeathCertificate(
+            worker_id=record.worker_id,
+            node_id=self._node,
+            pid=record.pid,
+            exit_code=record.exit.exit_code,
+            signal=record.exit.signal,
+            killed_by=record.killed_by,
+            oom_kill=record.exit.oom_kill,
+            peak_rss_bytes=record.exit.peak_rss_bytes,
+            uptime_s=now - record.forked_at,
+            task_name=record.task_name,
+        )
+
+    # ---- reaping and waking ----
+
+    def _floor(self, now: float) -> int:
+        return self._soft_limit if self._jobs and now - self._used_at < WARM_S else 0
+
+    def _reap(self, now: float) -> list[Effect]:
+        idle = [self._workers[worker] for workers in self._idle.values() for worker in workers]
+        idle.sort(key=lambda record: record.since)
+        spare = len(idle) - self._floor(now)
+        effects: list[Effect] = []
+        for record in idle[: max(spare, 0)]:
+            if now - record.since >= IDLE_S:
+                effects += self.ask_to_exit(record.worker_id, "it was idle", now)
+        return effects
+
+    def _next_event(self, now: float) -> float:
+        times = [record.deadline for record in self._workers.values() if record.deadline is not None]
+        idle = [self._workers[worker] for workers in self._idle.values() for worker in workers]
+        if len(idle) > self._floor(now):
+            times.append(max(now, min(record.since for record in idle) + IDLE_S))
+        elif idle:
+            times.append(self._used_at + WARM_S)
+        if self._wants and now < self._start_again_at:
+            times.append(self._start_again_at)
+        return min(times, default=_NEVER)
+
+    def _set_deadline(self, record: WorkerRecord, when: float) -> None:
+        record.deadline = when
+        self._watch(when)
+
+    def _watch(self, when: float) -> None:
+        self._wake_at = min(self._wake_at, when)
+
+
+def _home(record: WorkerRecord) -> Home | None:
+    return None if record.job is None else (record.job, record.env)

@@ -1,0 +1,165 @@
+"""What is known of one worker process, the states it passes through, and what the pool wants done. ●
+
+    starting ─ready─► idle ─leased─► leased ─returned─► idle
+                       └──actor────► actor
+    any ─exit seen, link closed, or killed─► dying ─certificate complete─► gone
+
+An impossible step raises ``ImpossibleStep`` with the worker's recent story: it is our bug, never the user's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from beamlet.base.death import DeathCertificate
+from beamlet.base.ids import ActorId, JobId, WorkerId, short
+from beamlet.raylet.lease_queue import EnvKey
+
+
+class WorkerState(Enum):
+    STARTING = "starting"
+    IDLE = "idle"
+    LEASED = "leased"
+    ACTOR = "actor"
+    DYING = "dying"
+    GONE = "gone"
+
+
+_S = WorkerState
+STEPS: dict[WorkerState, tuple[WorkerState, ...]] = {
+    _S.STARTING: (_S.IDLE, _S.DYING, _S.GONE),
+    _S.IDLE: (_S.LEASED, _S.ACTOR, _S.DYING),
+    _S.LEASED: (_S.IDLE, _S.DYING),
+    _S.ACTOR: (_S.DYING,),
+    _S.DYING: (_S.GONE,),
+    _S.GONE: (),
+}
+
+
+class ImpossibleStep(AssertionError):
+    """A worker was moved between states that no arrow joins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """What wait4() and the kernel's out-of-memory counter say of a process."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    peak_rss_bytes: int = 0
+    oom_kill: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class WorkerRecord:
+    worker_id: WorkerId
+    forked_at: float
+    state: WorkerState = WorkerState.STARTING
+    since: float = 0.0
+    pid: int = 0
+    #: None until it belongs to a job; then for good.
+    job: JobId | None = None
+    env: EnvKey = ()
+    #: The actor incarnation that it was made for.
+    actor: ActorId | None = None
+    incarnation: int = 0
+    #: The actor outlives its job.
+    detached: bool = False
+    #: The task or actor that it is busy with, as it told us.
+    task_name: str = ""
+    #: Who of us ended it, and why; "" when we did not.
+    killed_by: str = ""
+    #: It said, or was told, that it would end: nobody should be surprised.
+    intended: bool = False
+    #: It said WorkerReady once.
+    reported: bool = False
+    exited: bool = False
+    drained: bool = False
+    exit: Exit = Exit()
+    #: When tick() must look at it again; what then happens depends on the state.
+    deadline: float | None = None
+    story: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+
+    def move(self, state: WorkerState, now: float) -> None:
+        if state not in STEPS[self.state]:
+            raise ImpossibleStep(
+                f"worker {short(self.worker_id)} (pid {self.pid}) cannot go from {self.state.value} to "
+                f"{state.value}; its story: {'; '.join(self.story)}"
+            )
+        self.state, self.since, self.deadline = state, now, None
+        self.story.append(f"{state.value} at {now:.3f}")
+
+    @property
+    def usable(self) -> bool:
+        return self.state not in (WorkerState.DYING, WorkerState.GONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A lease that has its resources and needs a process."""
+
+    ticket: int
+    job: JobId
+    env: EnvKey = ()
+    actor: ActorId | None = None
+    incarnation: int = 0
+    detached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Signal the worker's whole process group."""
+
+    worker: WorkerId
+    signal: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskExit:
+    """``graceful``: after what it has queued."""
+
+    worker: WorkerId
+    reason: str
+    graceful: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    worker: WorkerId
+    job: JobId
+    env: EnvKey
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    ticket: int
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    ticket: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """It is gone, and this is all that will ever be known (last words are the output router's)."""
+
+    worker: WorkerId
+    certificate: DeathCertificate
+    intended: bool
+    job: JobId | None
+    actor: ActorId | None
+    incarnation: int
+
+
+Effect = Fork | Kill | AskExit | Assign | Found | NotFound | Announce

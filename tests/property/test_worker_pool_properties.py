@@ -1,0 +1,160 @@
+"""Whatever the factory, the workers and the clock do: wants are answered once, deaths announced once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import count
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from beamlet.base.ids import ActorId, JobId, NodeId, WorkerId
+from beamlet.raylet.worker_pool import REAP_S, START_S, WARM_S, WorkerPool
+from beamlet.raylet.worker_record import (
+    Announce,
+    AskExit,
+    Assign,
+    Effect,
+    Exit,
+    Fork,
+    Found,
+    Kill,
+    NotFound,
+    Want,
+    WorkerState,
+)
+
+JOBS = [JobId(bytes([n, 0, 0, 0])) for n in (1, 2)]
+ENVS = [(), (("A", "1"),)]
+
+
+class PoolInAnyOrder(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        numbers = count(1)
+        self.pool = WorkerPool(NodeId(b"n" * 28), 2, lambda: WorkerId(b"%028d" % next(numbers)))
+        self.now = 0.0
+        self.tickets = count(1)
+        self.wants: dict[int, Want] = {}
+        self.answers: Counter[int] = Counter()
+        self.alive: set[WorkerId] = set()
+        self.reported: set[WorkerId] = set()
+        self.homes: dict[WorkerId, tuple[JobId, object]] = {}
+        self.busy: dict[WorkerId, Want] = {}
+        self.announced: Counter[WorkerId] = Counter()
+        for job in JOBS:
+            self.pool.job_started(job)
+        self.perform(self.pool.prestart(2, 0.0))
+
+    def perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Fork():
+                    self.alive.add(effect.worker)
+                case Assign():
+                    assert effect.worker not in self.homes, "assigned twice"
+                    self.homes[effect.worker] = (effect.job, effect.env)
+                case Found():
+                    want = self.wants[effect.ticket]
+                    assert self.homes[effect.worker] == (want.job, want.env), "given to a stranger"
+                    assert effect.worker not in self.busy, "given to two"
+                    assert effect.worker in self.reported
+                    self.answers[effect.ticket] += 1
+                    self.busy[effect.worker] = want
+                case NotFound():
+                    self.answers[effect.ticket] += 1
+                case Kill() | AskExit():
+                    assert not self.announced[effect.worker], "killed after its funeral"
+                case Announce():
+                    self.announced[effect.worker] += 1
+                    self.alive.discard(effect.worker)
+                    self.busy.pop(effect.worker, None)
+
+    @rule(job=st.sampled_from(JOBS), env=st.sampled_from(ENVS), actor=st.booleans())
+    def want(self, job: JobId, env: tuple[tuple[str, str], ...], actor: bool) -> None:
+        ticket = next(self.tickets)
+        want = Want(ticket, job, env, ActorId(b"%016d" % ticket) if actor else None)
+        self.wants[ticket] = want
+        self.perform(self.pool.want(want, self.now))
+
+    @rule(data=st.data())
+    def unwant(self, data: st.DataObject) -> None:
+        open_tickets = [ticket for ticket in self.wants if not self.answers[ticket]]
+        if open_tickets:
+            ticket = data.draw(st.sampled_from(open_tickets))
+            self.pool.unwant(ticket)
+            self.answers[ticket] += 1
+
+    @precondition(lambda self: self.alive - self.reported)
+    @rule(data=st.data())
+    def report(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.alive - self.reported)))
+        self.reported.add(worker)
+        self.perform(self.pool.ready(worker, 1, self.now))
+
+    @precondition(lambda self: self.alive - self.reported)
+    @rule(data=st.data())
+    def fail_to_fork(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.alive - self.reported)))
+        record = self.pool.get(worker)
+        if record is not None and record.state is WorkerState.STARTING:
+            self.alive.discard(worker)
+            self.perform(self.pool.fork_failed(worker, "EAGAIN", self.now))
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.busy)))
+        if self.busy[worker].actor is None:
+            del self.busy[worker]
+            self.perform(self.pool.returned(worker, self.now))
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data(), how=st.sampled_from(["exit", "drained", "link", "kill", "ask", "purpose"]))
+    def something_happens_to_a_worker(self, data: st.DataObject, how: str) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.alive)))
+        if how == "exit":
+            self.perform(self.pool.child_exited(worker, Exit(1), self.now))
+        elif how == "drained":
+            self.perform(self.pool.outputs_drained(worker, self.now))
+        elif how == "link":
+            self.perform(self.pool.link_closed(worker, self.now))
+        elif how == "kill":
+            self.perform(self.pool.kill(worker, "a test", self.now))
+        elif how == "ask":
+            self.perform(self.pool.ask_to_exit(worker, "a test", self.now))
+        else:
+            self.pool.leaves_on_purpose(worker)
+
+    @rule(job=st.sampled_from(JOBS))
+    def job_ends(self, job: JobId) -> None:
+        self.perform(self.pool.job_ended(job, (), self.now))
+
+    @rule(seconds=st.sampled_from([0.05, 0.5, 2.0, 6.0, START_S, WARM_S]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.perform(self.pool.tick(self.now))
+
+    @invariant()
+    def the_pool_is_in_order(self) -> None:
+        self.pool.check_invariants()
+
+    @invariant()
+    def everything_is_said_once(self) -> None:
+        assert not [ticket for ticket, times in self.answers.items() if times > 1]
+        assert not [worker for worker, times in self.announced.items() if times > 1]
+
+    def teardown(self) -> None:
+        """Every death is announced in bounded time, even if its exit status and pipes never come."""
+        for worker in list(self.alive):
+            self.perform(self.pool.link_closed(worker, self.now))
+        doomed = set(self.alive)
+        for _ in range(4):
+            self.now += REAP_S + 1
+            self.perform(self.pool.tick(self.now))
+        assert not [worker for worker in doomed if not self.announced[worker]]
+
+
+TestPoolInAnyOrder = PoolInAnyOrder.TestCase
+TestPoolInAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -1,0 +1,275 @@
+"""Starting, handing out, reaping and mourning workers, without a process or a clock."""
+
+from __future__ import annotations
+
+import signal
+from itertools import count
+
+import pytest
+
+from beamlet.base.ids import ActorId, JobId, NodeId, WorkerId
+from beamlet.raylet.worker_pool import MAX_STARTING, START_S, START_TRIES, WARM_S, WorkerPool
+from beamlet.raylet.worker_record import (
+    Announce,
+    AskExit,
+    Assign,
+    Effect,
+    Exit,
+    Fork,
+    Found,
+    ImpossibleStep,
+    Kill,
+    NotFound,
+    Want,
+    WorkerRecord,
+    WorkerState,
+)
+
+J1, J2 = JobId(b"\x01\0\0\0"), JobId(b"\x02\0\0\0")
+
+
+def worker(n: int) -> WorkerId:
+    return WorkerId(b"%028d" % n)
+
+
+@pytest.fixture
+def pool() -> WorkerPool:
+    numbers = count(1)
+    pool = WorkerPool(NodeId(b"n" * 28), soft_limit=2, new_id=lambda: worker(next(numbers)))
+    pool.job_started(J1)
+    return pool
+
+
+def die(
+    pool: WorkerPool, w: WorkerId, now: float, code: int | None = 1, sig: int | None = None
+) -> list[Effect]:
+    return [*pool.child_exited(w, Exit(code, sig), now), *pool.outputs_drained(w, now)]
+
+
+def only_death(effects: list[Effect]) -> Announce:
+    (death,) = [effect for effect in effects if isinstance(effect, Announce)]
+    return death
+
+
+def test_a_want_starts_a_worker_and_gets_it_when_it_reports(pool: WorkerPool) -> None:
+    assert pool.want(Want(1, J1), 0.0) == [Fork(worker(1))]
+    pool.forked(worker(1), 100)
+    assert pool.ready(worker(1), 100, 0.1) == [Assign(worker(1), J1, ()), Found(1, worker(1))]
+    assert pool[worker(1)].state is WorkerState.LEASED
+
+
+def test_prestarted_workers_serve_whichever_job_comes_first(pool: WorkerPool) -> None:
+    assert pool.prestart(2, 0.0) == [Fork(worker(1)), Fork(worker(2))]
+    pool.ready(worker(1), 1, 0.0)
+    pool.ready(worker(2), 2, 0.0)
+    assert pool.want(Want(1, J2), 0.0)[-1] == Found(1, worker(2))
+
+
+def test_a_returned_worker_serves_its_own_job_and_environment_only(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    assert pool.returned(worker(1), 1.0) == []
+    assert pool.want(Want(2, J2), 1.0) == [Fork(worker(2))]
+    assert pool.want(Want(3, J1, (("A", "1"),)), 1.0) == [Fork(worker(3))]
+    assert pool.want(Want(4, J1), 1.0) == [Found(4, worker(1))]
+
+
+def test_a_returned_worker_goes_to_who_waits_longest_for_its_kind(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.want(Want(2, J2), 0.0)
+    pool.want(Want(3, J1), 0.0)
+    pool.want(Want(4, J1), 0.0)
+    assert pool.returned(worker(1), 1.0) == [Found(3, worker(1))]
+
+
+def test_an_unwanted_ticket_gets_nothing(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.unwant(1)
+    assert pool.ready(worker(1), 1, 0.0) == []
+    assert pool[worker(1)].state is WorkerState.IDLE
+
+
+def test_starts_are_bounded_and_go_on_as_workers_report(pool: WorkerPool) -> None:
+    effects = [effect for ticket in range(40) for effect in pool.want(Want(ticket, J1), 0.0)]
+    assert len(effects) == MAX_STARTING
+    for n in range(1, 41):
+        effects += pool.ready(worker(n), n, 0.0)
+        pool.check_invariants()
+    assert sum(isinstance(effect, Fork) for effect in effects) == 40
+    assert [effect.ticket for effect in effects if isinstance(effect, Found)] == list(range(40))
+
+
+def test_idle_workers_beyond_the_soft_limit_leave_after_five_seconds_longest_idle_first(
+    pool: WorkerPool,
+) -> None:
+    pool.prestart(4, 0.0)
+    for n in range(1, 5):
+        pool.ready(worker(n), n, n / 10)
+    assert pool.tick(5.0) == []
+    assert pool.tick(5.25) == [
+        AskExit(worker(1), "it was idle", graceful=True),
+        AskExit(worker(2), "it was idle", graceful=True),
+    ]
+    assert pool.want(Want(1, J1), 5.3)[-1] == Found(1, worker(4))
+
+
+def test_the_last_idle_workers_stay_while_a_job_was_busy_lately_then_leave(pool: WorkerPool) -> None:
+    pool.prestart(2, 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.ready(worker(2), 2, 0.0)
+    assert pool.tick(WARM_S - 1) == []
+    assert [type(effect) for effect in pool.tick(WARM_S)] == [AskExit, AskExit]
+
+
+def test_a_worker_that_does_not_leave_when_asked_is_killed(pool: WorkerPool) -> None:
+    pool.prestart(1, 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.ask_to_exit(worker(1), "not needed", 1.0)
+    (kill,) = pool.tick(6.0)
+    assert isinstance(kill, Kill)
+    assert "did not leave" in kill.reason
+    death = only_death(die(pool, worker(1), 6.1, None, 9))
+    assert death.intended
+    assert death.certificate.killed_by == "not needed"
+
+
+def test_a_patient_exit_may_take_for_ever(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1, actor=ActorId(b"a" * 16)), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    assert pool.ask_to_exit(worker(1), "out of scope", 1.0, patient=True) == [
+        AskExit(worker(1), "out of scope", graceful=True)
+    ]
+    assert pool.tick(1e6) == []
+
+
+def test_a_fork_that_never_reports_is_killed_and_replaced(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    kill, replacement = pool.tick(START_S)
+    assert replacement == Fork(worker(2))
+    assert kill == Kill(worker(1), signal.SIGKILL, "did not report ready within 30 s")
+    effects = die(pool, worker(1), START_S + 0.1, None, 9)
+    assert not only_death(effects).intended
+    assert pool.ready(worker(2), 2, START_S + 1)[-1] == Found(1, worker(2))
+
+
+def test_when_forks_keep_failing_those_who_wait_are_told_why(pool: WorkerPool) -> None:
+    effects = pool.want(Want(1, J1), 0.0)
+    now = 0.0
+    for _ in range(START_TRIES):
+        (fork,) = effects
+        assert isinstance(fork, Fork)
+        effects = pool.fork_failed(fork.worker, "fork: EAGAIN", now)
+        pool.check_invariants()
+        now += 1.0
+        effects = effects or pool.tick(now)
+    (refusal,) = effects
+    assert isinstance(refusal, NotFound)
+    assert refusal.ticket == 1
+    assert refusal.reason.endswith("fork: EAGAIN")
+    assert pool.want(Want(2, J1), now + 5) == [Fork(worker(4))], "later wants try again"
+
+
+def test_workers_that_die_before_they_report_do_not_fork_for_ever(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    told: list[Effect] = []
+    for n in range(1, START_TRIES + 1):
+        told += die(pool, worker(n), float(n))
+        told += pool.tick(n + 0.9)
+    refusal = told[-1]
+    assert isinstance(refusal, NotFound)
+    assert "exited with code 1" in refusal.reason
+
+
+def test_a_death_is_announced_when_status_and_output_are_complete(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 77, 0.5)
+    pool.described(worker(1), "f")
+    pool.link_closed(worker(1), 2.0)
+    assert pool.child_exited(worker(1), Exit(None, 11, 2**20), 2.01) == []
+    death = only_death(pool.outputs_drained(worker(1), 2.02))
+    certificate = death.certificate
+    assert (certificate.pid, certificate.signal, certificate.exit_code) == (77, 11, None)
+    assert (certificate.task_name, certificate.killed_by) == ("f", "")
+    assert not death.intended
+    assert pool.get(worker(1)) is None
+
+
+def test_output_first_then_status_is_as_good(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    assert pool.outputs_drained(worker(1), 1.0) == []
+    assert only_death(pool.child_exited(worker(1), Exit(3), 1.0)).certificate.exit_code == 3
+
+
+def test_a_grandchild_that_keeps_the_pipe_open_delays_the_announcement_one_second(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.child_exited(worker(1), Exit(0), 5.0)
+    assert pool.tick(5.9) == []
+    assert only_death(pool.tick(6.0)).certificate.exit_code == 0
+
+
+def test_a_worker_that_closes_its_link_and_lives_on_is_killed(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.link_closed(worker(1), 1.0)
+    (kill,) = pool.tick(2.0)
+    assert isinstance(kill, Kill)
+    assert "lived on" in only_death(pool.tick(7.0)).certificate.killed_by
+
+
+def test_the_first_reason_for_a_kill_is_the_one_on_the_certificate(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.kill(worker(1), "ray.kill", 1.0)
+    pool.kill(worker(1), "its job has ended", 1.1)
+    assert only_death(die(pool, worker(1), 1.2, None, 9)).certificate.killed_by == "ray.kill"
+
+
+def test_an_exit_on_purpose_is_intended_and_any_other_is_not(pool: WorkerPool) -> None:
+    for ticket in (1, 2):
+        pool.want(Want(ticket, J1), 0.0)
+        pool.ready(worker(ticket), ticket, 0.0)
+    pool.leaves_on_purpose(worker(1))
+    assert only_death(die(pool, worker(1), 1.0, 0)).intended
+    assert not only_death(die(pool, worker(2), 1.0, 0)).intended
+
+
+def test_a_dying_worker_is_never_handed_out(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.returned(worker(1), 1.0)
+    pool.link_closed(worker(1), 1.1)
+    assert pool.want(Want(2, J1), 1.2) == [Fork(worker(2))]
+    assert pool.returned(worker(1), 1.3) == []
+
+
+def test_the_end_of_a_job_kills_its_workers_but_not_detached_actors_and_theirs(pool: WorkerPool) -> None:
+    wants = [Want(1, J1), Want(2, J1, actor=ActorId(b"d" * 16), detached=True), Want(3, J1), Want(4, J2)]
+    for want in wants:
+        pool.want(want, 0.0)
+        pool.ready(worker(want.ticket), want.ticket, 0.0)
+    effects = pool.job_ended(J1, {worker(3)}, 1.0)
+    assert effects == [Kill(worker(1), signal.SIGKILL, "its job has ended")]
+
+
+def test_an_actor_dies_with_its_incarnation_on_the_announcement(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1, actor=ActorId(b"a" * 16), incarnation=3), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    death = only_death(die(pool, worker(1), 1.0, None, 9))
+    assert (death.actor, death.incarnation) == (b"a" * 16, 3)
+
+
+def test_an_impossible_step_tells_the_story() -> None:
+    record = WorkerRecord(worker(1), 0.0)
+    record.move(WorkerState.IDLE, 1.0)
+    record.move(WorkerState.ACTOR, 2.0)
+    with pytest.raises(
+        ImpossibleStep, match=r"cannot go from actor to idle.*idle at 1\.000; actor at 2\.000"
+    ):
+        record.move(WorkerState.IDLE, 3.0)
+
+
+def test_nothing_is_scheduled_when_nothing_is_there(pool: WorkerPool) -> None:
+    assert pool.next_wake() is None
