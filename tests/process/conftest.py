@@ -15,7 +15,8 @@ sys.path.insert(0, str(HERE))
 sys.path.insert(1, str(HERE.parents[1]))
 if os.environ.get("CONFORMANCE_IMPL") == "ray":
     sys.path.insert(0, str(HERE / "against_ray"))
-    os.environ["PYTHONPATH"] = str(HERE / "against_ray")
+    # Ray's workers take this from the environment, not from the driver's sys.path.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE / "against_ray"), str(HERE), str(HERE.parents[1])])
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 from gates import Gate

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conformance import get
+from conformance import beamlet_only, get
 
 import beamlet as ray
 
@@ -103,7 +103,7 @@ def test_missing_keyword_only_argument_is_a_type_error_at_the_call() -> None:
         "",
         "naïve ☃",
         b"\x00\xff",
-        bytearray(b"abc"),
+        pytest.param(bytearray(b"abc"), marks=beamlet_only, id="bytearray"),  # Ray returns bytes
         (),
         (1, (2, (3,))),
         [1, [2, [3]]],
@@ -173,6 +173,7 @@ def test_arrays_of_any_shape_arrive_and_return(array: np.ndarray) -> None:
     assert (returned == array).all()
 
 
+@beamlet_only  # Ray's own encoding of lists copies it
 def test_shared_structure_inside_one_argument_stays_shared() -> None:
     @ray.remote
     def is_shared(pair: list[list[int]]) -> bool:

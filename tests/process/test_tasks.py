@@ -6,7 +6,7 @@ import os
 import threading
 
 import pytest
-from conformance import get, wait_until
+from conformance import beamlet_only, get, wait_until
 from gates import Gate
 
 import beamlet as ray
@@ -201,6 +201,7 @@ def test_a_remote_function_can_be_used_many_times() -> None:
     assert [get(f.remote(x)) for x in range(20)] == list(range(20))
 
 
+@beamlet_only
 def test_a_remote_function_keeps_its_name_and_doc() -> None:
     @ray.remote
     def documented() -> None:

@@ -1,0 +1,211 @@
+"""References in other hands: as long as anyone can reach an object it is there, whoever made it."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import numpy as np
+import pytest
+from conformance import get, wait_until
+from gates import Gate
+
+import beamlet as ray
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+LARGE = 1_000_000
+
+
+@ray.remote
+class Keeper:
+    """Keeps what it is given: a borrower that outlives the call."""
+
+    def __init__(self) -> None:
+        self.kept: Any = None
+
+    def keep(self, box: list[Any]) -> None:
+        self.kept = box[0]
+
+    def read(self) -> Any:
+        return ray.get(self.kept)
+
+    def give(self) -> list[Any]:
+        return [self.kept]
+
+    def drop(self) -> None:
+        self.kept = None
+
+
+@pytest.fixture(params=["small", "large"])
+def value(request: pytest.FixtureRequest) -> Any:
+    """Small values live with their owner, large ones in shared memory: borrowing must not care."""
+    return "small" if request.param == "small" else np.arange(LARGE)
+
+
+def same(a: Any, b: Any) -> bool:
+    return bool(np.array_equal(a, b))
+
+
+def test_an_actor_keeps_an_object_after_the_driver_lets_go(value: Any) -> None:
+    keeper = Keeper.remote()
+    ref = ray.put(value)
+    get(keeper.keep.remote([ref]))
+    del ref
+    gc.collect()
+    fill = [ray.put(np.zeros(LARGE)) for _ in range(4)]
+    assert same(get(keeper.read.remote()), value)
+    del fill
+
+
+def test_an_actor_keeps_a_task_result_that_was_not_ready_when_it_got_it(value: Any, gate: Gate) -> None:
+    @ray.remote
+    def make() -> Any:
+        gate.wait()
+        return value
+
+    keeper = Keeper.remote()
+    ref = make.remote()
+    get(keeper.keep.remote([ref]))
+    del ref
+    gc.collect()
+    reading = keeper.read.remote()
+    gate.open()
+    assert same(get(reading), value)
+
+
+def test_a_ref_goes_from_actor_to_actor(value: Any) -> None:
+    first, second = Keeper.remote(), Keeper.remote()
+    ref = ray.put(value)
+    get(first.keep.remote([ref]))
+    del ref
+    get(second.keep.remote(get(first.give.remote())))
+    get(first.drop.remote())
+    gc.collect()
+    assert same(get(second.read.remote()), value)
+
+
+def test_a_ref_comes_back_to_its_owner(value: Any) -> None:
+    keeper = Keeper.remote()
+    ref = ray.put(value)
+    get(keeper.keep.remote([ref]))
+    del ref
+    gc.collect()
+    (back,) = get(keeper.give.remote())
+    get(keeper.drop.remote())
+    assert same(get(back), value)
+
+
+def test_an_object_that_a_task_put_lives_while_the_driver_holds_it(value: Any) -> None:
+    @ray.remote
+    class Maker:
+        def make(self) -> list[Any]:
+            return [ray.put(value)]
+
+    maker = Maker.remote()
+    (ref,) = get(maker.make.remote())
+    assert same(get(ref), value)
+
+
+def test_an_object_inside_an_object_lives_while_the_outer_does(value: Any) -> None:
+    inner = ray.put(value)
+    outer = ray.put([inner])
+    del inner
+    gc.collect()
+    assert same(get(get(outer)[0]), value)
+
+
+def test_an_object_three_levels_down(value: Any) -> None:
+    ref = ray.put(value)
+    for _ in range(3):
+        ref = ray.put([ref])
+    gc.collect()
+    for _ in range(3):
+        (ref,) = get(ref)
+    assert same(get(ref), value)
+
+
+def test_a_task_passes_a_nested_ref_on(value: Any) -> None:
+    @ray.remote
+    def read(box: list[Any]) -> Any:
+        return ray.get(box[0])
+
+    @ray.remote
+    def pass_on(box: list[Any]) -> Any:
+        return ray.get(read.remote(box))
+
+    assert same(get(pass_on.remote([ray.put(value)])), value)
+
+
+def test_a_task_returns_a_ref_it_was_given(value: Any) -> None:
+    @ray.remote
+    def give_back(box: list[Any]) -> list[Any]:
+        return box
+
+    (ref,) = get(give_back.remote([ray.put(value)]))
+    gc.collect()
+    assert same(get(ref), value)
+
+
+def test_an_argument_lives_until_its_task_has_run(value: Any, gate: Gate) -> None:
+    @ray.remote
+    def read_later(x: Any, box: list[Any]) -> tuple[Any, Any]:
+        gate.wait()
+        return x, ray.get(box[0])
+
+    ref = read_later.remote(ray.put(value), [ray.put(value)])
+    gc.collect()
+    gate.open()
+    direct, nested = get(ref)
+    assert same(direct, value)
+    assert same(nested, value)
+
+
+def test_dropping_the_result_of_a_running_task_does_no_harm(gate: Gate) -> None:
+    @ray.remote
+    def make() -> np.ndarray:
+        gate.wait()
+        return np.zeros(LARGE)
+
+    ref = make.remote()
+    del ref
+    gate.open()
+    assert get(ray.put(1)) == 1
+
+
+def test_a_chain_of_results_nobody_holds_in_between(value: Any) -> None:
+    @ray.remote
+    def wrap(x: Any) -> Any:
+        return x
+
+    ref = ray.put(value)
+    for _ in range(10):
+        ref = wrap.remote(ref)
+    assert same(get(ref), value)
+
+
+def test_kept_actor_handles_work_from_borrowed_values() -> None:
+    keeper = Keeper.remote()
+    target = Keeper.remote()
+    get(target.keep.remote([ray.put("held")]))
+    get(keeper.keep.remote([ray.put([target])]))
+    del target
+    gc.collect()
+    (again,) = get(keeper.read.remote())
+    assert get(again.read.remote()) == "held"
+
+
+def test_room_is_given_back_after_the_borrower_lets_go() -> None:
+    keeper = Keeper.remote()
+    free = ray.available_resources().get("object_store_memory")
+    for _ in range(5):
+        ref = ray.put(np.zeros(LARGE))
+        get(keeper.keep.remote([ref]))
+        del ref
+    get(keeper.drop.remote())
+    del keeper
+    gc.collect()
+    wait_until(
+        lambda: (ray.available_resources().get("object_store_memory") or 0) >= (free or 0) - LARGE,
+        "the borrowed objects to be freed",
+    )
