@@ -55,6 +55,12 @@ class Meter:
         body()
         return self._clock() - started
 
+    def each(self, body: Callable[[], object], warm_up: int, calls: int) -> list[float]:
+        """The seconds of each of `calls` calls after `warm_up` others, however long that takes."""
+        for _ in range(warm_up):
+            body()
+        return [self.once(body) for _ in range(calls)]
+
     def _warm_up(self, body: Callable[[], object]) -> int:
         """Call `body` for a share of the measuring time; say how many calls fill a block."""
         calls = 0

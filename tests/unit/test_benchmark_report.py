@@ -94,6 +94,12 @@ def test_once_is_the_duration_of_one_call() -> None:
     assert clock.calls == 1
 
 
+def test_each_call_is_timed_by_itself_after_the_warm_up() -> None:
+    clock = Clock()
+    assert Meter(1.0, clock).each(clock.body(0.25), warm_up=2, calls=3) == [0.25] * 3
+    assert clock.calls == 5
+
+
 # --- the catalogue and the order of runs
 
 
