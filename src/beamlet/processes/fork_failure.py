@@ -8,6 +8,8 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+from beamlet.processes.host import cgroup_directories
+
 
 def explain_fork_failure(error: OSError, root: Path = Path("/")) -> str:
     """What happened, the limits in force, and what to do. ``root``: where proc and sys are, for tests."""
@@ -26,7 +28,7 @@ def _process_limits(root: Path) -> Iterator[str]:
     if soft != resource.RLIM_INFINITY:
         most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
         yield f"ulimit -u {soft} for all processes of uid {os.getuid()} (can be raised to {most})"
-    for directory in _cgroup_directories(root, "pids"):
+    for directory in cgroup_directories(root, "pids"):
         most = _read(directory / "pids.max")
         if most and most != "max":
             yield f"pids.max {most} in {directory}, of which {_read(directory / 'pids.current')} are used"
@@ -45,18 +47,6 @@ def _memory_limits(root: Path) -> Iterator[str]:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         yield f"ulimit -v {soft // 1024} KiB"
-
-
-def _cgroup_directories(root: Path, controller: str) -> Iterator[Path]:
-    """Ours and all above it, for both versions of cgroups: any of them can refuse."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(",") or not controllers:
-            base = root / "sys/fs/cgroup" / (controller if controllers else "")
-            group = base / path.lstrip("/")
-            while group.is_relative_to(base):
-                yield group
-                group = group.parent
 
 
 def _read(path: Path) -> str:

@@ -1,0 +1,324 @@
+"""The session directory: where a cluster of this user keeps socket, secret and logs, and how others find it.
+
+    <root>/                                    0700, ours by proof, never by belief
+      session_latest → session_2026-…          replaced atomically
+      current_cluster                          what ``init("auto")`` joins: ``beamlet start --head`` wrote it
+      session_YYYY-MM-DD_HH-MM-SS_micros_pid/  0700
+        session.json                           the head's pid and birth, so that a recycled pid fools nobody
+        secret                                 0600 from its first moment
+        node.sock, logs/
+
+Not here: what is in the logs, and the handshake that uses the secret.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+_PREFIX = "session_"
+_LATEST = "session_latest"
+_CURRENT = "current_cluster"
+_SECRET_BYTES = 32
+#: sun_path holds 108 bytes with its end; what is longer goes through a directory descriptor.
+_SOCKET_PATH_BYTES = 100
+_DAY_S = 86_400.0
+_BEING_MADE_S = 60.0
+
+
+class SessionRootError(RuntimeError):
+    """The directory for sessions cannot be trusted or made; the message says how to choose another."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """session.json: enough to judge from outside whether the head is alive, and how to reach it."""
+
+    pid: int
+    #: Clock ticks after boot, from /proc: with the pid it names one process for ever.
+    start_ticks: int
+    #: Which boot of which machine these ticks belong to.
+    boot_id: str
+    #: Sessions of other hosts (a shared disk, a container's /tmp) cannot be judged from here.
+    host: str
+    address: str
+    created_at: float
+
+
+class SessionDirectory:
+    """One session's directory: paths, and the life of its files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.logs = path / "logs"
+        self.socket = path / "node.sock"
+        self._secret = path / "secret"
+        self._info = path / "session.json"
+
+    @classmethod
+    def create(cls, root: Path | None = None) -> SessionDirectory:
+        """Make a fresh session of this process under ``root``, with its secret; session_latest is now it.
+
+        Raises SessionRootError if the root is not ours alone.
+        """
+        root = secure_root(root if root is not None else session_root())
+        name = f"{_PREFIX}{datetime.now():%Y-%m-%d_%H-%M-%S_%f}_{os.getpid()}"
+        session = cls(root / name)
+        _make_private(session.path)
+        _make_private(session.logs)
+        _write_private(session._secret, secrets.token_hex(_SECRET_BYTES))
+        session.describe(address=str(session.socket))
+        _replace_link(root / _LATEST, name)
+        return session
+
+    @property
+    def marker(self) -> str:
+        """What BEAMLET_SESSION is set to in every process of this session."""
+        return self.path.name
+
+    def describe(self, address: str, pid: int | None = None) -> None:
+        """Write session.json: the head is process ``pid`` (default: this one)."""
+        pid = os.getpid() if pid is None else pid
+        info = SessionInfo(pid, start_ticks(pid), boot_id(), os.uname().nodename, address, time.time())
+        _write_private(self._info, json.dumps(asdict(info), indent=1))
+
+    def info(self) -> SessionInfo | None:
+        """What session.json says; None when it is not there (yet) or damaged."""
+        try:
+            return SessionInfo(**json.loads(self._info.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def secret(self) -> bytes:
+        """The session's 32 secret bytes. Raises PermissionError if others could have read or made them."""
+        found = os.stat(self._secret, follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise PermissionError(
+                f"{self._secret} must be a file of uid {os.getuid()} with mode 0600, found uid "
+                f"{found.st_uid}, mode {stat.filemode(found.st_mode)}: someone else may know the secret. "
+                "Start a new session."
+            )
+        return bytes.fromhex(self._secret.read_text())
+
+    def is_alive(self) -> bool:
+        """Whether the very process that was its head still runs, here, since this boot."""
+        info = self.info()
+        return info is not None and info.boot_id == boot_id() and _runs(info.pid, info.start_ticks)
+
+    def disarm(self) -> None:
+        """Remove what lets one connect: socket and secret. The logs stay."""
+        self.socket.unlink(missing_ok=True)
+        self._secret.unlink(missing_ok=True)
+
+    def remove(self, keep_logs: bool = False) -> None:
+        """The end: everything goes; with ``keep_logs`` (something failed) only what lets one connect."""
+        if keep_logs:
+            self.disarm()
+            return
+        root = self.path.parent
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if os.readlink(root / _LATEST) == self.path.name:
+                (root / _LATEST).unlink()
+
+
+# -- the root ------------------------------------------------------------------------------------
+
+
+def session_root(env: Mapping[str, str] | None = None) -> Path:
+    """Where this user's sessions are. Chosen, not made: see ``secure_root``."""
+    env = os.environ if env is None else env
+    for name in ("BEAMLET_TMPDIR", "RAY_TMPDIR"):
+        if chosen := env.get(name):
+            return Path(chosen).absolute() / f"beamlet-{os.getuid()}"
+    runtime = env.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK | os.X_OK):
+        return Path(runtime) / "beamlet"
+    return Path(tempfile.gettempdir()) / f"beamlet-{os.getuid()}"
+
+
+def secure_root(root: Path) -> Path:
+    """Make ``root`` if need be and return it, sure that nobody else owns, writes or reads it."""
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            _make_private(root)
+        found = os.stat(root, follow_symlinks=False)
+    except OSError as error:
+        raise SessionRootError(
+            f"cannot make the directory for sessions {root}: {error.strerror}. {_CHOOSE}"
+        ) from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise SessionRootError(
+            f"{root} should be a directory of ours, found {stat.filemode(found.st_mode)}: a link or file "
+            f"there may have been planted by another user. Remove it, or choose another place. {_CHOOSE}"
+        )
+    if found.st_uid != os.getuid():
+        raise SessionRootError(
+            f"{root} belongs to uid {found.st_uid}, we are uid {os.getuid()}: its owner could take over this "
+            f"session. {_CHOOSE}"
+        )
+    if found.st_mode & 0o077:
+        raise SessionRootError(
+            f"{root} has mode {stat.filemode(found.st_mode)}, wanted drwx------: others could read what is "
+            f"made in it. Run `chmod 700 {root}` after a look at its contents, or choose another place. "
+            f"{_CHOOSE}"
+        )
+    return root
+
+
+_CHOOSE = "Set BEAMLET_TMPDIR to a directory that you own."
+
+
+# -- finding sessions ----------------------------------------------------------------------------
+
+
+def sessions(root: Path) -> list[SessionDirectory]:
+    """All sessions under ``root``, dead ones too, newest first."""
+    try:
+        names = [entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+    # The names begin with the time, so their order is that of creation.
+    return [SessionDirectory(root / n) for n in sorted(names, reverse=True) if n.startswith(_PREFIX)]
+
+
+def find_running(root: Path) -> list[SessionDirectory]:
+    """Sessions whose head is alive, newest first."""
+    return [session for session in sessions(root) if session.is_alive()]
+
+
+def publish_current(session: SessionDirectory) -> None:
+    """Make ``session`` the one that ``init("auto")`` finds."""
+    _write_private(session.path.parent / _CURRENT, session.path.name)
+
+
+def find_current(root: Path) -> SessionDirectory | None:
+    """The published session, if its head is alive."""
+    try:
+        name = (root / _CURRENT).read_text().strip()
+    except OSError:
+        return None
+    if not name.startswith(_PREFIX) or "/" in name:
+        return None
+    session = SessionDirectory(root / name)
+    return session if session.is_alive() else None
+
+
+def sweep_dead(root: Path, keep: int = 10, max_age_days: float = 7) -> list[Path]:
+    """Disarm all dead sessions; remove their logs beyond the ``keep`` newest or older than ``max_age_days``.
+
+    Returns the directories removed. Left alone: sessions of other hosts, and those still being made (no
+    session.json, less than a minute old). Repeat-safe, also by several processes at once.
+    """
+    removed: list[Path] = []
+    now, kept = time.time(), 0
+    for session in sessions(root):
+        age_s = _age_s(session, now)
+        if age_s is None or not _is_surely_dead(session, age_s):
+            continue
+        session.disarm()
+        if kept < keep and age_s <= max_age_days * _DAY_S:
+            kept += 1
+            continue
+        session.remove()
+        removed.append(session.path)
+    if (root / _CURRENT).exists() and find_current(root) is None:
+        (root / _CURRENT).unlink(missing_ok=True)
+    return removed
+
+
+def _is_surely_dead(session: SessionDirectory, age_s: float) -> bool:
+    info = session.info()
+    if info is None:
+        return age_s > _BEING_MADE_S
+    return info.host == os.uname().nodename and not session.is_alive()
+
+
+def _age_s(session: SessionDirectory, now: float) -> float | None:
+    try:
+        return now - session.path.stat().st_mtime
+    except FileNotFoundError:  # another process swept it
+        return None
+
+
+# -- processes and files -------------------------------------------------------------------------
+
+
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks after boot; 0 where that cannot be known (no /proc, or gone)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as found:
+            fields = found.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def boot_id() -> str:
+    """Names this boot of this machine; "" where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _runs(pid: int, ticks: int) -> bool:
+    if ticks:
+        return start_ticks(pid) == ticks
+    try:  # no /proc when it was written: the pid is all there is
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _make_private(directory: Path) -> None:
+    """Raises FileExistsError. Never open to others, and open to us under any umask."""
+    directory.mkdir(mode=0o700)
+    directory.chmod(0o700)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Whole or not at all, and 0600 from the first byte, whatever the umask allows."""
+    fd, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        os.fchmod(fd, 0o600)  # mkstemp asks for 0600, but a umask may have taken our own bits away
+        with os.fdopen(fd, "w") as file:
+            file.write(text)
+        os.replace(draft, path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def _replace_link(link: Path, target: str) -> None:
+    draft = link.with_name(f".{link.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    os.symlink(target, draft)
+    os.replace(draft, link)
+
+
+@contextlib.contextmanager
+def short_socket_path(path: Path) -> Iterator[str]:
+    """A name of ``path`` that fits into a socket address, valid inside the block: for bind or connect."""
+    text = str(path)
+    if len(os.fsencode(text)) <= _SOCKET_PATH_BYTES:
+        yield text
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
