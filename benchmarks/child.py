@@ -30,7 +30,7 @@ def run_workload(workload: Workload, ray: RayApi, meter: Meter) -> Samples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write {"version", "samples"} or {"failure"} to the file named by --out; 0 when there are samples."""
+    """Write {"version", "samples"} or {"failure", "detail"} to the file named by --out; 0 with samples."""
     options = _parse(arguments)
     try:
         # A floor uses neither implementation; the module it is handed is never touched.
@@ -38,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         samples = run_workload(CATALOG.workload(options.workload), ray, Meter(options.seconds))
         found = {name: list(values) for name, values in samples.items()}
         answer = {"version": getattr(ray, "__version__", ""), "samples": found}
-    except Exception:
-        answer = {"failure": traceback.format_exc()}
+    except Exception as error:
+        last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+        answer = {"failure": last_line, "detail": traceback.format_exc()}
     options.out.write_text(json.dumps(answer))
     return 1 if "failure" in answer else 0
 

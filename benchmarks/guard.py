@@ -8,7 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.catalog import BEAMLET
+from benchmarks.launcher import Run
 from benchmarks.summary import Row, limit_sign, worse
+
+
+def broken(runs: Sequence[Run]) -> list[str]:
+    """What no second measurement may excuse: workloads of Beamlet that failed or left processes behind."""
+    ours = [run for run in runs if run.implementation == BEAMLET]
+    failed = [f"{run.workload} failed: {run.failure}" for run in ours if run.failure]
+    return failed + [
+        f"{run.workload} left {len(run.left_behind)} processes behind: {'; '.join(run.left_behind)}"
+        for run in ours
+        if run.left_behind
+    ]
 
 
 def violations(rows: Sequence[Row]) -> dict[str, str]:

@@ -36,8 +36,9 @@ class Run:
     workload: str
     implementation: str
     samples: Mapping[str, Sequence[float]]
-    #: Why there are no samples; empty when there are.
+    #: Why there are no samples, in one line, and what the process had to say about it; empty when there are.
     failure: str = ""
+    detail: str = ""
     version: str = ""
     #: Command lines of processes that outlived the driver by five seconds.
     left_behind: Sequence[str] = field(default_factory=tuple)
@@ -66,6 +67,7 @@ def run(workload: Workload, implementation: str, python: Path, seconds: float) -
         implementation,
         answer.get("samples", {}),
         answer.get("failure", ""),
+        answer.get("detail", ""),
         answer.get("version", ""),
         left_behind if in_time else (),
         time.monotonic() - started,
@@ -128,14 +130,14 @@ def _kill(pid: int) -> None:
 
 
 def _read_answer(out: Path, log: Path, code: int, deadline_s: float | None) -> dict[str, Any]:
-    """What the child has written; a failure with the end of its output when it has written nothing.
+    """What the child has written; a failure and the end of its output when it has written nothing.
 
     deadline_s: the deadline that it has missed; None: it ended in time.
     """
     if deadline_s is not None:
-        return {"failure": f"gave up after {deadline_s:.0f} s\n{_tail(log)}"}
+        return {"failure": f"gave up after {deadline_s:.0f} s", "detail": _tail(log)}
     if not out.exists():
-        return {"failure": f"ended with code {code} and without an answer\n{_tail(log)}"}
+        return {"failure": f"ended with code {code} and without an answer", "detail": _tail(log)}
     return dict(json.loads(out.read_text()))
 
 

@@ -46,7 +46,7 @@ class Row:
     #: How many times better than Ray Beamlet is.
     ratio: float | None = None
     target: Target = NO_TARGET
-    #: Implementation → the last line of why it yielded nothing.
+    #: Implementation and why it yielded nothing.
     failures: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -133,6 +133,6 @@ def _row(
 
 
 def _failures(runs: Iterable[Run], workload: str) -> tuple[tuple[str, str], ...]:
-    """Each implementation's latest failure on that workload, as its last line."""
+    """Each implementation's latest failure on that workload, in at most 160 characters."""
     found = {run.implementation: run.failure for run in runs if run.workload == workload and run.failure}
-    return tuple((kind, failure.strip().splitlines()[-1][:160]) for kind, failure in found.items())
+    return tuple((kind, failure[:160]) for kind, failure in found.items())

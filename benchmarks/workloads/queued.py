@@ -53,7 +53,7 @@ def hundred_thousand(ray: RayApi, _meter: Meter) -> Samples:
     }
 
 
-@workload(LONGEST_BYTES, LONGEST_RATE, implementations=(BEAMLET,), deadline_s=400.0)
+@workload(LONGEST_BYTES, LONGEST_RATE, implementations=(BEAMLET,), deadline_s=900.0)
 def million(ray: RayApi, _meter: Meter) -> Samples:
     """A queue of 1,000,000 tasks."""
     queue_tasks(ray, SHORT)

@@ -192,9 +192,9 @@ def test_workloads_that_were_not_run_have_no_row() -> None:
     assert [row.metric for row in floors] == [PING]
 
 
-def test_a_failure_keeps_its_last_line_and_the_other_side_its_figure() -> None:
+def test_a_failure_is_kept_and_so_is_the_other_sides_figure() -> None:
     runs = [
-        measured(BEAMLET, "calls", failure="Traceback\n  x\nValueError: no\n"),
+        measured(BEAMLET, "calls", failure="ValueError: no"),
         measured(RAY, "calls", 5.0),
     ]
     row = row_of(CALLS, runs, Target(against_ray=10))
@@ -243,6 +243,16 @@ def test_the_guard_fails_what_could_not_be_measured() -> None:
     floorless = row_of(CALLS, [measured(BEAMLET, "calls", 5.0)], Target(floor="ping", floor_guard=8))
     assert "OSError: gone" in guard.violations([broken])["calls"]
     assert guard.violations([floorless]) == {"calls": "its floor, ping, was not measured"}
+
+
+def test_a_failure_or_a_process_left_behind_is_final_for_beamlet_alone() -> None:
+    leaky = Run("calls", BEAMLET, {"calls": [1.0]}, left_behind=["beamlet::IDLE"])
+    failed = [measured(BEAMLET, "memory", failure="gone"), measured(RAY, "memory", failure="too")]
+    assert guard.broken([leaky, *failed]) == [
+        "memory failed: gone",
+        "calls left 1 processes behind: beamlet::IDLE",
+    ]
+    assert guard.broken([measured(BEAMLET, "calls", 1.0)]) == []
 
 
 def test_rows_without_a_guard_never_fail_it() -> None:
