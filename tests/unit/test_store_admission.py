@@ -248,3 +248,15 @@ def test_an_idle_node_can_give_back_everything_free() -> None:
 )
 def test_human_bytes(count: int, text: str) -> None:
     assert human_bytes(count) == text
+
+
+def test_a_large_surplus_is_given_back_in_steps() -> None:
+    megabyte = 1 << 20
+    store = ObjectStore(100 * megabyte, keep_warm=0.5)
+    store.create(CreateRequest(1, 1, oid(1), 90 * megabyte, OWNER), 0.0)
+    store.abort(1, oid(1), 0.0)
+    assert store.surplus_bytes == 24 * megabyte
+    assert store.give_back() == [ReleasePages(58 * megabyte, 16 * megabyte)]
+    assert store.give_back() == [ReleasePages(50 * megabyte, 8 * megabyte)]
+    assert store.surplus_bytes == 0
+    assert store.give_back() == []

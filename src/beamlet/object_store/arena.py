@@ -1,0 +1,310 @@
+"""The store's memory: one sparse memfd per node, mapped by every process that reads or writes objects.
+
+No name in any file system: nothing to unlink, no /dev/shm size to exceed. The descriptor travels by
+inheritance or SCM_RIGHTS. What goes where is the allocator's decision; this file only moves bytes.
+
+Every process has up to three views of the whole arena, each made on first use:
+
+    shared     writes land in the store                  write(), release_pages()
+    private    copy-on-write: arrays are the user's own  map_object(writable_private=True)
+    read-only  the same for compat="ray"                 map_object(writable_private=False)
+
+One mapping for all objects costs no descriptor and no VMA per object, and page tables stay filled from one
+read to the next, which is where the time goes (figures: docs/decisions.md, "Arena writes").
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+
+from beamlet.object_store.extents import ExtentSet
+from beamlet.object_store.private_pages import PrivatePages
+
+Buffer = bytes | bytearray | memoryview
+
+_PAGE = mmap.PAGESIZE
+#: Linux constants that CPython's mmap module does not name in every version.
+_MADV_POPULATE_READ = 22
+_MADV_POPULATE_WRITE = 23
+_MAP_NORESERVE = 0x4000
+#: memoryview assignment holds the GIL: at most about a millisecond at a time.
+_COPY_STEP = 8 << 20
+#: Cold writes from here on are shared with a second thread: the kernel serialises pwrite calls on one file,
+#: but not pwrite and page faults.
+_TWO_WAY_BYTES = 16 << 20
+_FAULT_STEP = 1 << 20
+_IOV_MAX = 1024
+#: mmap refused for want of map entries, memory or descriptors.
+_OUT_OF_MAPS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+
+class Arena:
+    """One process's access to the node's arena. Thread-safe, as long as ranges are the caller's own."""
+
+    def __init__(self, fd: int, capacity: int) -> None:
+        """Takes ownership of ``fd``. Prefer ``create`` and ``attach``."""
+        self.fd = fd
+        self.capacity = capacity
+        self._lock = threading.Lock()
+        self._shared: mmap.mmap | None = None
+        self._slabs: dict[bool, PrivatePages] = {}
+        #: What of ``_shared`` this process's page tables are known to have. Being wrong costs only time.
+        self._mapped = ExtentSet()
+        self._can_populate = True
+        #: Offsets with a live copy-on-write view in the private slab.
+        self._viewed: dict[int, object] = {}
+
+    @classmethod
+    def create(cls, capacity: int) -> Arena:
+        """Make the node's arena; no memory is used until it is written. No process can resize it."""
+        fd = os.memfd_create("beamlet-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, capacity)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return cls(fd, capacity)
+
+    @classmethod
+    def attach(cls, fd: int, capacity: int) -> Arena:
+        """Use an arena made by another process, through a descriptor that becomes this object's own."""
+        found = os.fstat(fd).st_size
+        if found < capacity:
+            raise ValueError(f"the arena behind descriptor {fd} has {found} bytes, {capacity} were announced")
+        return cls(fd, capacity)
+
+    def close(self) -> None:
+        """Let go of the descriptor. Views that live keep their memory; nothing new can be mapped."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        self._shared = None
+
+    # --- writing -------------------------------------------------------------------------------------
+
+    def write(self, offset: int, buffers: Sequence[Buffer], warm: int = 0) -> None:
+        """Write ``buffers`` one after another from ``offset`` on, as fast as the pages there allow.
+
+        warm: how many bytes from ``offset`` on have pages already (``Created.warm``); wrong is only slow.
+        """
+        views = [_flat(buffer) for buffer in buffers]
+        total = sum(view.nbytes for view in views)
+        if offset < 0 or offset + total > self.capacity:
+            raise ValueError(f"{total} bytes at {offset} reach past the arena's {self.capacity}")
+        head, tail = _split(views, min(warm, total))
+        if head:
+            self._write_warm(offset, head)
+        if tail:
+            self._write_cold(offset + min(warm, total), tail)
+
+    def _write_warm(self, offset: int, views: list[memoryview]) -> None:
+        """Pages exist: make this process's page tables know them, then it is a memcpy."""
+        total = sum(view.nbytes for view in views)
+        with self._lock:
+            known = self._mapped.covers(offset, total)
+        if not known and self._populate(_MADV_POPULATE_READ, offset, total):
+            self._note_mapped(offset, total)
+        self._copy(offset, views)
+
+    def _write_cold(self, offset: int, views: list[memoryview]) -> None:
+        """No pages yet: pwrite makes them without clearing and mapping them first."""
+        total = sum(view.nbytes for view in views)
+        with self._lock:
+            self._mapped.discard(offset, total)
+        if total < _TWO_WAY_BYTES or not self._can_populate:
+            self._pwrite(offset, views)
+            return
+        middle = (offset + total // 2) // _PAGE * _PAGE
+        head, tail = _split(views, middle - offset)
+        failed: list[Exception] = []
+        helper = threading.Thread(target=self._fault_in, args=(middle, tail, failed), daemon=True)
+        helper.start()
+        try:
+            self._pwrite(offset, head)
+        finally:
+            helper.join()
+        if failed:
+            # What the other way could not do, this one does or explains.
+            self._pwrite(middle, tail)
+
+    def _fault_in(self, offset: int, views: list[memoryview], failed: list[Exception]) -> None:
+        """Write cold pages through the mapping, in another thread; reports instead of raising."""
+        position = offset
+        try:
+            while views:
+                piece, views = _split(views, _FAULT_STEP)
+                size = sum(view.nbytes for view in piece)
+                # Asked for first: memory that is not to be had is an error here, and a SIGBUS in a copy.
+                if not self._populate(_MADV_POPULATE_WRITE, position, size):
+                    raise OSError(errno.ENOMEM, "the kernel would not provide pages")
+                self._copy(position, piece)
+                self._note_mapped(position, size)
+                position += size
+        except Exception as error:  # carried to the thread that waits for this one
+            failed.append(error)
+
+    def _pwrite(self, offset: int, views: list[memoryview]) -> None:
+        position = 0
+        while views:
+            try:
+                written = os.pwritev(self.fd, views[:_IOV_MAX], offset + position)
+            except OSError as error:
+                error.add_note(
+                    f"while writing {sum(view.nbytes for view in views)} bytes to the object store's arena: "
+                    f"the machine, or this container, has no memory left for it"
+                )
+                raise
+            position += written
+            _, views = _split(views, written)
+
+    def _copy(self, offset: int, views: list[memoryview]) -> None:
+        shared = self._shared_view()
+        for view in views:
+            for start in range(0, view.nbytes, _COPY_STEP):
+                piece = view[start : start + _COPY_STEP]
+                shared[offset : offset + piece.nbytes] = piece
+                offset += piece.nbytes
+
+    def _populate(self, advice: int, offset: int, size: int) -> bool:
+        """Fill page tables for a range in one call; False where the kernel cannot (< 5.14) or will not."""
+        start = offset - offset % _PAGE
+        try:
+            self._shared_view().madvise(advice, start, offset + size - start)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                self._can_populate = False
+            return False
+        return True
+
+    def _note_mapped(self, offset: int, size: int) -> None:
+        with self._lock:
+            self._mapped.merge(offset, size)
+
+    def _shared_view(self) -> mmap.mmap:
+        if self._shared is None:
+            with self._lock:
+                if self._shared is None:
+                    self._shared = mmap.mmap(self.fd, self.capacity, mmap.MAP_SHARED)
+        return self._shared
+
+    def release_pages(self, offset: int, size: int) -> None:
+        """Give the pages of a free range back to the kernel; it reads as zeros and is cold afterwards."""
+        self._shared_view().madvise(mmap.MADV_REMOVE, offset, size)
+        with self._lock:
+            self._mapped.discard(offset, size)
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    def map_object(
+        self,
+        offset: int,
+        size: int,
+        *,
+        writable_private: bool,
+        on_release: Callable[[], None] | None = None,
+    ) -> memoryview:
+        """The bytes of a pinned object, without copying them.
+
+        writable_private: the view may be written; what is written is this view's alone. Otherwise it is
+        read-only. on_release: called once when the last view of it (slice, array, …) is gone, in whatever
+        thread that happens and inside whatever it was doing: it may only append to a deque.
+        """
+        if offset < 0 or size <= 0 or offset + size > self.capacity:
+            raise ValueError(f"{size} bytes at {offset} do not lie in the arena of {self.capacity}")
+        if not writable_private:
+            view = self._slab(False).exporter(offset, size)
+            weakref.finalize(view, _Release(self, offset, size, None, on_release)).atexit = False
+            return memoryview(view).cast("B")[:size].toreadonly()
+        token = object()
+        if self._viewed.setdefault(offset, token) is not token:
+            return self._map_apart(offset, size, on_release)
+        view = self._slab(True).exporter(offset, size)
+        weakref.finalize(view, _Release(self, offset, size, token, on_release)).atexit = False
+        return memoryview(view).cast("B")[:size]
+
+    def _map_apart(self, offset: int, size: int, on_release: Callable[[], None] | None) -> memoryview:
+        """A second writable view of one object: in a mapping of its own, so that neither sees the other."""
+        start = offset - offset % _PAGE
+        try:
+            apart = mmap.mmap(self.fd, offset + size - start, mmap.MAP_PRIVATE, offset=start)
+        except OSError as error:
+            if error.errno not in _OUT_OF_MAPS:
+                raise
+            return self._copy_out(offset, size, on_release)
+        if on_release is not None:
+            weakref.finalize(apart, on_release).atexit = False
+        return memoryview(apart)[offset - start :]
+
+    def _copy_out(self, offset: int, size: int, on_release: Callable[[], None] | None) -> memoryview:
+        """The process has no map entry left: its own copy, and the pin is not needed any more."""
+        copy = memoryview(bytearray(size))
+        done = 0
+        while done < size:
+            done += os.preadv(self.fd, [copy[done:]], offset + done)
+        if on_release is not None:
+            on_release()
+        return copy
+
+    def _slab(self, writable: bool) -> PrivatePages:
+        slab = self._slabs.get(writable)
+        if slab is None:
+            with self._lock:
+                slab = self._slabs.get(writable)
+                if slab is None:
+                    flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
+                    slab = self._slabs[writable] = PrivatePages(mmap.mmap(self.fd, self.capacity, flags))
+        return slab
+
+    def view_ended(self, offset: int, size: int) -> None:
+        """A copy-on-write view is gone: the next reader of this range must see the store's bytes."""
+        self._slabs[True].drop_private(offset, size)
+        del self._viewed[offset]
+
+
+class _Release:
+    """What happens when a view's last holder goes. A class, for finalizers must not refer to the view."""
+
+    __slots__ = ("_arena", "_offset", "_on_release", "_size", "_token")
+
+    def __init__(
+        self,
+        arena: Arena,
+        offset: int,
+        size: int,
+        token: object | None,
+        on_release: Callable[[], None] | None,
+    ) -> None:
+        self._arena = arena
+        self._offset = offset
+        self._size = size
+        self._token = token
+        self._on_release = on_release
+
+    def __call__(self) -> None:
+        # In this order: once the pin is given back, the range may be somebody else's.
+        if self._token is not None:
+            self._arena.view_ended(self._offset, self._size)
+        if self._on_release is not None:
+            self._on_release()
+
+
+def _flat(buffer: Buffer) -> memoryview:
+    """One-dimensional bytes; ``buffer`` must be contiguous."""
+    view = memoryview(buffer)
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+def _split(views: list[memoryview], at: int) -> tuple[list[memoryview], list[memoryview]]:
+    """The first ``at`` bytes of ``views``, and the rest; nothing is copied, empty views are dropped."""
+    head: list[memoryview] = []
+    for index, view in enumerate(views):
+        if view.nbytes > at:
+            cut = [view[:at]] if at else []
+            return head + cut, [view[at:], *(later for later in views[index + 1 :] if later.nbytes)]
+        if view.nbytes:
+            head.append(view)
+        at -= view.nbytes
+    return head, []

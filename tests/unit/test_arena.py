@@ -1,0 +1,264 @@
+"""The arena's memory: what is written is read, copies are private, the last view's death is reported."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import mmap
+import os
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from beamlet.object_store.arena import Arena, Buffer
+
+PAGE = mmap.PAGESIZE
+MB = 1 << 20
+CAPACITY = 64 * MB
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    made = Arena.create(CAPACITY)
+    yield made
+    made.close()
+
+
+def stored(arena: Arena, offset: int, size: int) -> bytes:
+    """What the store itself has there."""
+    return os.pread(arena.fd, size, offset)
+
+
+def pattern(size: int, seed: int = 1) -> bytes:
+    return np.random.default_rng(seed).bytes(size)
+
+
+def test_a_new_arena_is_sparse_and_cannot_be_resized(arena: Arena) -> None:
+    status = os.fstat(arena.fd)
+    assert (status.st_size, status.st_blocks) == (CAPACITY, 0)
+    for size in (CAPACITY - PAGE, CAPACITY + PAGE):
+        with pytest.raises(PermissionError):
+            os.ftruncate(arena.fd, size)
+
+
+@pytest.mark.parametrize("warm_pages", [0, 2, 100])
+def test_buffers_are_written_one_after_another(arena: Arena, warm_pages: int) -> None:
+    pieces: list[Buffer] = [pattern(100), bytearray(pattern(3 * PAGE + 5)), b"", memoryview(pattern(PAGE))]
+    for _ in range(2):  # the second time this process has the pages mapped
+        arena.write(PAGE, pieces, warm=warm_pages * PAGE)
+        assert stored(arena, PAGE, 4 * PAGE + 105) == b"".join(pieces)
+    assert stored(arena, 0, PAGE) == bytes(PAGE)
+
+
+def test_arrays_are_written_as_their_bytes(arena: Arena) -> None:
+    array = np.arange(10_000, dtype=np.float64)
+    arena.write(0, [array.data], warm=PAGE)
+    assert stored(arena, 0, array.nbytes) == array.tobytes()
+
+
+def test_more_buffers_than_one_system_call_takes(arena: Arena) -> None:
+    pieces = [bytes([index % 251]) * 3 for index in range(5000)]
+    arena.write(0, pieces)
+    assert stored(arena, 0, 15_000) == b"".join(pieces)
+
+
+@pytest.mark.parametrize("populates", [True, False])
+def test_large_cold_writes(arena: Arena, populates: bool) -> None:
+    """They go two ways at once, where the kernel can populate mappings."""
+    arena._can_populate = populates
+    pieces = [pattern(7 * MB + 3), pattern(11 * MB), pattern(PAGE + 1)]
+    arena.write(2 * MB, pieces)
+    assert stored(arena, 2 * MB, 18 * MB + PAGE + 4) == b"".join(pieces)
+    assert stored(arena, 20 * MB + PAGE + 4, PAGE) == bytes(PAGE)
+
+
+def test_the_second_way_may_fail(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena, "_populate", lambda *_: False)
+    data = pattern(20 * MB)
+    arena.write(0, [data])
+    assert stored(arena, 0, len(data)) == data
+
+
+def test_a_write_past_the_end_is_refused(arena: Arena) -> None:
+    with pytest.raises(ValueError, match="reach past"):
+        arena.write(CAPACITY - PAGE, [bytes(PAGE + 1)])
+    arena.write(CAPACITY - PAGE, [bytes(PAGE)])
+
+
+def test_memory_that_is_not_to_be_had_is_explained(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "pwritev", no_memory)
+    with pytest.raises(OSError, match="no space") as caught:
+        arena.write(0, [bytes(10)])
+    assert "no memory left" in caught.value.__notes__[0]
+
+
+def test_another_process_side_sees_what_is_written(arena: Arena) -> None:
+    other = Arena.attach(os.dup(arena.fd), CAPACITY)
+    arena.write(PAGE, [b"here"])
+    assert bytes(other.map_object(PAGE, 4, writable_private=False)) == b"here"
+    other.close()
+
+
+def test_a_smaller_file_than_announced_is_refused(arena: Arena) -> None:
+    with pytest.raises(ValueError, match="were announced"):
+        Arena.attach(arena.fd, CAPACITY + 1)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_reading_copies_nothing_and_writability_is_as_asked(arena: Arena, writable: bool) -> None:
+    data = pattern(3 * PAGE + 7)
+    arena.write(PAGE, [data])
+    view = arena.map_object(PAGE, len(data), writable_private=writable)
+    assert view == data
+    assert view.readonly is not writable
+    array = np.frombuffer(view, np.uint8)
+    assert array.flags.writeable is writable
+    arena.write(PAGE + 5, [b"\x00\x01\x02"])  # what no other test may do: it shows whose memory this is
+    assert bytes(view[5:8]) == b"\x00\x01\x02"
+
+
+def test_what_a_reader_writes_is_its_own(arena: Arena) -> None:
+    data = pattern(4 * PAGE)
+    arena.write(0, [data])
+    first = arena.map_object(0, len(data), writable_private=True)
+    second = arena.map_object(0, len(data), writable_private=True)
+    third = arena.map_object(0, len(data), writable_private=False)
+    first[:] = bytes(len(data))
+    second[0] = data[0] ^ 1
+    assert stored(arena, 0, len(data)) == data
+    assert first == bytes(len(data))
+    assert second[1:] == data[1:]
+    assert third == data
+
+
+@pytest.mark.parametrize("pagemap", ["readable", "hidden", "failing"])
+def test_the_next_reader_sees_the_store_not_what_the_last_one_wrote(
+    arena: Arena, pagemap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pattern(40 * PAGE)
+    arena.write(0, [data])
+    view = arena.map_object(0, len(data), writable_private=True)
+    if pagemap == "hidden":
+        slab = arena._slabs[True]
+        os.close(slab._pagemap)
+        slab._pagemap = -1
+    elif pagemap == "failing":
+        monkeypatch.setattr("os.pread", lambda *_: b"")
+    for page in (3, 17, 30):
+        view[page * PAGE] ^= 0xFF
+    del view
+    monkeypatch.undo()
+    assert arena.map_object(0, len(data), writable_private=True) == data
+    replaced = pattern(len(data), seed=2)
+    arena.write(0, [replaced], warm=len(data))
+    assert arena.map_object(0, len(data), writable_private=True) == replaced
+
+
+def test_a_neighbours_private_pages_are_left_alone(arena: Arena) -> None:
+    arena.write(0, [bytes(6 * PAGE)])
+    mine = arena.map_object(0, 2 * PAGE, writable_private=True)
+    theirs = arena.map_object(2 * PAGE, 3 * PAGE, writable_private=True)
+    mine[:] = b"m" * len(mine)
+    theirs[:] = b"t" * len(theirs)
+    del mine
+    assert theirs == b"t" * len(theirs)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_the_pin_is_released_once_when_the_last_view_dies(arena: Arena, writable: bool) -> None:
+    arena.write(0, [bytes(PAGE)])
+    released: list[str] = []
+    view = arena.map_object(0, PAGE, writable_private=writable, on_release=lambda: released.append("first"))
+    array = np.frombuffer(view[100:200], np.uint8)
+    apart = arena.map_object(0, PAGE, writable_private=writable, on_release=lambda: released.append("second"))
+    part = array[10:20].reshape(2, 5)
+    del view, array
+    gc.collect()
+    assert released == []
+    del part
+    assert released == ["first"]
+    del apart
+    assert released == ["first", "second"]
+
+
+def test_the_private_pages_are_dropped_before_the_pin_is(arena: Arena) -> None:
+    """Once the pin is gone the range may be somebody else's."""
+    arena.write(0, [b"store"])
+    seen: list[bytes] = []
+    view = arena.map_object(
+        0,
+        5,
+        writable_private=True,
+        on_release=lambda: seen.append(bytes(arena.map_object(0, 5, writable_private=True))),
+    )
+    view[:] = b"user!"
+    del view
+    assert seen == [b"store"]
+
+
+def test_a_copy_is_made_when_no_mapping_is_left(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pattern(2 * PAGE + 1)
+    arena.write(PAGE, [data])
+    released: list[int] = []
+    first = arena.map_object(PAGE, len(data), writable_private=True)
+
+    def refuse(*_: object, **__: object) -> mmap.mmap:
+        raise OSError(errno.ENOMEM, "map_count")
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    copy = arena.map_object(PAGE, len(data), writable_private=True, on_release=lambda: released.append(1))
+    assert released == [1]  # nothing of the arena is in use
+    copy[0] ^= 1
+    assert first == data
+    assert copy[1:] == data[1:]
+
+
+def test_views_outlive_the_arena_object() -> None:
+    arena = Arena.create(CAPACITY)
+    arena.write(0, [b"still here"])
+    view = arena.map_object(0, 10, writable_private=True)
+    arena.close()
+    del arena
+    gc.collect()
+    assert bytes(view) == b"still here"
+
+
+def test_released_pages_leave_memory_and_read_as_zeros(arena: Arena) -> None:
+    arena.write(0, [pattern(8 * PAGE)])
+    arena.write(0, [pattern(8 * PAGE)], warm=8 * PAGE)  # now mapped here
+    before = os.fstat(arena.fd).st_blocks
+    arena.release_pages(2 * PAGE, 4 * PAGE)
+    assert os.fstat(arena.fd).st_blocks == before - 4 * PAGE // 512
+    assert stored(arena, 2 * PAGE, 4 * PAGE) == bytes(4 * PAGE)
+    assert stored(arena, 0, 2 * PAGE) != bytes(2 * PAGE)
+    data = pattern(8 * PAGE, seed=3)
+    arena.write(0, [data], warm=8 * PAGE)  # told wrongly: only slower
+    assert stored(arena, 0, len(data)) == data
+
+
+def test_threads_write_ranges_of_their_own(arena: Arena) -> None:
+    pieces = [pattern(300_000, seed) for seed in range(8)]
+    offsets = [index * 512 * 1024 for index in range(8)]
+
+    def put(index: int) -> None:
+        for warm in (0, 300_000, 300_000):
+            arena.write(offsets[index], [pieces[index]], warm)
+
+    threads = [threading.Thread(target=put, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert [stored(arena, offset, 300_000) for offset in offsets] == pieces
+    arena._mapped.check_invariants()
+
+
+@pytest.mark.parametrize(("offset", "size"), [(-PAGE, PAGE), (0, 0), (CAPACITY, 1)])
+def test_a_view_outside_the_arena_is_refused(arena: Arena, offset: int, size: int) -> None:
+    with pytest.raises(ValueError, match="do not lie in the arena"):
+        arena.map_object(offset, size, writable_private=True)
