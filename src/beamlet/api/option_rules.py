@@ -1,0 +1,206 @@
+"""● What values an option accepts: small checks that return the value to keep, or say what is wrong with it.
+
+A check raises ValueError or TypeError with a clause ("must not be negative"); ``options.py`` puts option,
+value and task in front of it.  Types themselves are checked there, before a check runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from beamlet.base.resources import UNIT
+
+Check = Callable[[Any], Any]
+
+#: The smallest fraction of a resource: one unit of the fixed-point amounts.
+SMALLEST = 1 / UNIT
+#: Resources with options of their own, and which.
+_OWN_OPTION = {
+    "CPU": "num_cpus",
+    "GPU": "num_gpus",
+    "memory": "memory",
+    "object_store_memory": "init(object_store_memory=)",
+    "bundle": "a placement group",
+}
+STRATEGY_CLASSES = (
+    "PlacementGroupSchedulingStrategy",
+    "NodeAffinitySchedulingStrategy",
+    "NodeLabelSchedulingStrategy",
+)
+STRATEGY_NAMES = ("DEFAULT", "SPREAD")
+GENERATOR_RETURNS = ("streaming", "dynamic")
+
+_LABEL_KEY = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?")
+_LABEL_WORD = r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?"
+_LABEL_VALUE = re.compile(rf"!?({_LABEL_WORD})?|!?in\(\s*{_LABEL_WORD}(\s*,\s*{_LABEL_WORD})*\s*\)")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'num_cpus'?`` or nothing."""
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+def amount(value: float) -> float:
+    """A quantity of a resource: zero, or at least one fixed-point unit."""
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    if value < 0:
+        raise ValueError("cannot be negative")
+    if 0 < value < SMALLEST:
+        raise ValueError(f"is finer than the precision of resources, {SMALLEST}")
+    return value
+
+
+def byte_count(value: float) -> int:
+    return int(amount(value))
+
+
+def at_least(least: int, meaning: str) -> Check:
+    def check(value: int) -> int:
+        if value < least:
+            raise ValueError(f"must be {meaning}")
+        return value
+
+    return check
+
+
+count = at_least(0, "0 or a positive integer")
+count_or_infinite = at_least(-1, "-1 (without limit), 0 or a positive integer")
+positive = at_least(1, "a positive integer")
+
+
+def positive_or_off(value: int) -> int:
+    if value == 0 or value < -1:
+        raise ValueError("must be a positive integer, or -1 for no limit")
+    return value
+
+
+def return_count(value: int | str) -> int | str:
+    if isinstance(value, int):
+        if value < 0:
+            raise ValueError("must be a non-negative integer, 'streaming' or 'dynamic'")
+    elif value not in GENERATOR_RETURNS:
+        raise TypeError(f"must be an integer, 'streaming' or 'dynamic'{nearest(value, GENERATOR_RETURNS)}")
+    return value
+
+
+# --- names and places ---------------------------------------------------------------------------
+
+
+def not_empty(value: str) -> str:
+    if not value:
+        raise ValueError("must not be empty; leave it out for none")
+    return value
+
+
+def one_of(*allowed: str) -> Check:
+    def check(value: str) -> str:
+        if value not in allowed:
+            raise ValueError(f"must be one of {', '.join(map(repr, allowed))}{nearest(value, allowed)}")
+        return value
+
+    return check
+
+
+def scheduling_strategy(value: object) -> object:
+    if isinstance(value, str):
+        if value not in STRATEGY_NAMES:
+            names = ", ".join(map(repr, STRATEGY_NAMES))
+            near = nearest(value.upper(), STRATEGY_NAMES)
+            raise ValueError(f"must be {names} or a strategy object{near}")
+    elif type(value).__name__ not in STRATEGY_CLASSES:
+        raise TypeError(f"must be a str or one of {', '.join(STRATEGY_CLASSES)}")
+    return value
+
+
+def placement_group(value: object) -> object:
+    if not isinstance(value, str) and type(value).__name__ != "PlacementGroup":
+        raise TypeError("must be a PlacementGroup, 'default' or None")
+    return value
+
+
+def label_selector(value: Mapping[Any, Any]) -> dict[str, str]:
+    for key, wanted in value.items():
+        if not isinstance(key, str) or not isinstance(wanted, str):
+            raise TypeError(f"must map str to str, but has {key!r}: {wanted!r}")
+        if not _LABEL_KEY.fullmatch(key):
+            raise ValueError(f"has the key {key!r}, which is no label name (as in Kubernetes)")
+        if not _LABEL_VALUE.fullmatch(wanted):
+            raise ValueError(f"has {key!r}: {wanted!r}; write 'v', '!v', 'in(a, b)' or '!in(a, b)'")
+    return dict(value)
+
+
+def fallback_strategy(value: list[Any]) -> list[dict[str, dict[str, str]]]:
+    for step in value:
+        if not isinstance(step, dict):
+            raise TypeError(f"must hold dicts, but holds {step!r}")
+        if set(step) != {"label_selector"}:
+            raise ValueError(f"must hold dicts with 'label_selector' alone, but holds {step!r}")
+        if not isinstance(step["label_selector"], dict):
+            raise TypeError(f"has a label_selector that is no dict: {step['label_selector']!r}")
+    return [{"label_selector": label_selector(step["label_selector"])} for step in value]
+
+
+# --- containers ---------------------------------------------------------------------------------
+
+
+def custom_resources(value: Mapping[Any, Any]) -> dict[str, float]:
+    for name, quantity in value.items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"must be named by non-empty str, but has {name!r}")
+        if name in _OWN_OPTION:
+            raise ValueError(f"may not hold {name!r}: use {_OWN_OPTION[name]} instead")
+        if not isinstance(quantity, int | float):
+            raise TypeError(f"must hold numbers, but has {name!r}: {quantity!r}")
+        try:
+            amount(quantity)
+        except ValueError as problem:
+            raise ValueError(f"has {name!r}: {quantity!r}, which {problem}") from None
+    return dict(value)
+
+
+def retry_exceptions(value: bool | Iterable[Any]) -> bool | tuple[type[Exception], ...]:
+    if isinstance(value, bool):
+        return value
+    kinds = tuple(value)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise ValueError(f"must be a bool or a list of exception classes, but holds {kind!r}")
+    return kinds
+
+
+def concurrency_groups(value: Mapping[Any, Any] | list[Any]) -> dict[str, int]:
+    """{group: limit}; also Ray 1.7's list of {"name": …, "max_concurrency": …}."""
+    groups = dict(value) if isinstance(value, Mapping) else dict(map(_group_of_old_form, value))
+    for name, limit in groups.items():
+        if not isinstance(name, str) or not isinstance(limit, int):
+            raise TypeError(f"must map names to integers, but has {name!r}: {limit!r}")
+        if limit < 1:
+            raise ValueError(f"must allow each group at least 1 call at a time, but has {name!r}: {limit}")
+    return groups
+
+
+def _group_of_old_form(entry: Any) -> tuple[Any, Any]:
+    if not isinstance(entry, Mapping) or not {"name", "max_concurrency"} <= entry.keys():
+        raise TypeError(f"must map names to integers, but lists {entry!r}")
+    return entry["name"], entry["max_concurrency"]
+
+
+def runtime_env(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Other fields are kept as they are; env_vars must be text, since the kernel takes nothing else."""
+    variables = value.get("env_vars")
+    if variables is not None:
+        if not isinstance(variables, Mapping):
+            raise TypeError(f"must have a dict of str as 'env_vars', not {variables!r}")
+        for name, setting in variables.items():
+            if not isinstance(name, str) or not isinstance(setting, str):
+                raise TypeError(f"must have str in 'env_vars', but has {name!r}: {setting!r}")
+    return dict(value)
