@@ -74,6 +74,9 @@ class JobTable:
         """The running job that ends if this process is gone."""
         return next((job for job, record in self._running.items() if record.driver == address), None)
 
+    def is_running(self, job_id: JobId) -> bool:
+        return job_id in self._running
+
     def get(self, job_id: JobId) -> JobRecord | None:
         return self._running.get(job_id) or self._ended.get(job_id)
 

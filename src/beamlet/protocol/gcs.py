@@ -3,7 +3,7 @@
 Same ``req`` discipline as node.py: one answer per request.
 
     KvPut → KvDone       KvGet → KvValue      KvDel → KvDone     KvKeys → KvKeyList
-    CreateActor → ActorAccepted | ActorNameTaken | ActorRefused
+    CreateActor → ActorAccepted | ActorNameTaken | ActorRefused      (not ``ready``: ActorReady follows)
     FindActor → ActorFound | ActorNotFound      ListNamedActors → NamedActors
     KillActor → Done     ActorOutOfScope, SubscribeActor    (then ActorUpdate, unasked)
     StartActor (GCS → worker) → ActorStarted
@@ -100,6 +100,8 @@ class CreateActor(Message, tag=98):
     req: int
     spec: ActorSpec
     get_if_exists: bool = False
+    #: False: only its name and id count yet; ActorReady brings the arguments when they are computed.
+    ready: bool = True
 
 
 class ActorAccepted(Message, tag=99):
@@ -285,3 +287,11 @@ class Timeline(Message, tag=122):
     events: list[TaskEvent]
     #: How many older events were dropped to keep the table bounded.
     dropped: int
+
+
+class ActorReady(Message, tag=123):
+    """The owner: the constructor's arguments are there, ``spec`` is complete now; or one of them failed."""
+
+    spec: ActorSpec
+    #: Pickled error of the argument that failed.
+    error: bytes = b""

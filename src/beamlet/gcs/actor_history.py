@@ -1,0 +1,119 @@
+"""● The actors that have ended: of what, with which certificate, and what to tell who asks late.
+
+Bounded twice, by number and by the bytes of constructor errors kept.  Of actors older than that only the ids
+remain, a while longer, so that a late subscriber still hears that the actor is dead instead of waiting.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from beamlet.base.death import DeathCertificate
+from beamlet.base.ids import ActorId, Address, job_of_actor
+from beamlet.gcs.actor_states import State
+from beamlet.protocol.gcs import ActorInfo, ActorUpdate
+
+#: The address of an actor that lives nowhere.
+NOWHERE = Address(b"")
+MOST_DEAD = 10_000
+MOST_ERROR_BYTES = 64 << 20
+MOST_FORGOTTEN = 200_000
+
+
+class DeadActor(msgspec.Struct, frozen=True):
+    """What is kept of an actor: little, because there may be ten thousand."""
+
+    actor_id: ActorId
+    class_name: str
+    name: str
+    namespace: str
+    pid: int
+    incarnation: int
+    detached: bool
+    cause: str
+    intended: bool
+    #: Monotonic seconds.
+    died_at: float
+    certificate: DeathCertificate | None = None
+    init_error: bytes = b""
+
+    def update(self) -> ActorUpdate:
+        return ActorUpdate(
+            self.actor_id, State.DEAD.name, NOWHERE, self.incarnation, self.cause, self.certificate,
+            self.init_error, self.intended,
+        )  # fmt: skip
+
+    def info(self) -> ActorInfo:
+        return ActorInfo(
+            self.actor_id, self.class_name, self.name, self.namespace, State.DEAD.name, self.pid,
+            self.incarnation, job_of_actor(self.actor_id), self.detached, self.cause,
+        )  # fmt: skip
+
+
+class ActorHistory:
+    def __init__(
+        self,
+        most_dead: int = MOST_DEAD,
+        most_error_bytes: int = MOST_ERROR_BYTES,
+        most_forgotten: int = MOST_FORGOTTEN,
+    ) -> None:
+        self._most_dead = most_dead
+        self._most_error_bytes = most_error_bytes
+        self._most_forgotten = most_forgotten
+        #: In order of death.
+        self._dead: dict[ActorId, DeadActor] = {}
+        self._error_bytes = 0
+        #: (namespace, name) → who bore it last.
+        self._bearers: dict[tuple[str, str], ActorId] = {}
+        self._forgotten: dict[ActorId, None] = {}
+
+    def add(self, dead: DeadActor) -> None:
+        self._dead[dead.actor_id] = dead
+        self._error_bytes += len(dead.init_error)
+        if dead.name:
+            self._bearers[dead.namespace, dead.name] = dead.actor_id
+        while len(self._dead) > self._most_dead or (
+            self._error_bytes > self._most_error_bytes and len(self._dead) > 1
+        ):
+            self._forget_oldest()
+
+    def attach(self, actor_id: ActorId, incarnation: int, certificate: DeathCertificate) -> None:
+        """The process has ended after its actor was declared dead: only now is it known how."""
+        dead = self._dead.get(actor_id)
+        if dead is not None and dead.incarnation == incarnation and dead.certificate is None:
+            self._dead[actor_id] = msgspec.structs.replace(dead, certificate=certificate)
+
+    def __contains__(self, actor_id: object) -> bool:
+        return actor_id in self._dead or actor_id in self._forgotten
+
+    def get(self, actor_id: ActorId) -> DeadActor | None:
+        return self._dead.get(actor_id)
+
+    def last_bearer(self, namespace: str, name: str) -> DeadActor | None:
+        actor_id = self._bearers.get((namespace, name))
+        return None if actor_id is None else self._dead[actor_id]
+
+    def last_update(self, actor_id: ActorId) -> ActorUpdate | None:
+        """What a late subscriber hears; None if no such actor is known to have ended."""
+        if dead := self._dead.get(actor_id):
+            return dead.update()
+        if actor_id in self._forgotten:
+            cause = (
+                f"actor {actor_id.hex()} ended long ago: more than {self._most_dead} actors have ended "
+                "since, and how it did is no longer kept"
+            )
+            return ActorUpdate(actor_id, State.DEAD.name, NOWHERE, 0, cause)
+        return None
+
+    def newest(self, most: int) -> list[DeadActor]:
+        return list(self._dead.values())[-most:]
+
+    def _forget_oldest(self) -> None:
+        oldest = self._dead.pop(next(iter(self._dead)))
+        self._error_bytes -= len(oldest.init_error)
+        place = (oldest.namespace, oldest.name)
+        if self._bearers.get(place) == oldest.actor_id:
+            del self._bearers[place]
+        self._forgotten[oldest.actor_id] = None
+        if len(self._forgotten) > self._most_forgotten:
+            del self._forgotten[next(iter(self._forgotten))]
