@@ -262,6 +262,7 @@ class TestStoreOf80MB:
         assert "20" in str(caught.value)
         assert "test_objects.py" in str(caught.value)
 
+    @beamlet_only  # Ray falls back to a file on disk
     def test_an_object_larger_than_the_store_is_an_error(self) -> None:
         with pytest.raises(ObjectStoreFullError):
             ray.put(np.zeros(200 * MB // 8))
