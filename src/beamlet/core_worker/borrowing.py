@@ -1,4 +1,4 @@
-"""What references travel under: guards, and what the reference counter asks its shell to send.
+"""● What references travel under: guards, and what the reference counter asks its shell to send.
 
 A *guard* stands for whatever keeps a travelling reference alive elsewhere until this process has registered
 with the reference's owner.  There is one kind per carrier:

@@ -1,4 +1,4 @@
-"""What one process knows about one object: who keeps it, and its value or the promise of one.
+"""● What one process knows about one object: who keeps it, and its value or the promise of one.
 
 One record serves the reference counter *and* the memory store, so that a call's whole life costs one dict
 lookup.  The core worker reads and writes the value half directly; only ``reference_counter`` changes the

@@ -1,4 +1,4 @@
-"""Which objects must live: counts per object, and the protocol by which processes borrow from owners.
+"""● Which objects must live: counts per object, and the protocol by which processes borrow from owners.
 
 Decides when an object is freed and who has to be told.  Moves no bytes, sends nothing, wakes nobody: it
 changes records and fills ``outbox``, which the shell performs *in order*.  Not thread-safe; the core worker's
@@ -36,6 +36,7 @@ with another borrower.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -441,3 +442,35 @@ class ReferenceCounter:
                 dead += self._without_container(record.contains)
         self.outbox += [SendRemoveBorrower(owner, ids) for owner, ids in removed.items()]
         self.outbox += [DeleteStored(node, ids) for node, ids in deleted.items()]
+
+    # ---- what must hold between calls -------------------------------------------------------------------
+
+    def check_invariants(self) -> None:
+        """Counts agree with what they count, indexes with what they index. For tests: walks everything."""
+        contained_in: Counter[ObjectId] = Counter()
+        holds: Counter[ObjectId] = Counter()
+        guards = {id(guard): guard for _, _, guard in self._registrations.values()}
+        awaited = Counter(id(guard) for _, _, guard in self._registrations.values())
+        for key, guard in guards.items():
+            assert guard.open == awaited[key], f"a guard waits for {guard.open} answers, {awaited[key]} are due"
+            if isinstance(guard, ValueGuard) and guard.outer is not None:
+                holds[guard.outer] += 1
+        for _, ids in self._holds.values():
+            holds.update(ids)
+        for record in self.objects.values():
+            contained_in.update(record.contains)
+        for object_id, record in self.objects.items():
+            name = short(object_id)
+            assert record.is_kept(), f"{name}: nobody keeps it, yet it is here"
+            assert min(record.local, record.submitted) >= 0, f"{name}: released more often than counted"
+            assert record.contained_in == contained_in[object_id], f"{name}: contained_in is off"
+            assert record.holds == holds[object_id], f"{name}: holds is off"
+            assert record.state != FREED, f"{name}: freed, yet it is here"
+            lent = {peer for peer, ids in self._lent.items() if object_id in ids}
+            assert lent == (record.borrowers or set()), f"{name}: borrowers and _lent disagree"
+            listed = object_id in self._borrowed.get(Address(record.owner), {})
+            assert listed == bool(record.owner and record.borrow != CUT_OFF), f"{name}: _borrowed is off"
+        for index in (self._lent, self._borrowed):
+            assert all(index.values()), "an empty row was left in an index"
+            for ids in index.values():
+                assert ids.keys() <= self.objects.keys(), "an index names an object that is not here"
