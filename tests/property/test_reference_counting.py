@@ -221,6 +221,7 @@ class World:
         #: Objects in the arena, which outlives the processes.
         self.stored: set[ObjectId] = set()
         self.excused: set[ObjectId] = set()
+        self.owners: dict[ObjectId, Address] = {}
         self._number = 0
 
     def next_number(self) -> int:
@@ -228,7 +229,9 @@ class World:
         return self._number
 
     def new_ref(self, owner: Address) -> Ref:
-        return ObjectId(b"o%d" % self.next_number()), owner
+        object_id = ObjectId(b"o%d" % self.next_number())
+        self.owners[object_id] = owner
+        return object_id, owner
 
     def reaches(self, refs: list[Ref], target: ObjectId) -> bool:
         found = [ref[0] for ref in refs]
@@ -245,7 +248,8 @@ class World:
     def crash(self, victim: Process, keep: int) -> None:
         exposed = {ref[0] for message in self.wire.in_flight() for ref in getattr(message, "refs", [])}
         for process in self.alive():
-            exposed.update(i for i, r in process.counter.objects.items() if r.owner and r.borrow >= UNREGISTERED)
+            records = process.counter.objects.items()
+            exposed.update(i for i, r in records if r.owner and r.borrow >= UNREGISTERED)
             exposed.update(r[0] for _, answer in process.held_back.values() for r in answer.refs)
         self.excuse(exposed & victim.counter.objects.keys())
         self.wire.crash(victim.address, keep)
@@ -281,9 +285,7 @@ class World:
                     queue.append(inner)
 
     def owner_is(self, object_id: ObjectId, dead: set[Address]) -> bool:
-        return any(ref[0] == object_id and ref[1] in dead for p in self.processes.values() for ref in p.roots) or any(
-            ref[0] == object_id and ref[1] in dead for refs in self.values.values() for ref in refs
-        )
+        return self.owners[object_id] in dead
 
 
 class ReferencesMachine(RuleBasedStateMachine):
@@ -324,7 +326,8 @@ class ReferencesMachine(RuleBasedStateMachine):
         made = [process.put(self.some(data, process.refs(), 1), stored=True)] if makes_one else []
         # Counting never frees a cycle: a task handed the reference to its own result does not return it.
         result = self.world.processes[running.submitter].submitted[running.task.seq][1]
-        returned = [ref for ref in made + self.some(data, process.refs(), 2) if not self.world.reaches([ref], result)]
+        chosen = made + self.some(data, process.refs(), 2)
+        returned = [ref for ref in chosen if not self.world.reaches([ref], result)]
         self.world.promised[result] = returned
         process.finish(running, keep=self.some(data, running.task.refs, 2), returned=returned)
 
@@ -372,7 +375,7 @@ class ReferencesMachine(RuleBasedStateMachine):
             counter = process.counter
             counter.check_invariants()
             assert not counter.objects, f"{process.address!r} still has {counter.objects}"
-            assert not (counter._registrations or counter._holds or counter._lent or counter._borrowed)
+            assert not any((counter._registrations, counter._holds, counter._lent, counter._borrowed))
             assert not process.held_back
         super().teardown()
 

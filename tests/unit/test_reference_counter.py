@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from beamlet.base.ids import Address, NodeId, ObjectId
@@ -76,7 +78,7 @@ def test_the_end_of_a_watched_object_is_reported(counter: ReferenceCounter) -> N
 def test_a_long_chain_of_containers_dies_without_recursion(counter: ReferenceCounter) -> None:
     ids = [ObjectId(b"%d" % number) for number in range(5000)]
     put(counter, ids[0])
-    for inner, outer in zip(ids, ids[1:], strict=False):
+    for inner, outer in pairwise(ids):
         put(counter, outer, (inner, ME))
     counter.release_many(ids[:-1])
     assert len(counter.objects) == len(ids)
@@ -84,7 +86,7 @@ def test_a_long_chain_of_containers_dies_without_recursion(counter: ReferenceCou
     assert counter.objects == {}
 
 
-def test_a_value_set_again_after_reexecution_drops_what_the_first_contained(counter: ReferenceCounter) -> None:
+def test_a_value_set_again_after_a_rerun_drops_what_the_first_contained(counter: ReferenceCounter) -> None:
     put(counter, A)
     put(counter, B)
     put(counter, C, (A, ME))
@@ -104,8 +106,9 @@ def test_a_reference_kept_from_arguments_is_registered_before_the_reply(counter:
     assert counter.outbox == [], "a reference dropped before the answer needs no message at all"
     assert not counter.task_finished(arguments)
     (sent,) = counter.take_effects()
-    assert sent == SendAddBorrower(OWNER, sent.token, [A])  # type: ignore[union-attr]
-    counter.registered(sent.token)  # type: ignore[union-attr]
+    assert isinstance(sent, SendAddBorrower)
+    assert (sent.owner, sent.object_ids) == (OWNER, [A])
+    counter.registered(sent.token)
     assert counter.take_effects() == [ReplyMayGo(7)]
 
 

@@ -452,7 +452,7 @@ class ReferenceCounter:
         guards = {id(guard): guard for _, _, guard in self._registrations.values()}
         awaited = Counter(id(guard) for _, _, guard in self._registrations.values())
         for key, guard in guards.items():
-            assert guard.open == awaited[key], f"a guard waits for {guard.open} answers, {awaited[key]} are due"
+            assert guard.open == awaited[key], f"a guard waits for {guard.open} answers, not {awaited[key]}"
             if isinstance(guard, ValueGuard) and guard.outer is not None:
                 holds[guard.outer] += 1
         for _, ids in self._holds.values():
@@ -472,5 +472,5 @@ class ReferenceCounter:
             assert listed == bool(record.owner and record.borrow != CUT_OFF), f"{name}: _borrowed is off"
         for index in (self._lent, self._borrowed):
             assert all(index.values()), "an empty row was left in an index"
-            for ids in index.values():
-                assert ids.keys() <= self.objects.keys(), "an index names an object that is not here"
+            for row in index.values():
+                assert row.keys() <= self.objects.keys(), "an index names an object that is not here"

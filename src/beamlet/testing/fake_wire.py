@@ -49,7 +49,7 @@ class FakeWire(Generic[M]):
                     yield message
 
     def crash(self, victim: bytes, keep: int) -> None:
-        """``victim`` is no more. Of what waits on each of its outgoing links the first ``keep`` still arrive."""
+        """``victim`` is no more. The first ``keep`` messages on each of its outgoing links still arrive."""
         self.alive.remove(victim)
         for link in [link for link in self._links if link[1] == victim]:
             del self._links[link]
