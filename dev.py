@@ -85,7 +85,7 @@ def environment(venv: Path, extra: str, interpreter: str = sys.executable) -> Pa
     if not python.exists():
         make_venv(venv, interpreter)
     started = time.monotonic()
-    call(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-e", f".[{extra}]")
+    call(python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "-e", f".[{extra}]")
     stamp.write_text(wanted)
     say(f"   ready in {time.monotonic() - started:.0f} s")
     return python
@@ -160,7 +160,7 @@ def benchmark_smoke(python: Path) -> None:
 
 def wheel(python: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        call(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ".")
+        call(python, "-m", "pip", "wheel", "-qq", "--no-deps", "--wheel-dir", folder, ".")
         (built,) = Path(folder).iterdir()
         size = built.stat().st_size
         if not built.name.endswith("-py3-none-any.whl") or size > WHEEL_BYTES_MAX:
