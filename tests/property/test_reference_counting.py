@@ -382,3 +382,33 @@ class ReferencesMachine(RuleBasedStateMachine):
 
 TestReferenceCounting = ReferencesMachine.TestCase
 TestReferenceCounting.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_an_outer_value_guards_a_third_partys_reference_on_slow_links() -> None:
+    """The race random walks seldom meet: dan's AddBorrower to bob is slow, ann lets go of bob's object fast."""
+    world = World()
+    ann, bob, cat, dan = world.alive()
+    inner = bob.put([], stored=True)
+    bob.submit(ann.address, [inner])
+    world.deliver((b"bob", b"ann"))
+    outer = ann.put([inner], stored=True)
+    ann.finish(ann.running[0], keep=[], returned=[])
+    while links := world.wire.ready():
+        world.deliver(links[0])
+    bob.drop(bob.refs())
+    ann.submit(dan.address, [outer])
+    ann.drop([outer])
+    ann.perform()
+    world.deliver((b"ann", b"dan"))
+    dan.get(outer)
+    dan.perform()
+    dan.finish(dan.running[0], keep=[], returned=[])
+    while links := [link for link in world.wire.ready() if link != (b"dan", b"bob")]:
+        world.deliver(links[0])
+        world.check_nothing_reachable_is_freed()
+    while links := world.wire.ready():
+        world.deliver(links[0])
+        world.check_nothing_reachable_is_freed()
+    assert dan.refs() == [inner]
+    assert outer[0] not in ann.counter.objects
+    assert not cat.counter.objects
