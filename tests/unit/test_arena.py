@@ -159,6 +159,21 @@ def test_the_next_reader_sees_the_store_not_what_the_last_one_wrote(
     assert arena.map_object(0, len(data), writable_private=True) == replaced
 
 
+def test_large_views_are_cleaned_too_wherever_they_were_written(arena: Arena) -> None:
+    """They are not looked at when the process had no page fault meanwhile; a write is one."""
+    data = pattern(40 * MB)
+    arena.write(0, [data])
+    for position in (0, 33 * MB + 5, len(data) - 1):
+        for _ in range(2):
+            view = arena.map_object(0, len(data), writable_private=True)
+            assert view == data
+            del view
+        view = arena.map_object(0, len(data), writable_private=True)
+        view[position] ^= 0xFF
+        del view
+    assert arena.map_object(0, len(data), writable_private=True) == data
+
+
 def test_a_neighbours_private_pages_are_left_alone(arena: Arena) -> None:
     arena.write(0, [bytes(6 * PAGE)])
     mine = arena.map_object(0, 2 * PAGE, writable_private=True)
