@@ -1,0 +1,246 @@
+"""What beginners get wrong: the right exception always, and for Beamlet a message that says what to do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import Any
+
+import numpy as np
+import pytest
+from conformance import DEADLINE_S, beamlet_only, get
+
+import beamlet as ray
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@ray.remote
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@ray.remote
+class Thing:
+    def __init__(self) -> None:
+        self.x = 1
+
+    def ping(self) -> str:
+        return "pong"
+
+
+def test_calling_a_remote_function_says_to_use_remote() -> None:
+    with pytest.raises(TypeError, match="remote"):
+        add(1, 2)
+
+
+def test_calling_an_actor_class_says_to_use_remote() -> None:
+    with pytest.raises(TypeError, match="remote"):
+        Thing()
+
+
+def test_calling_a_method_says_to_use_remote() -> None:
+    with pytest.raises(TypeError, match="remote"):
+        Thing.remote().ping()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda r: r + 1, lambda r: 1 + r, lambda r: list(r), lambda r: r[0], lambda r: len(r), lambda r: r < 1],
+    ids=["ref+1", "1+ref", "list(ref)", "ref[0]", "len(ref)", "ref<1"],
+)
+def test_using_a_ref_as_a_value_is_a_type_error(use: Any) -> None:
+    with pytest.raises(TypeError):
+        use(ray.put([1]))
+
+
+@beamlet_only
+def test_using_a_ref_as_a_value_says_to_get_it() -> None:
+    with pytest.raises(TypeError, match=r"get\("):
+        add.remote(1, 2) + 1
+
+
+def test_unpicklable_argument_is_a_type_error_at_the_call() -> None:
+    with socket.socket() as s, pytest.raises(TypeError):
+        add.remote({"config": {"s": s}}, 1)
+
+
+@beamlet_only
+def test_unpicklable_argument_is_named_with_its_path() -> None:
+    with socket.socket() as s, pytest.raises(TypeError) as caught:
+        add.remote({"config": {"s": s}}, 1)
+    text = str(caught.value)
+    assert "socket" in text
+    assert "config" in text
+    assert "add" in text
+
+
+def test_unpicklable_closure_is_a_type_error_at_the_call() -> None:
+    with socket.socket() as s:
+
+        @ray.remote
+        def captures() -> Any:
+            return s
+
+        with pytest.raises(TypeError):
+            captures.remote()
+
+
+@beamlet_only
+def test_unpicklable_closure_names_the_variable() -> None:
+    with socket.socket() as my_socket:
+
+        @ray.remote
+        def captures() -> Any:
+            return my_socket
+
+        with pytest.raises(TypeError, match="my_socket"):
+            captures.remote()
+
+
+def test_unpicklable_constructor_argument_is_a_type_error() -> None:
+    @ray.remote
+    class Takes:
+        def __init__(self, x: Any) -> None:
+            pass
+
+    with socket.socket() as s, pytest.raises(TypeError):
+        Takes.remote(s)
+
+
+def test_a_closure_too_large_to_send_is_a_value_error() -> None:
+    enormous = np.zeros(100_000_000 // 8 + 1)
+
+    @ray.remote
+    def captures() -> int:
+        return len(enormous)
+
+    with pytest.raises(ValueError):
+        captures.remote()
+
+
+@beamlet_only
+def test_a_closure_too_large_to_send_names_the_variable() -> None:
+    enormous = np.zeros(100_000_000 // 8 + 1)
+
+    @ray.remote
+    def captures() -> int:
+        return len(enormous)
+
+    with pytest.raises(ValueError, match="enormous"):
+        captures.remote()
+
+
+@beamlet_only
+def test_a_large_closure_is_a_warning_that_names_the_variable(caplog: pytest.LogCaptureFixture) -> None:
+    largish = np.zeros(500_000)
+
+    @ray.remote
+    def captures() -> int:
+        return len(largish)
+
+    with caplog.at_level(logging.WARNING, logger="beamlet"):
+        assert get(captures.remote()) == 500_000
+    assert "largish" in caplog.text
+
+
+@beamlet_only
+def test_wrong_arity_shows_function_and_signature() -> None:
+    with pytest.raises(TypeError) as caught:
+        add.remote(1)
+    assert "add" in str(caught.value)
+    assert "'y'" in str(caught.value)
+
+
+@beamlet_only
+def test_a_missing_method_lists_what_there_is() -> None:
+    with pytest.raises(AttributeError) as caught:
+        Thing.remote().pong.remote()
+    assert "Thing" in str(caught.value)
+    assert "ping" in str(caught.value)
+
+
+@beamlet_only
+def test_an_infeasible_request_is_an_error_after_a_grace() -> None:
+    @ray.remote(num_cpus=1000)
+    def huge() -> None:
+        pass
+
+    with pytest.raises(Exception, match="1000") as caught:
+        ray.get(huge.remote(), timeout=DEADLINE_S)
+    assert "Infeasible" in type(caught.value).__name__
+    assert "CPU" in str(caught.value)
+
+
+@beamlet_only
+def test_an_infeasible_actor_is_an_error_after_a_grace() -> None:
+    actor = ray.remote(resources={"unobtainium": 1})(type("Rare", (), {"ping": lambda self: 1})).remote()
+    with pytest.raises(Exception, match="unobtainium"):
+        ray.get(actor.ping.remote(), timeout=DEADLINE_S)
+
+
+def test_a_list_with_nested_lists_of_refs_is_a_type_error() -> None:
+    with pytest.raises(TypeError):
+        get([[ray.put(1)]])
+
+
+@beamlet_only
+def test_a_nested_list_says_which_index_is_no_ref() -> None:
+    with pytest.raises(TypeError, match="1"):
+        get([ray.put(1), [ray.put(2)]])
+
+
+def test_negative_results_of_mistakes_leave_the_cluster_usable() -> None:
+    for mistake in (lambda: add(1, 2), lambda: add.remote(1), lambda: get("no ref")):
+        with pytest.raises((TypeError, ValueError)):
+            mistake()
+    assert get(add.remote(1, 2)) == 3
+
+
+def test_an_argument_that_fails_to_unpickle_fails_only_its_task() -> None:
+    pid = os.getpid()
+
+    class Trap:
+        def __reduce__(self) -> Any:
+            return explode, ()
+
+    def explode() -> Any:
+        if os.getpid() != pid:
+            raise RuntimeError("cannot be rebuilt here")
+
+    with pytest.raises(Exception, match="cannot be rebuilt here"):
+        get(add.remote(Trap(), 1))
+    assert get(add.remote(1, 2)) == 3
+
+
+def test_a_missing_module_is_an_error_naming_it() -> None:
+    @ray.remote
+    def imports() -> None:
+        import no_such_module_anywhere  # noqa: F401
+
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
+        get(imports.remote())
+
+
+def test_recursion_without_end_is_a_recursion_error() -> None:
+    @ray.remote
+    def f(x: int) -> int:
+        def g(x: int) -> int:
+            return g(x + 1)
+
+        return g(x)
+
+    with pytest.raises(RecursionError):
+        get(f.remote(0))
+
+
+def test_a_deeply_nested_argument_is_an_error_or_arrives() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    try:
+        ref = ray.remote(lambda x: len(x)).remote(deep)
+    except (RecursionError, TypeError, ValueError):
+        return
+    assert get(ref) == 1
