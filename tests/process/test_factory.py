@@ -371,6 +371,20 @@ def test_kill_signals_the_whole_group_and_only_that_worker() -> None:
         assert raylet.death().pid == other_pid
 
 
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_at_birth_is_not_lost(signal_number: int) -> None:
+    """In the same frame as the fork: the child has the factory's handlers still, and no group of its own."""
+    with factory(obey) as raylet:
+        worker = Worker(WorkerId(b"short-lived"))
+        raylet.workers.append(worker)
+        raylet.send(
+            ForkWorker(worker.worker_id), KillWorker(worker.worker_id, signal_number), fds=worker.given
+        )
+        worker.gave()
+        assert isinstance(raylet.receive(), Forked)
+        assert raylet.death().signal == signal_number
+
+
 #: Each prints the pids it has started; all of them try to escape.
 ESCAPES = {
     "own session": """if True:
@@ -491,6 +505,34 @@ def test_kill_9_of_the_factorys_parent_leaves_nothing(tmp_path: Path) -> None:
     head.wait(DEADLINE_S)
     head.stdout.close()
     assert_all_gone(pids, "kill -9 of the head")
+
+
+LOOSE_HEAD = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from tests_process_factory import Raylet, fork_factory, obey, tell
+
+print("once")
+os.close(0)
+raylet = Raylet(fork_factory(obey))
+worker, _ = raylet.fork()
+tell(worker, "print('from the worker')")
+worker.link.close()
+assert worker.read_all(worker.stdout) == "from the worker\\n"
+assert raylet.death().exit_code == 0
+assert raylet.end() == 0
+"""
+
+
+def test_buffered_output_and_closed_streams_of_the_head_do_not_reach_workers(tmp_path: Path) -> None:
+    (tmp_path / "tests_process_factory.py").symlink_to(__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", LOOSE_HEAD.format(tests=str(tmp_path))],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "once\n", "")
 
 
 def test_sweep_finds_what_carries_the_marker_and_nothing_else() -> None:

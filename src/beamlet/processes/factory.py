@@ -12,6 +12,13 @@ Children of the factory are workers, or what a dead worker left: a worker is a s
 a living worker ever falls here. That makes "kill what is not a worker" exact, whatever sessions, process
 groups and environments the orphan made for itself. Killing one re-parents its children to us, so that the
 next pass gets them: no tree has to be walked, and none can escape by forking faster than a walk.
+The price: a daemon that a task double-forks stays a zombie below its worker, once ended, until that dies.
+
+Measured (Python 3.11, 2 shared cores, msgspec and cloudpickle imported): request → child_main entered 2.5 ms
+at best, 3.6 ms at the median under load, of which bare fork 0.9–1.3 ms; the rest is first touches of pages.
+An idle worker's own memory (Private_Dirty) is 1.75 MB, of which 0.6 MB is any fork's, 0.4 MB CPython's hooks
+after fork. gc.freeze keeps it there: without it, a child's first full collection makes it 5.5 MB. Rehearsing
+the child's steps in the factory and trimming malloc before the fork changed nothing.
 """
 
 from __future__ import annotations
@@ -68,6 +75,9 @@ def fork_factory(
 
     close_in_factory: called there first, to let go of what is the caller's alone (listeners, loops).
     """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()  # what waits in a buffer would come out once more, in a worker's output
     ours, theirs = socket.socketpair()
     parent = os.getpid()
     pid = os.fork()
@@ -222,6 +232,7 @@ class Factory:
             self._workers[pid] = worker_id
             self._pids[worker_id] = pid
             self._outbox.append(Forked(worker_id, pid))
+            self._send()  # a fork takes longer than a message: the raylet need not wait for all of a batch
         finally:
             for fd in (received.link, received.stdout, received.stderr):
                 os.close(fd)

@@ -115,7 +115,7 @@ def _redirect_standard_streams(received: Descriptors) -> None:
             os.close(source)
     # New objects: those of the head may be buffered differently, closed, or a test's capture.
     for name, stream in (
-        ("stdin", os.fdopen(0, closefd=False)),
+        ("stdin", os.fdopen(0, encoding="utf-8", closefd=False)),
         ("stdout", _text_on(1)),
         ("stderr", _text_on(2)),
     ):
