@@ -8,6 +8,7 @@ still registering: such objects are *excused* from then on, and nothing else is.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -140,11 +141,13 @@ class Process:
         self.submitted[seq] = (executor, result[0], ids)
         self.send(executor, Task(seq, refs))
 
-    def finish(self, running: Running, keep: list[Ref], returned: list[Ref]) -> None:
-        """The task ends: it keeps some of its argument refs (actor state) and returns some refs."""
+    def finish(
+        self, running: Running, keep: list[Ref], returned: list[Ref], made: Iterable[Ref] = ()
+    ) -> None:
+        """The task ends: of its arguments and what it made it keeps some (actor state), and returns some."""
         self.running.remove(running)
         hold = self.counter.hold_results(running.submitter, returned, running.guard)
-        dropped = Counter(running.task.refs) - Counter(keep)
+        dropped = Counter([*running.task.refs, *made]) - Counter(keep)
         self.drop(list(dropped.elements()))
         answer = Answer(running.task.seq, returned, hold)
         if self.counter.task_finished(running.guard):
@@ -329,7 +332,7 @@ class ReferencesMachine(RuleBasedStateMachine):
         chosen = made + self.some(data, process.refs(), 2)
         returned = [ref for ref in chosen if not self.world.reaches([ref], result)]
         self.world.promised[result] = returned
-        process.finish(running, keep=self.some(data, running.task.refs, 2), returned=returned)
+        process.finish(running, self.some(data, running.task.refs + made, 2), returned, made)
 
     @rule(data=st.data())
     def drop(self, data: st.DataObject) -> None:
