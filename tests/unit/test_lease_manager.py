@@ -5,11 +5,11 @@ from __future__ import annotations
 from beamlet.base.ids import ActorId, Address, JobId, NodeId, WorkerId, make_address
 from beamlet.base.resources import from_floats
 from beamlet.raylet.lease_effects import (
+    AskBack,
     Cancelled,
     Effect,
     EndWorker,
     Granted,
-    HolderLost,
     Pending,
     Refused,
     Spilled,
@@ -184,7 +184,6 @@ def test_a_blocked_worker_that_dies_gives_back_only_what_it_still_held() -> None
     node.perform(node.manager.blocked(parent, 0.0))
     node.perform(node.manager.worker_gone(parent, 0.0))
     assert (node.free(), node.free("gizmo")) == (1, 1)
-    assert node.log[-1] == HolderLost(address("a"), 1, parent)
 
 
 def test_a_default_actor_needs_a_cpu_to_exist_and_holds_none() -> None:
@@ -299,7 +298,19 @@ def test_a_disposed_worker_is_ended_not_reused() -> None:
     worker = node.grants["f"].worker
     node.give_back("f", dispose=True)
     assert isinstance(node.log[-1], EndWorker)
-    assert node.log[-1].worker == worker
+    assert (node.log[-1].worker, node.log[-1].at_once) == (worker, False)
+
+
+def test_holders_of_what_is_lacking_are_asked_for_it_once_until_something_changes() -> None:
+    node = Node(CPU=2, gizmo=1)
+    node.ask("a", 1, "f", CPU=2)
+    node.ask("b", 1, "other", gizmo=1)
+    node.ask("c", 1, "g", CPU=1)
+    node.ask("c", 2, "h", CPU=1)
+    assert [effect for effect in node.log if isinstance(effect, AskBack)] == [AskBack(address("a"))]
+    node.give_back("f")
+    node.ask("a", 2, "again", CPU=1)
+    assert node.log[-1] == AskBack(address("c"))
 
 
 def test_a_late_or_foreign_return_changes_nothing() -> None:

@@ -116,6 +116,8 @@ class LeaseGranted(Message, tag=38):
     pid: int
     #: Indices assigned per accelerator resource, e.g. {"GPU": [0]}.
     accelerators: dict[str, list[int]] = {}
+    #: False: these two were introduced before, and no descriptor comes along.
+    fresh: bool = True
 
 
 class LeaseInfeasible(Message, tag=39):
@@ -165,9 +167,10 @@ class ConnectPeer(Message, tag=46):
 
 
 class PeerConnected(Message, tag=47):
-    """+fd."""
+    """+fd, unless not ``fresh``: the two were introduced before (a pair has one connection)."""
 
     req: int
+    fresh: bool = True
 
 
 class PeerUnreachable(Message, tag=48):
@@ -201,6 +204,8 @@ class CreateObject(Message, tag=52):
     object_id: ObjectId
     size: int
     call_site: str
+    #: Whoever will delete it; the sender, when empty (a worker stores returns for their caller).
+    owner: Address = Address(b"")
 
 
 class ObjectCreated(Message, tag=53):

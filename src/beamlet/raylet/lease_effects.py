@@ -64,22 +64,21 @@ class WorkerFree:
 
 @dataclass(frozen=True, slots=True)
 class EndWorker:
-    """Nobody may use it again."""
+    """Nobody may use it again. ``at_once``: nobody is left to whom its work matters."""
 
     worker: WorkerId
     reason: str
+    at_once: bool
 
 
 @dataclass(frozen=True, slots=True)
-class HolderLost:
-    """The worker that ``holder`` leased is gone."""
+class AskBack:
+    """Others wait for what ``holder``'s idle leases hold."""
 
     holder: Address
-    lease_id: int
-    worker: WorkerId
 
 
 Effect = (
     WantWorker | UnwantWorker | Granted | Refused | Spilled | Cancelled | Pending
-    | WorkerFree | EndWorker | HolderLost
+    | WorkerFree | EndWorker | AskBack
 )  # fmt: skip

@@ -22,11 +22,11 @@ from enum import Enum
 from beamlet.base.ids import Address, JobId, NodeId, WorkerId
 from beamlet.base.resources import show
 from beamlet.raylet.lease_effects import (
+    AskBack,
     Cancelled,
     Effect,
     EndWorker,
     Granted,
-    HolderLost,
     Pending,
     Refused,
     Spilled,
@@ -36,7 +36,16 @@ from beamlet.raylet.lease_effects import (
 )
 from beamlet.raylet.lease_queue import LeaseQueue, Request, RequestKey
 from beamlet.raylet.resource_ledger import Allocation, ResourceLedger
-from beamlet.scheduling.placement import Decision, Here, Holder, Infeasible, NodeView, OtherNode, Placement
+from beamlet.scheduling.placement import (
+    Decision,
+    Here,
+    Holder,
+    Infeasible,
+    NodeView,
+    OtherNode,
+    Placement,
+    Wait,
+)
 
 #: A request that has waited this long is told why, and again at this interval if the cause changed.
 PENDING_WORD_S = 5.0
@@ -77,6 +86,8 @@ class LeaseManager:
         self._leases: dict[int, Lease] = {}
         self._by_worker: dict[WorkerId, Lease] = {}
         self._wanting: dict[RequestKey, Lease] = {}
+        #: Holders who were asked to give back what they do not use; forgotten when their leases change.
+        self._asked_back: set[Address] = set()
         self._order = 0
         self._last_lease_id = 0
 
@@ -94,6 +105,8 @@ class LeaseManager:
         if isinstance(decision, Infeasible) and self._grace_s == 0:
             self._queue.remove(request)
             return [Refused(request, decision.reason, infeasible=True)]
+        if isinstance(decision, Wait):
+            return self._ask_back(decision)
         return self._pump(now) if isinstance(decision, Here) else []
 
     def cancel(self, key: RequestKey, reason: str, now: float) -> list[Effect]:
@@ -112,7 +125,7 @@ class LeaseManager:
         if lease is None or lease.state is not LeaseState.HELD or lease.request.client != holder:
             return []
         if dispose:
-            return self._end(lease, "its leaseholder asked that it be used no more")
+            return self._end(lease, "its leaseholder asked that it be used no more", at_once=False)
         worker = lease.worker
         assert worker is not None
         self._forget(lease)
@@ -121,17 +134,22 @@ class LeaseManager:
     # ---- what the worker pool answers ----
 
     def worker_found(self, lease_id: int, worker: WorkerId) -> list[Effect]:
-        lease = self._leases[lease_id]
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            return [WorkerFree(worker)]  # it was cancelled while this answer was on its way
         assert lease.state is LeaseState.WANTS_WORKER, f"lease {lease_id} has a worker"
         assert worker not in self._by_worker, "a worker serves one lease"
         lease.state, lease.worker = LeaseState.HELD, worker
         del self._wanting[lease.request.key]
         self._by_worker[worker] = lease
+        self._asked_back.discard(lease.request.client)
         return [Granted(lease.request, lease_id, worker, lease.allocation.indices())]
 
     def no_worker(self, lease_id: int, reason: str, now: float) -> list[Effect]:
         """No process could be made for it: the call that needed one is told so."""
-        lease = self._leases[lease_id]
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            return []
         self._forget(lease)
         return [Refused(lease.request, reason, infeasible=False), *self._pump(now)]
 
@@ -140,10 +158,7 @@ class LeaseManager:
         if lease is None:
             return []
         self._forget(lease)
-        told: list[Effect] = []
-        if lease.request.actor is None:
-            told = [HolderLost(lease.request.client, lease.lease_id, worker)]
-        return [*told, *self._pump(now)]
+        return self._pump(now)
 
     # ---- running workers ----
 
@@ -176,7 +191,7 @@ class LeaseManager:
                 self._forget(lease)
                 effects.append(UnwantWorker(lease.lease_id))
             elif lease.state is LeaseState.HELD:
-                effects += self._end(lease, "the process that owned its tasks is gone")
+                effects += self._end(lease, "the process that owned its tasks is gone", at_once=True)
         return effects + self._pump(now)
 
     def job_ended(self, job: JobId, spared: Collection[bytes], now: float) -> list[Effect]:
@@ -260,6 +275,10 @@ class LeaseManager:
             counts[show(request.demand.largest()), reason] += request.backlog
         return [(shown, count, reason) for (shown, reason), count in counts.items()]
 
+    def knows(self, key: RequestKey) -> bool:
+        """Whether a request of this key waits here, for resources or for a worker."""
+        return key in self._queue or key in self._wanting
+
     def holder_of(self, worker: WorkerId) -> Request | None:
         """The request that the worker serves now."""
         lease = self._by_worker.get(worker)
@@ -306,6 +325,7 @@ class LeaseManager:
 
     def _forget(self, lease: Lease) -> None:
         """The lease is over: its resources are free."""
+        self._asked_back.discard(lease.request.client)
         del self._leases[lease.lease_id]
         self._wanting.pop(lease.request.key, None)
         if lease.worker is not None:
@@ -316,11 +336,22 @@ class LeaseManager:
                 del self._queue.held[lease.request.client]
         self._ledger.give_back(lease.allocation, cpus_are_back=lease.blocked)
 
-    def _end(self, lease: Lease, reason: str) -> list[Effect]:
+    def _ask_back(self, wait: Wait) -> list[Effect]:
+        """Ask those who hold what is lacking for what they do not use: once each, until something changes."""
+        effects: list[Effect] = []
+        for lease in self._by_worker.values():
+            holder = lease.request.client
+            useful = any(name in lease.allocation.amounts for name in wait.lacking)
+            if useful and lease.request.actor is None and holder not in self._asked_back:
+                self._asked_back.add(holder)
+                effects.append(AskBack(holder))
+        return effects
+
+    def _end(self, lease: Lease, reason: str, at_once: bool) -> list[Effect]:
         """Its resources stay taken until the process is gone: only then is its memory free."""
         assert lease.worker is not None
         lease.state = LeaseState.ENDING
-        return [EndWorker(lease.worker, reason)]
+        return [EndWorker(lease.worker, reason, at_once)]
 
     def _waiting(self) -> list[tuple[Request, str]]:
         queued = [(request, self._why(request)) for request in self._queue]

@@ -102,6 +102,8 @@ class WorkerPool:
     def returned(self, worker: WorkerId, now: float) -> list[Effect]:
         """The lease is over. A worker that is dying already just goes on dying."""
         record = self._workers.get(worker)
+        if record is not None and record.state is WorkerState.ACTOR:
+            return self.kill(worker, "the actor it was meant for was withdrawn", now)
         if record is None or record.state is not WorkerState.LEASED:
             return []
         self._used_at = now

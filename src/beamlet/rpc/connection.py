@@ -111,13 +111,14 @@ class Connection:
 
     # -- sending ---------------------------------------------------------------------------------
 
-    def send(self, message: Message, fd: int = -1) -> None:
-        """Queue a message, and with it a duplicate of ``fd``. Silently dropped once closed."""
+    def send(self, message: Message, fd: int = -1, *more_fds: int) -> None:
+        """Queue a message, and with it duplicates of the descriptors. Silently dropped once closed."""
         if self.closed:
             return
         self._outbox.append(message)
         if fd >= 0:
             self._fds_out.append(os.dup(fd))
+            self._fds_out.extend(map(os.dup, more_fds))
         if not self._queued:
             self._queued = True
             self.reactor.dirty.append(self)
@@ -126,6 +127,10 @@ class Connection:
     def queued_count(self) -> int:
         """Messages waiting for a flush."""
         return len(self._outbox)
+
+    @property
+    def has_backlog(self) -> bool:
+        return bool(self._blocked)
 
     @property
     def backlog_bytes(self) -> int:

@@ -1,0 +1,145 @@
+"""The core workers of this node that the raylet talks to: their addresses, connections and jobs.
+
+Knows who is here and who was; what is said over the connections is the business of the services.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+from beamlet.base.death import DeathCertificate
+from beamlet.base.ids import Address, JobId, NodeId, WorkerId, make_address
+from beamlet.protocol import gcs, node
+from beamlet.protocol.message import Message
+from beamlet.rpc.connection import Connection
+
+#: Everything a core worker may say to its raylet; anything else closes its connection.
+FromCoreWorker = (
+    node.DriverHello
+    | node.WorkerReady
+    | node.RequestLease
+    | node.CancelLeaseRequest
+    | node.ReturnLease
+    | node.Blocked
+    | node.Unblocked
+    | node.ConnectPeer
+    | node.CreateObject
+    | node.SealObject
+    | node.AbortObject
+    | node.PinObject
+    | node.UnpinObject
+    | node.DeleteObjects
+    | node.OutputMark
+    | node.OutputPrinted
+    | node.ExitedOnPurpose
+    | node.Goodbye
+    | node.DescribeTask
+    | node.WhyPending
+    | gcs.KvPut
+    | gcs.KvGet
+    | gcs.KvDel
+    | gcs.KvKeys
+    | gcs.CreateActor
+    | gcs.ActorReady
+    | gcs.FindActor
+    | gcs.ListNamedActors
+    | gcs.KillActor
+    | gcs.ActorOutOfScope
+    | gcs.SubscribeActor
+    | gcs.ActorStarted
+    | gcs.QueryCluster
+    | gcs.TaskEvents
+    | gcs.QueryTimeline
+)
+
+#: How many of the dead are remembered, so that those who ask for them later learn how they ended.
+_DEAD_REMEMBERED = 2000
+#: A connection is flushed after this many descriptors: the receiver's buffer for them is bounded.
+_FDS_AT_ONCE = 32
+
+
+class PeerMisuse(Exception):
+    """A core worker said what it must not say now; its connection is closed."""
+
+
+@dataclass(slots=True, eq=False)
+class CoreWorker:
+    """A driver, an observer (CLI) or a worker process."""
+
+    worker_id: WorkerId
+    address: Address
+    connection: Connection
+    #: What the object store knows it by.
+    number: int
+    pid: int = 0
+    job: JobId | None = None
+    is_driver: bool = False
+    #: The cluster ends when it goes.
+    owns_cluster: bool = False
+    #: It said goodbye.
+    leaving: bool = False
+    joined_at: float = 0.0
+    _fds_sent: int = 0
+
+    def send(self, message: Message) -> None:
+        self.connection.send(message)
+
+    def send_with_fd(self, message: Message, fd: int) -> None:
+        """The caller keeps its own ``fd``."""
+        self.connection.send(message, fd)
+        self._fds_sent += 1
+        if self._fds_sent % _FDS_AT_ONCE == 0:
+            self.connection.flush()
+
+
+class CoreWorkers:
+    """Who is here, by address and by store number; and how those who were here ended."""
+
+    def __init__(self, node_id: NodeId) -> None:
+        self._node = node_id
+        self._by_address: dict[Address, CoreWorker] = {}
+        self._by_number: dict[int, CoreWorker] = {}
+        self._numbers = count(1)
+        self._dead: dict[Address, DeathCertificate] = {}
+
+    def __iter__(self) -> Iterator[CoreWorker]:
+        return iter(list(self._by_address.values()))
+
+    def join(self, worker_id: WorkerId, connection: Connection, now: float) -> CoreWorker:
+        address = make_address(self._node, worker_id)
+        member = CoreWorker(worker_id, address, connection, next(self._numbers), joined_at=now)
+        self._by_address[address] = self._by_number[member.number] = member
+        connection.context = member
+        return member
+
+    def vanish(self, member: CoreWorker) -> None:
+        """It was never born (its fork failed)."""
+        del self._by_address[member.address]
+        del self._by_number[member.number]
+
+    def leave(self, address: Address, certificate: DeathCertificate) -> CoreWorker | None:
+        member = self._by_address.pop(address, None)
+        if member is not None:
+            del self._by_number[member.number]
+        self._dead[address] = certificate
+        while len(self._dead) > _DEAD_REMEMBERED:
+            del self._dead[next(iter(self._dead))]
+        return member
+
+    def get(self, address: Address) -> CoreWorker | None:
+        return self._by_address.get(address)
+
+    def worker(self, worker_id: WorkerId) -> CoreWorker | None:
+        return self._by_address.get(make_address(self._node, worker_id))
+
+    def numbered(self, number: int) -> CoreWorker | None:
+        return self._by_number.get(number)
+
+    def driver_of(self, job: JobId) -> CoreWorker | None:
+        return next((each for each in self._by_address.values() if each.is_driver and each.job == job), None)
+
+    def certificate(self, address: Address) -> DeathCertificate | None:
+        """How it ended, if it was here and that is not too long ago."""
+        return self._dead.get(address)

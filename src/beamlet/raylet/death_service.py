@@ -1,0 +1,96 @@
+"""What follows when a core worker is gone: its last output, its certificate, who must hear of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from beamlet.base.death import DeathCertificate
+from beamlet.base.ids import NodeId, make_address
+from beamlet.protocol.cluster import CoreWorkerGone
+from beamlet.protocol.node import WorkerDied
+from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers
+from beamlet.raylet.introductions import Introductions
+from beamlet.raylet.lease_manager import LeaseManager
+from beamlet.raylet.output_service import OutputService
+from beamlet.raylet.performer import Performer
+from beamlet.raylet.store_service import StoreService
+from beamlet.raylet.worker_pool import WorkerPool
+from beamlet.raylet.worker_record import Announce
+
+
+@dataclass(frozen=True, slots=True)
+class _Mourn:
+    """Behind the last lines of output, so that the driver prints them before it learns of the death."""
+
+    death: Announce
+
+
+class DeathService:
+    """``on_mourned`` gets what the GCS must be told."""
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        manager: LeaseManager,
+        pool: WorkerPool,
+        members: CoreWorkers,
+        introductions: Introductions,
+        output: OutputService,
+        store: StoreService,
+        performer: Performer,
+        on_mourned: Callable[[CoreWorkerGone], None],
+    ) -> None:
+        self._node_id = node_id
+        self._manager = manager
+        self._pool = pool
+        self._members = members
+        self._introductions = introductions
+        self._output = output
+        self._store = store
+        self._performer = performer
+        self._on_mourned = on_mourned
+        performer.on(Announce, self._announced)
+        performer.on(_Mourn, self._mourn)
+
+    def driver_gone(self, driver: CoreWorker, reason: str, intended: bool) -> None:
+        """Nobody waits for a driver's exit status: it is no child of ours."""
+        now = time.monotonic()
+        certificate = DeathCertificate(
+            worker_id=driver.worker_id,
+            node_id=self._node_id,
+            pid=driver.pid,
+            killed_by="" if not intended else "it said goodbye",
+            uptime_s=now - driver.joined_at,
+            task_name="the driver",
+        )
+        self._bury(driver, CoreWorkerGone(driver.address, certificate, intended), now)
+
+    def _announced(self, death: Announce) -> None:
+        self._output.finish(death.worker)
+        self._performer.perform([_Mourn(death)])
+
+    def _mourn(self, effect: _Mourn) -> None:
+        death = effect.death
+        last_words = self._output.forget(death.worker)
+        certificate = msgspec.structs.replace(death.certificate, last_words=last_words)
+        address = make_address(self._node_id, death.worker)
+        member = self._members.get(address)
+        assert member is not None, "a worker is known from its fork to its death"
+        member.connection.close()
+        now = time.monotonic()
+        self._performer.perform(self._manager.worker_gone(death.worker, now))
+        actor_id = death.actor if death.actor is not None else b""
+        gone = CoreWorkerGone(address, certificate, death.intended, actor_id, death.incarnation)
+        self._bury(member, gone, now)
+
+    def _bury(self, member: CoreWorker, gone: CoreWorkerGone, now: float) -> None:
+        self._members.leave(member.address, gone.certificate)
+        for other in self._introductions.forget(member.address):
+            other.send(WorkerDied(member.address, gone.certificate))
+        self._performer.perform(self._manager.client_gone(member.address, now))
+        self._store.forget(member.number, member.address)
+        self._on_mourned(gone)

@@ -1,0 +1,224 @@
+"""The lease manager's shell: requests of core workers and of the GCS in, grants and refusals out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from beamlet.base.ids import ActorId, WorkerId
+from beamlet.protocol import cluster, node
+from beamlet.protocol.gcs import StartActor
+from beamlet.protocol.message import Message
+from beamlet.raylet import lease_effects as effects
+from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers, PeerMisuse
+from beamlet.raylet.introductions import Introductions
+from beamlet.raylet.lease_manager import LeaseManager
+from beamlet.raylet.lease_queue import Request, RequestKey, env_key
+from beamlet.raylet.performer import Performer
+from beamlet.raylet.worker_pool import WorkerPool
+from beamlet.raylet.worker_record import Found, NotFound, Want
+
+
+class LeaseService:
+    """``tell_gcs`` takes cluster.py messages."""
+
+    def __init__(
+        self,
+        manager: LeaseManager,
+        pool: WorkerPool,
+        members: CoreWorkers,
+        introductions: Introductions,
+        performer: Performer,
+        tell_gcs: Callable[[Message], None],
+    ) -> None:
+        self._manager = manager
+        self._pool = pool
+        self._members = members
+        self._introductions = introductions
+        self._performer = performer
+        self._tell_gcs = tell_gcs
+        #: What the GCS asked to place and is not answered for yet.
+        self._placements: dict[RequestKey, cluster.PlaceActor] = {}
+        #: Where each living incarnation is.
+        self._seats: dict[RequestKey, WorkerId] = {}
+        performer.on(effects.WantWorker, self._want_worker)
+        performer.on(effects.UnwantWorker, lambda effect: pool.unwant(effect.lease_id))
+        performer.on(effects.Granted, self._granted)
+        performer.on(effects.Refused, self._refused)
+        performer.on(effects.Spilled, self._spilled)
+        performer.on(effects.Cancelled, self._cancelled)
+        performer.on(effects.Pending, self._pending)
+        performer.on(
+            effects.WorkerFree, lambda e: performer.perform(pool.returned(e.worker, time.monotonic()))
+        )
+        performer.on(effects.EndWorker, self._end_worker)
+        performer.on(effects.AskBack, self._ask_back)
+        performer.on(
+            Found, lambda effect: performer.perform(manager.worker_found(effect.ticket, effect.worker))
+        )
+        performer.on(NotFound, self._no_worker)
+
+    # ---- core workers ask ----
+
+    def request(self, sender: CoreWorker, message: node.RequestLease) -> None:
+        key = (sender.address, message.req)
+        if sender.job is None or self._manager.knows(key):
+            raise PeerMisuse(f"RequestLease {message.req} from a process without a job, or asked twice")
+        request = Request(
+            key,
+            sender.address,
+            sender.job,
+            message.resources,
+            message.name,
+            env=env_key(message.env_vars),
+            strategy=message.strategy,
+            backlog=message.backlog,
+        )
+        self._performer.perform(self._manager.submit(request, time.monotonic()))
+
+    def cancel(self, sender: CoreWorker, message: node.CancelLeaseRequest) -> None:
+        key = (sender.address, message.req)
+        self._performer.perform(self._manager.cancel(key, "", time.monotonic()))
+
+    def give_back(self, sender: CoreWorker, message: node.ReturnLease) -> None:
+        now = time.monotonic()
+        self._performer.perform(
+            self._manager.return_lease(sender.address, message.lease_id, message.dispose, now)
+        )
+
+    def blocked(self, sender: CoreWorker) -> None:
+        self._performer.perform(self._manager.blocked(sender.worker_id, time.monotonic()))
+
+    def unblocked(self, sender: CoreWorker) -> None:
+        self._manager.unblocked(sender.worker_id)
+
+    def why(self, sender: CoreWorker, message: node.WhyPending) -> None:
+        reasons = self._manager.why(sender.address, time.monotonic())
+        if message.actor_id:
+            waiting = [key for key in self._placements if key[0] == message.actor_id]
+            reasons = [reason for key in waiting if (reason := self._manager.why_request(key))]
+        sender.send(node.WhyPendingAnswer(message.req, reasons))
+
+    # ---- the GCS asks ----
+
+    def place(self, message: cluster.PlaceActor) -> None:
+        spec = message.spec
+        key = (spec.actor_id, message.incarnation)
+        if key in self._placements or key in self._seats:
+            return  # repeat-safe: it is being placed, or has been
+        self._placements[key] = message
+        request = Request(
+            key,
+            spec.owner,
+            spec.job.job_id,
+            spec.lifetime_resources,
+            spec.name or spec.class_name,
+            env=env_key(spec.env_vars),
+            strategy=spec.strategy,
+            to_place=spec.placement_resources,
+            actor=spec.actor_id,
+            detached=spec.detached,
+            call_site=spec.call_site,
+        )
+        self._performer.perform(self._manager.submit(request, time.monotonic()))
+
+    def cancel_placement(self, message: cluster.CancelPlacement) -> None:
+        key = (message.actor_id, message.incarnation)
+        self._performer.perform(self._manager.cancel(key, "the GCS withdrew it", time.monotonic()))
+
+    def stop_actor(self, message: cluster.StopActor) -> None:
+        """End the incarnation wherever it is: still waiting, or in its worker."""
+        key = (message.actor_id, message.incarnation)
+        now = time.monotonic()
+        worker = self._seats.get(key)
+        if worker is None:
+            self._performer.perform(self._manager.cancel(key, message.reason, now))
+        elif message.graceful:
+            self._performer.perform(self._pool.ask_to_exit(worker, message.reason, now, patient=True))
+        else:
+            self._performer.perform(self._pool.kill(worker, message.reason, now))
+
+    def forget_actor(self, actor: ActorId, incarnation: int) -> None:
+        """Its worker is gone."""
+        self._seats.pop((actor, incarnation), None)
+
+    # ---- effects ----
+
+    def _want_worker(self, effect: effects.WantWorker) -> None:
+        request = effect.request
+        incarnation = request.key[1] if request.actor is not None else 0
+        want = Want(effect.lease_id, request.job, request.env, request.actor, incarnation, request.detached)
+        self._performer.perform(self._pool.want(want, time.monotonic()))
+
+    def _granted(self, effect: effects.Granted) -> None:
+        worker = self._members.worker(effect.worker)
+        if worker is None:
+            # Its link broke a moment ago and its death will be announced: the lease ends with it.
+            return
+        if effect.request.actor is not None:
+            self._seat(effect, worker)
+            return
+        holder = self._members.get(effect.request.client)
+        if holder is None:
+            return  # client_gone, behind us in the queue, ends the lease
+        answer = node.LeaseGranted(
+            effect.request.key[1], effect.lease_id, worker.address, worker.pid, effect.accelerators
+        )
+        if self._introductions.is_new(holder, worker):
+            self._introductions.introduce(holder, worker, answer)
+        else:
+            answer.fresh = False
+            holder.send(answer)
+
+    def _seat(self, effect: effects.Granted, worker: CoreWorker) -> None:
+        placement = self._placements.pop(effect.request.key)
+        self._seats[effect.request.key] = effect.worker
+        worker.send(StartActor(placement.spec, placement.incarnation, effect.accelerators))
+        self._tell_gcs(
+            cluster.ActorPlaced(placement.spec.actor_id, placement.incarnation, worker.address, worker.pid)
+        )
+
+    def _refused(self, effect: effects.Refused) -> None:
+        request = effect.request
+        if request.actor is not None:
+            self._placements.pop(request.key, None)
+            self._tell_gcs(cluster.ActorUnplaceable(request.actor, request.key[1], effect.reason, True))
+        elif effect.infeasible:
+            self._answer(request, node.LeaseInfeasible(request.key[1], effect.reason))
+        else:
+            self._answer(request, node.LeaseCancelled(request.key[1], effect.reason))
+
+    def _spilled(self, effect: effects.Spilled) -> None:
+        request = effect.request
+        self._answer(request, node.LeaseSpillback(request.key[1], effect.node, effect.address))
+
+    def _cancelled(self, effect: effects.Cancelled) -> None:
+        if effect.request.actor is not None:
+            self._placements.pop(effect.request.key, None)
+        else:
+            self._answer(effect.request, node.LeaseCancelled(effect.request.key[1], effect.reason))
+
+    def _pending(self, effect: effects.Pending) -> None:
+        request = effect.request
+        if request.actor is not None:
+            self._tell_gcs(cluster.ActorUnplaceable(request.actor, request.key[1], effect.reason, False))
+        else:
+            self._answer(request, node.LeasePending(request.key[1], effect.reason))
+
+    def _end_worker(self, effect: effects.EndWorker) -> None:
+        now = time.monotonic()
+        if effect.at_once:
+            self._performer.perform(self._pool.kill(effect.worker, effect.reason, now))
+        else:
+            self._performer.perform(self._pool.ask_to_exit(effect.worker, effect.reason, now))
+
+    def _ask_back(self, effect: effects.AskBack) -> None:
+        if (holder := self._members.get(effect.holder)) is not None:
+            holder.send(node.LeaseWanted())
+
+    def _no_worker(self, effect: NotFound) -> None:
+        self._performer.perform(self._manager.no_worker(effect.ticket, effect.reason, time.monotonic()))
+
+    def _answer(self, request: Request, message: Message) -> None:
+        if (asker := self._members.get(request.client)) is not None:
+            asker.send(message)

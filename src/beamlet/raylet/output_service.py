@@ -1,0 +1,250 @@
+"""Reads what workers print from their pipes; writes log files; hands lines to drivers.
+
+The pipes are this process's from the fork on, so nothing a worker wrote is lost with it: what is in them when
+it dies is read before its death is announced.  What lines are is output_router.py's business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from beamlet.base.ids import JobId, WorkerId
+from beamlet.protocol.node import OutputDelivered, OutputLines
+from beamlet.raylet.core_worker_links import CoreWorkers
+from beamlet.raylet.output_router import Delivered, OutputRouter, Record, Show
+from beamlet.raylet.performer import Performer
+from beamlet.rpc.reactor import Reactor
+
+_READ_BYTES = 64 * 1024
+#: Reads from one pipe before others get their turn.
+_READS_AT_ONCE = 8
+#: A log file is not continued beyond this.
+LOG_BYTES = 128 * 1024 * 1024
+#: When a driver lags this far behind, its workers' pipes are left unread: printing then waits for reading.
+_DRIVER_BACKLOG_BYTES = 32 * 1024 * 1024
+_PAUSE_S = 0.02
+
+
+@dataclass(slots=True)
+class _Pipes:
+    #: Read ends of stdout and stderr, -1 once closed.
+    fds: list[int]
+    pid: int = 0
+    job: JobId | None = None
+    logs: list[_LogFile | None] = field(default_factory=lambda: [None, None])
+
+
+class OutputService:
+    """``on_drained(worker)``: both of its pipes have come to their end."""
+
+    def __init__(
+        self,
+        logs: Path,
+        members: CoreWorkers,
+        performer: Performer,
+        reactor: Reactor,
+        on_drained: Callable[[WorkerId], None],
+    ) -> None:
+        self._logs = logs
+        self._members = members
+        self._performer = performer
+        self._reactor = reactor
+        self._on_drained = on_drained
+        self._pipes: dict[WorkerId, _Pipes] = {}
+        self.router = OutputRouter()
+        performer.on(Record, self._record)
+        performer.on(Show, self._show)
+        performer.on(Delivered, self._delivered)
+
+    def open(self, worker: WorkerId) -> tuple[int, int]:
+        """Make the worker's pipes; returns their write ends, which the caller passes on and closes."""
+        out_read, out_write = os.pipe2(os.O_CLOEXEC)
+        try:
+            err_read, err_write = os.pipe2(os.O_CLOEXEC)
+        except OSError:
+            os.close(out_read)
+            os.close(out_write)
+            raise
+        self._pipes[worker] = _Pipes([out_read, err_read])
+        self.router.add(worker)
+        for is_stderr, fd in ((False, out_read), (True, err_read)):
+            os.set_blocking(fd, False)
+            self._listen(worker, is_stderr)
+        return out_write, err_write
+
+    def started(self, worker: WorkerId, pid: int) -> None:
+        if worker in self._pipes:
+            self._pipes[worker].pid = pid
+        self.router.started(worker, pid)
+
+    def assign(self, worker: WorkerId, job: JobId) -> None:
+        self._pipes[worker].job = job
+        self.router.assign(worker, job)
+
+    def mark(self, worker: WorkerId, token: int) -> None:
+        """All that it has printed so far is in its pipes: read it, then pass the mark on."""
+        self._drain(worker)
+        self._performer.perform(self.router.mark(worker, token))
+
+    def printed(self, token: int) -> None:
+        self._performer.perform(self.router.printed(token))
+
+    def driver_gone(self, job: JobId) -> None:
+        self._performer.perform(self.router.driver_gone(job))
+
+    def pass_on_all(self, job: JobId) -> None:
+        """All that the job's workers have printed so far, unfinished lines too."""
+        for worker, pipes in list(self._pipes.items()):
+            if pipes.job == job:
+                self._drain(worker)
+                self._performer.perform(self.router.ended(worker))
+
+    def finish(self, worker: WorkerId) -> None:
+        """It is dead: pass on the rest, close what a grandchild may have kept open, and the logs."""
+        pipes = self._pipes.get(worker)
+        if pipes is None:
+            return
+        self._drain(worker)
+        for is_stderr in (False, True):
+            self._close(worker, is_stderr)
+        self._performer.perform(self.router.ended(worker))
+
+    def forget(self, worker: WorkerId) -> tuple[str, ...]:
+        """After ``finish``: its last words."""
+        pipes = self._pipes.pop(worker, None)
+        for log in pipes.logs if pipes else ():
+            if log is not None:
+                log.close()
+        return self.router.forget(worker)
+
+    def close(self) -> None:
+        for worker in list(self._pipes):
+            for is_stderr in (False, True):
+                self._close(worker, is_stderr)
+            self.forget(worker)
+
+    # ---- reading ----
+
+    def _listen(self, worker: WorkerId, is_stderr: bool) -> None:
+        self._reactor.add_reader(
+            self._pipes[worker].fds[is_stderr], lambda: self._readable(worker, is_stderr)
+        )
+
+    def _readable(self, worker: WorkerId, is_stderr: bool) -> None:
+        if self._driver_lags(worker):
+            self._pause(worker, is_stderr)
+        elif not self._read(worker, is_stderr, _READS_AT_ONCE):
+            self._close(worker, is_stderr)
+            if self._pipes[worker].fds == [-1, -1]:
+                self._on_drained(worker)
+
+    def _read(self, worker: WorkerId, is_stderr: bool, most: int) -> bool:
+        """Returns False at the end of the stream."""
+        fd = self._pipes[worker].fds[is_stderr]
+        for _ in range(most):
+            try:
+                chunk = os.read(fd, _READ_BYTES)
+            except BlockingIOError:
+                return True
+            if not chunk:
+                return False
+            self._performer.perform(self.router.feed(worker, is_stderr, chunk))
+            if len(chunk) < _READ_BYTES:
+                return True
+        return True
+
+    def _drain(self, worker: WorkerId) -> None:
+        """Read all that is in the pipes now; their end, if it comes, is noticed by the reactor."""
+        pipes = self._pipes.get(worker)
+        if pipes is None:
+            return
+        for is_stderr, fd in ((False, pipes.fds[0]), (True, pipes.fds[1])):
+            # A pipe's capacity bounds what was in it when the mark was made.
+            if fd >= 0:
+                self._read(worker, is_stderr, 1 + (1 << 20) // _READ_BYTES)
+
+    def _close(self, worker: WorkerId, is_stderr: bool) -> None:
+        fds = self._pipes[worker].fds
+        if fds[is_stderr] >= 0:
+            self._reactor.remove_reader(fds[is_stderr])
+            os.close(fds[is_stderr])
+            fds[is_stderr] = -1
+
+    def _driver_lags(self, worker: WorkerId) -> bool:
+        job = self._pipes[worker].job
+        driver = self._members.driver_of(job) if job is not None else None
+        return driver is not None and driver.connection.backlog_bytes > _DRIVER_BACKLOG_BYTES
+
+    def _pause(self, worker: WorkerId, is_stderr: bool) -> None:
+        fd = self._pipes[worker].fds[is_stderr]
+        self._reactor.remove_reader(fd)
+
+        def resume() -> None:
+            pipes = self._pipes.get(worker)
+            if pipes is not None and pipes.fds[is_stderr] == fd:
+                self._listen(worker, is_stderr)
+
+        self._reactor.call_later(_PAUSE_S, resume)
+
+    # ---- effects ----
+
+    def _show(self, effect: Show) -> None:
+        driver = self._members.driver_of(effect.job)
+        if driver is not None:
+            driver.send(OutputLines(effect.name, effect.pid, effect.is_stderr, effect.data, effect.token))
+
+    def _delivered(self, effect: Delivered) -> None:
+        worker = self._members.worker(effect.worker)
+        if worker is not None:
+            worker.send(OutputDelivered(effect.token))
+
+    def _record(self, effect: Record) -> None:
+        pipes = self._pipes.get(effect.worker)
+        if pipes is None:
+            return
+        log = pipes.logs[effect.is_stderr]
+        if log is None:
+            job = pipes.job.hex() if pipes.job is not None else "none"
+            suffix = "err" if effect.is_stderr else "out"
+            name = f"worker-{effect.worker.hex()}-{job}-{pipes.pid}.{suffix}"
+            log = pipes.logs[effect.is_stderr] = _LogFile(self._logs / name)
+        log.write(effect.data)
+
+
+class _LogFile:
+    """One stream's log, cut off at LOG_BYTES with a note. A full disk ends it too: output goes on without."""
+
+    def __init__(self, path: Path) -> None:
+        self._size = 0
+        self._fd = -1
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            _complain(f"cannot write {path}: {error.strerror}")
+
+    def write(self, data: bytes) -> None:
+        if self._fd < 0:
+            return
+        self._size += len(data)
+        if self._size > LOG_BYTES:
+            data = f"[beamlet: this log ends here, it reached {LOG_BYTES >> 20} MiB]\n".encode()
+        try:
+            os.write(self._fd, data)
+        except OSError as error:
+            _complain(f"a worker's log ends early: {error.strerror}")
+            self.close()
+        if self._size > LOG_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _complain(text: str) -> None:
+    """To the head's own log."""
+    os.write(2, f"beamlet head: {text}\n".encode())

@@ -1,0 +1,40 @@
+"""Carries out effects in the order in which they were decided.
+
+A decision made while an effect is carried out (a lease granted because a worker was found because …) queues
+its own effects behind those that are waiting: no handler ever runs inside another one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+E = TypeVar("E")
+
+
+class Performer:
+    """One per raylet. Each type of effect has one handler. ``on_done``: after a run of effects."""
+
+    def __init__(self, on_done: Callable[[], None] = lambda: None) -> None:
+        self._on_done = on_done
+        self._handlers: dict[type, Callable[[Any], None]] = {}
+        self._waiting: deque[object] = deque()
+        self._busy = False
+
+    def on(self, kind: type[E], handler: Callable[[E], None]) -> None:
+        assert kind not in self._handlers, f"two handlers for {kind.__name__}"
+        self._handlers[kind] = handler
+
+    def perform(self, effects: Iterable[object]) -> None:
+        self._waiting.extend(effects)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._waiting:
+                effect = self._waiting.popleft()
+                self._handlers[type(effect)](effect)
+        finally:
+            self._busy = False
+        self._on_done()

@@ -1,0 +1,154 @@
+"""The worker pool's shell: forks through the factory, orders to workers, signs of their deaths."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from beamlet.base.ids import JobId, WorkerId
+from beamlet.processes.host import cgroup_directories
+from beamlet.protocol import factory, node
+from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers
+from beamlet.raylet.output_service import OutputService
+from beamlet.raylet.performer import Performer
+from beamlet.raylet.worker_pool import WorkerPool
+from beamlet.raylet.worker_record import AskExit, Assign, Exit, Fork, Kill
+from beamlet.rpc.connection import Connection
+
+FromFactory = factory.Forked | factory.ForkFailed | factory.ChildExited | factory.Preloaded
+
+
+class WorkerService:
+    """``link_worker(socket)`` makes the connection to a worker that is being forked."""
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        members: CoreWorkers,
+        output: OutputService,
+        performer: Performer,
+        factory_link: Connection,
+        link_worker: Callable[[socket.socket], Connection],
+    ) -> None:
+        self._pool = pool
+        self._members = members
+        self._output = output
+        self._performer = performer
+        self._factory = factory_link
+        self._link_worker = link_worker
+        self._oom_kills = OomKills()
+        #: How to run each job's code; kept while it has workers or detached actors.
+        self.jobs: dict[JobId, node.JobDescription] = {}
+        performer.on(Fork, self._fork)
+        performer.on(Kill, lambda effect: factory_link.send(factory.KillWorker(effect.worker, effect.signal)))
+        performer.on(Assign, self._assign)
+        performer.on(AskExit, self._ask_exit)
+
+    # ---- the factory and the workers say ----
+
+    def on_factory(self, message: FromFactory) -> None:
+        now = time.monotonic()
+        match message:
+            case factory.Forked():
+                self._pool.forked(message.worker_id, message.pid)
+                self._output.started(message.worker_id, message.pid)
+                if (member := self._members.worker(message.worker_id)) is not None:
+                    member.pid = message.pid
+            case factory.ForkFailed():
+                self._fork_failed(message.worker_id, message.reason)
+            case factory.ChildExited():
+                exit_code = message.exit_code if message.signal < 0 else None
+                signal = message.signal if message.signal >= 0 else None
+                oom_kill = signal == 9 and self._oom_kills.another_one()
+                exit = Exit(exit_code, signal, message.peak_rss_bytes, oom_kill)
+                self._performer.perform(self._pool.child_exited(message.worker_id, exit, now))
+            case factory.Preloaded():
+                for module, reason in message.unfit:
+                    os.write(2, f"beamlet head: {module} cannot be preloaded: {reason}\n".encode())
+
+    def ready(self, sender: CoreWorker, message: node.WorkerReady) -> None:
+        sender.pid = message.pid
+        self._output.started(sender.worker_id, message.pid)
+        self._performer.perform(self._pool.ready(sender.worker_id, message.pid, time.monotonic()))
+
+    def link_closed(self, worker: CoreWorker) -> None:
+        self._performer.perform(self._pool.link_closed(worker.worker_id, time.monotonic()))
+
+    def drained(self, worker: WorkerId) -> None:
+        self._performer.perform(self._pool.outputs_drained(worker, time.monotonic()))
+
+    # ---- effects ----
+
+    def _fork(self, effect: Fork) -> None:
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            self._fork_failed(effect.worker, f"no descriptors for its connection: {error.strerror}")
+            return
+        try:
+            out, err = self._output.open(effect.worker)
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            self._fork_failed(effect.worker, f"no descriptors for its output: {error.strerror}")
+            return
+        self._members.join(effect.worker, self._link_worker(ours), time.monotonic())
+        self._factory.send(factory.ForkWorker(effect.worker), theirs.fileno(), out, err)
+        theirs.close()
+        os.close(out)
+        os.close(err)
+
+    def _fork_failed(self, worker: WorkerId, reason: str) -> None:
+        if (member := self._members.worker(worker)) is not None:
+            member.connection.close()
+            self._members.vanish(member)
+            self._output.finish(worker)
+            self._output.forget(worker)
+        self._performer.perform(self._pool.fork_failed(worker, reason, time.monotonic()))
+
+    def _assign(self, effect: Assign) -> None:
+        worker = self._members.worker(effect.worker)
+        assert worker is not None, "a worker that was just ready is known"
+        worker.job = effect.job
+        self._output.assign(effect.worker, effect.job)
+        description = self.jobs[effect.job]
+        if effect.env:
+            description = _with_env(description, dict(effect.env))
+        worker.send(node.AssignJob(description))
+
+    def _ask_exit(self, effect: AskExit) -> None:
+        if (worker := self._members.worker(effect.worker)) is not None:
+            worker.send(node.ExitWorker(effect.reason, effect.graceful))
+
+
+class OomKills:
+    """Notices that the kernel's out-of-memory killer struck in our control group."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        groups = list(cgroup_directories(root, "memory"))
+        self._events = groups[0] / "memory.events" if groups else None
+        self._seen = self._count()
+
+    def another_one(self) -> bool:
+        """Whether there was one since the last time this was asked."""
+        count = self._count()
+        new, self._seen = count > self._seen, count
+        return new
+
+    def _count(self) -> int:
+        if self._events is None:
+            return 0
+        try:
+            lines = self._events.read_text().splitlines()
+        except OSError:
+            return 0  # cgroup v1, or none: the kernel does not say here
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def _with_env(job: node.JobDescription, env_vars: dict[str, str]) -> node.JobDescription:
+    return msgspec.structs.replace(job, env_vars={**job.env_vars, **env_vars})
