@@ -16,14 +16,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
-import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 
 _PREFIX = "session_"
@@ -72,11 +68,13 @@ class SessionDirectory:
         Raises SessionRootError if the root is not ours alone.
         """
         root = secure_root(root if root is not None else session_root())
-        name = f"{_PREFIX}{datetime.now():%Y-%m-%d_%H-%M-%S_%f}_{os.getpid()}"
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
+        name = f"{_PREFIX}{stamp}_{int(now % 1 * 1e6):06}_{os.getpid()}"
         session = cls(root / name)
         _make_private(session.path)
         _make_private(session.logs)
-        _write_private(session._secret, secrets.token_hex(_SECRET_BYTES))
+        _write_private(session._secret, os.urandom(_SECRET_BYTES).hex())
         session.describe(address=str(session.socket))
         _replace_link(root / _LATEST, name)
         return session
@@ -125,6 +123,8 @@ class SessionDirectory:
         if keep_logs:
             self.disarm()
             return
+        import shutil  # with its archive formats some milliseconds, which no start should pay
+
         root = self.path.parent
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -144,6 +144,8 @@ def session_root(env: Mapping[str, str] | None = None) -> Path:
     runtime = env.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK | os.X_OK):
         return Path(runtime) / "beamlet"
+    import tempfile  # brings shutil, see remove
+
     return Path(tempfile.gettempdir()) / f"beamlet-{os.getuid()}"
 
 
@@ -293,21 +295,26 @@ def _make_private(directory: Path) -> None:
 
 def _write_private(path: Path, text: str) -> None:
     """Whole or not at all, and 0600 from the first byte, whatever the umask allows."""
-    fd, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    draft = _draft_of(path)
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.fchmod(fd, 0o600)  # mkstemp asks for 0600, but a umask may have taken our own bits away
+        os.fchmod(fd, 0o600)  # a umask may have taken our own bits away
         with os.fdopen(fd, "w") as file:
             file.write(text)
         os.replace(draft, path)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
 
 
 def _replace_link(link: Path, target: str) -> None:
-    draft = link.with_name(f".{link.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    draft = _draft_of(link)
     os.symlink(target, draft)
     os.replace(draft, link)
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}")
 
 
 @contextlib.contextmanager
