@@ -56,7 +56,9 @@ def main() -> None:
     started = time.perf_counter()
     counters = [Counter.remote(f"counter-{i}") for i in range(CPUS // CPUS_PER_ACTOR)]
     ray.get([counter.read.remote() for counter in counters])
-    print(f"{len(counters)} actors of {CPUS_PER_ACTOR} CPUs created in {(time.perf_counter() - started) * 1e3:.1f} ms")
+    print(
+        f"{len(counters)} actors of {CPUS_PER_ACTOR} CPUs created in {(time.perf_counter() - started) * 1e3:.1f} ms"
+    )
     print(f"free CPUs with {len(counters)} actors alive: {wait_for_free_cpus(0):g}")
 
     fifth = Counter.remote("counter-4")
@@ -73,7 +75,10 @@ def main() -> None:
     values = [ray.get(references) for references in inner]  # … and what they stand for
     print(f"futures of futures: {len(outer)} tasks started {sum(map(len, inner))} calls", end=" ")
     print(f"in {(time.perf_counter() - started) * 1e3:.1f} ms; largest value {max(map(max, values))}")
-    print("counts: " + " ".join(f"{name}={count}" for name, count in ray.get([c.read.remote() for c in counters])))
+    print(
+        "counts: "
+        + " ".join(f"{name}={count}" for name, count in ray.get([c.read.remote() for c in counters]))
+    )
 
     del counters, fifth
     print(f"free CPUs once the actors are out of scope: {wait_for_free_cpus(CPUS):g}")

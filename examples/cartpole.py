@@ -33,7 +33,9 @@ class RolloutWorker:
 
     def rewards(self, candidates: list[tuple[int, np.ndarray]]) -> list[float]:
         """The mean reward of each (seed, weights) over a few episodes; 500 is the most one can get."""
-        return [float(np.mean([self.episode(seed + e, w) for e in range(EPISODES)])) for seed, w in candidates]
+        return [
+            float(np.mean([self.episode(seed + e, w) for e in range(EPISODES)])) for seed, w in candidates
+        ]
 
     def episode(self, seed: int, weights: np.ndarray) -> float:
         observation, _ = self.env.reset(seed=seed)
@@ -74,7 +76,10 @@ def main() -> None:
         best = population[np.argsort(rewards)[-ELITE:]]
         mean, spread = best.mean(axis=0), best.std(axis=0) + 0.05
         first_reward = first_reward if first_reward is not None else rewards.mean()
-        print(f"generation {generation:2d}: mean reward {rewards.mean():6.1f}, best {rewards.max():5.1f}", flush=True)
+        print(
+            f"generation {generation:2d}: mean reward {rewards.mean():6.1f}, best {rewards.max():5.1f}",
+            flush=True,
+        )
         if rewards.mean() > 400:
             break
 

@@ -67,7 +67,9 @@ def main() -> None:
     took = time.perf_counter() - started
     by_task = ray.get(progress.by_task.remote())
     print(f"pi is about {estimate:.5f}, off by {abs(estimate - math.pi):.5f}")
-    print(f"{total:,} points from {len(by_task)} tasks in {took:.2f} s: {total / took / 1e6:.0f} million a second")
+    print(
+        f"{total:,} points from {len(by_task)} tasks in {took:.2f} s: {total / took / 1e6:.0f} million a second"
+    )
     ray.shutdown()
 
 

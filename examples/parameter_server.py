@@ -119,7 +119,9 @@ def main() -> None:
             weights = train(server, workers)
             took = time.perf_counter() - started
             score = accuracy(weights, test_images, test_digits)
-            print(f"  {name:<12} {round_number * STEPS:5d} gradients: {score:.1%}  ({STEPS / took:.0f} a second)")
+            print(
+                f"  {name:<12} {round_number * STEPS:5d} gradients: {score:.1%}  ({STEPS / took:.0f} a second)"
+            )
         print(f"{name} SGD: accuracy {start:.1%} -> {score:.1%}")
     ray.shutdown()
 

@@ -1,6 +1,6 @@
 """Beamlet on one page: tasks, an actor, a shared array, and what each of them costs on this machine.
 
-    python examples/quickstart.py
+python examples/quickstart.py
 """
 
 from __future__ import annotations

@@ -95,8 +95,14 @@ def main() -> None:
         rate, share = outcome.scenario.infection_rate, outcome.scenario.vaccinated
         print(f"{rate:15.2f} {share:11.0%} {outcome.infected:9,} {outcome.days:5d}")
 
-    runs = {o.worker_pid: max(p.run_in_this_world for p in outcomes if p.worker_pid == o.worker_pid) for o in outcomes}
-    print(f"{len(outcomes)} scenarios on {len(runs)} simulators ({'+'.join(map(str, sorted(runs.values())))})", end=" ")
+    runs = {
+        o.worker_pid: max(p.run_in_this_world for p in outcomes if p.worker_pid == o.worker_pid)
+        for o in outcomes
+    }
+    print(
+        f"{len(outcomes)} scenarios on {len(runs)} simulators ({'+'.join(map(str, sorted(runs.values())))})",
+        end=" ",
+    )
     print(f"in {took:.2f} s")
     worst = max(outcomes, key=lambda o: o.infected).scenario
     print(f"worst: infection rate {worst.infection_rate}, {worst.vaccinated:.0%} vaccinated")

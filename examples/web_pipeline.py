@@ -125,7 +125,9 @@ def main() -> None:
     print("status " + ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items())))
     print(f"never more than {most} in flight (limit {IN_FLIGHT})")
     print(f"cache: {hits} hits, {misses} misses")
-    print(f"latency: median {latencies[len(latencies) // 2] * 1e3:.1f} ms, worst {latencies[-1] * 1e3:.1f} ms")
+    print(
+        f"latency: median {latencies[len(latencies) // 2] * 1e3:.1f} ms, worst {latencies[-1] * 1e3:.1f} ms"
+    )
     ray.shutdown()
 
 

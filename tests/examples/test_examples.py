@@ -28,16 +28,38 @@ EXPECTED: dict[str, list[str]] = {
         r"sum their parts of it: 7999998000000 ",
         r"shut down; no process is left +[\d.]+ ms",
     ],
-    "monte_carlo_pi.py": [r"8 tasks draw 20,000,000 points", r"pi is about 3\.14\d+, off by 0\.00", r"from 8 tasks in"],
+    "monte_carlo_pi.py": [
+        r"8 tasks draw 20,000,000 points",
+        r"pi is about 3\.14\d+, off by 0\.00",
+        r"from 8 tasks in",
+    ],
     "parameter_server.py": [
         r"2 workers with 4000 pictures",
         r"^synchronous SGD: accuracy \d\.\d% -> (8[5-9]|9\d)\.\d%",
         r"^asynchronous SGD: accuracy \d\.\d% -> (8[5-9]|9\d)\.\d%",
     ],
-    "word_count.py": [r"160 files", r"\d,\d{3}  self", r"same counts as in one process: True", r"map-reduce \d"],
-    "tree_reduction.py": [r"chain: 63 products, 63 steps", r"tree: 63 products,  6 steps", r"agree: True", r"still: True"],
-    "simulator_pool.py": [r"0\.10 +80%", r"16 scenarios on [23] simulators", r"worst: infection rate 0\.1, 0% vaccinated"],
-    "cartpole.py": [r"generation  0", r"mean reward [1-9]\d\.\d -> (1[5-9]\d|[2-5]\d\d)\.\d in", r"environment steps"],
+    "word_count.py": [
+        r"160 files",
+        r"\d,\d{3}  self",
+        r"same counts as in one process: True",
+        r"map-reduce \d",
+    ],
+    "tree_reduction.py": [
+        r"chain: 63 products, 63 steps",
+        r"tree: 63 products,  6 steps",
+        r"agree: True",
+        r"still: True",
+    ],
+    "simulator_pool.py": [
+        r"0\.10 +80%",
+        r"16 scenarios on [23] simulators",
+        r"worst: infection rate 0\.1, 0% vaccinated",
+    ],
+    "cartpole.py": [
+        r"generation  0",
+        r"mean reward [1-9]\d\.\d -> (1[5-9]\d|[2-5]\d\d)\.\d in",
+        r"environment steps",
+    ],
     "web_pipeline.py": [
         r"answered 400 requests",
         r"status 200: 385, 404: 15$",

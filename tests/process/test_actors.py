@@ -206,7 +206,7 @@ def test_private_methods_can_be_called() -> None:
 def test_class_attributes_belong_to_each_actor() -> None:
     @ray.remote
     class Shared:
-        values: list[int] = []  # noqa: RUF012
+        values: list[int] = []
 
         def add(self, x: int) -> list[int]:
             self.values.append(x)

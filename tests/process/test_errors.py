@@ -33,7 +33,9 @@ def failing(error: BaseException) -> Any:
     return raises.remote()
 
 
-@pytest.mark.parametrize("error", [ValueError("bad"), KeyError("k"), ZeroDivisionError("z"), OSError(2, "no file")])
+@pytest.mark.parametrize(
+    "error", [ValueError("bad"), KeyError("k"), ZeroDivisionError("z"), OSError(2, "no file")]
+)
 def test_the_users_class_is_caught(error: Exception) -> None:
     with pytest.raises(type(error)):
         get(failing(error))

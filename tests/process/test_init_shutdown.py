@@ -303,7 +303,9 @@ def test_killing_any_process_and_ending_leaves_nothing(tmp_path: Path, victim: s
 @beamlet_only
 def test_the_programs_processes_leave_no_shared_memory(tmp_path: Path) -> None:
     before = set(os.listdir("/dev/shm"))
-    program, mark = start_program(tmp_path, "import numpy\nx = ray.put(numpy.zeros(10**6))\nos.kill(os.getpid(), 9)\n")
+    program, mark = start_program(
+        tmp_path, "import numpy\nx = ray.put(numpy.zeros(10**6))\nos.kill(os.getpid(), 9)\n"
+    )
     program.communicate(timeout=DEADLINE_S)
     assert_nothing_left(mark)
     assert set(os.listdir("/dev/shm")) <= before
@@ -322,7 +324,9 @@ def test_ctrl_c_in_get_is_a_keyboard_interrupt_and_the_program_goes_on(tmp_path:
 
 
 def test_a_program_without_main_guard_runs(tmp_path: Path) -> None:
-    out = run_script(tmp_path / "p.py", "print(ray.get([ray.remote(lambda x: x).remote(i) for i in range(3)]))")
+    out = run_script(
+        tmp_path / "p.py", "print(ray.get([ray.remote(lambda x: x).remote(i) for i in range(3)]))"
+    )
     assert out == "[0, 1, 2]\n"
 
 

@@ -308,7 +308,9 @@ def test_a_module_next_to_the_script(tmp_path: Path) -> None:
 def test_a_package_next_to_the_script_imported_inside_a_task(tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("")
-    (tmp_path / "package" / "part.py").write_text("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n")
+    (tmp_path / "package" / "part.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n"
+    )
     program = """
         @ray.remote
         def make():
@@ -378,6 +380,11 @@ def test_python_dash_c() -> None:
 
     code = "import beamlet as ray\nf = lambda: 'from -c'\nprint(ray.get(ray.remote(f).remote()))"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, "from -c\n"), done.stderr

@@ -38,7 +38,9 @@ class Point:
         ((1,), {"other": 8}, (1, 2, (), 3, {"other": 8})),
     ],
 )
-def test_positional_keyword_default_and_star(args: tuple[int, ...], kwargs: dict[str, int], expected: Any) -> None:
+def test_positional_keyword_default_and_star(
+    args: tuple[int, ...], kwargs: dict[str, int], expected: Any
+) -> None:
     @ray.remote
     def f(a: int, b: int = 2, *rest: int, c: int = 3, **more: int) -> Any:
         return a, b, rest, c, more

@@ -13,7 +13,15 @@ import ray
 import ray.actor
 import ray.util.actor_pool
 
-MIRRORED = ("exceptions", "actor", "remote_function", "runtime_context", "util", "util.actor_pool", "cloudpickle")
+MIRRORED = (
+    "exceptions",
+    "actor",
+    "remote_function",
+    "runtime_context",
+    "util",
+    "util.actor_pool",
+    "cloudpickle",
+)
 
 for _name in MIRRORED:
     sys.modules[f"beamlet.{_name}"] = importlib.import_module(f"ray.{_name}")

@@ -1,0 +1,182 @@
+"""What workers print: at the driver, whole, in order, before the result, and said by whom."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conformance import beamlet_only, run_script
+
+PREFIX = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def lines_of(out: str) -> list[str]:
+    return PREFIX.sub("", out).splitlines()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "program.py"
+
+
+def test_what_a_task_prints_arrives_with_its_name_and_pid(path: Path) -> None:
+    program = """
+        import os, time
+        @ray.remote
+        def talk():
+            print("hello from a worker")
+            return os.getpid()
+        ray.init(num_cpus=1)
+        print("pid", ray.get(talk.remote()))
+        time.sleep(1 if "ray" in ray.__name__ and ray.__name__ != "beamlet" else 0)
+    """
+    lines = lines_of(run_script(path, program))
+    pid = next(line for line in lines if line.startswith("pid ")).split()[1]
+    assert f"(talk pid={pid}) hello from a worker" in lines
+
+
+def test_what_an_actor_prints_arrives_with_its_class(path: Path) -> None:
+    program = """
+        import time
+        @ray.remote
+        class Speaker:
+            def talk(self):
+                print("hello from an actor")
+        ray.init(num_cpus=1)
+        speaker = Speaker.remote()
+        ray.get(speaker.talk.remote())
+        time.sleep(1 if ray.__name__ != "beamlet" else 0)
+    """
+    assert re.search(r"\(Speaker pid=\d+\) hello from an actor", PREFIX.sub("", run_script(path, program)))
+
+
+def test_log_to_driver_false_keeps_workers_quiet(path: Path) -> None:
+    program = """
+        ray.init(num_cpus=1, log_to_driver=False)
+        ray.get(ray.remote(lambda: print("unheard")).remote())
+        print("end")
+    """
+    assert "unheard" not in run_script(path, program)
+
+
+@beamlet_only
+def test_output_arrives_before_get_returns(path: Path) -> None:
+    program = """
+        @ray.remote
+        def talk(i):
+            print("worker", i)
+        ray.init(num_cpus=1)
+        for i in range(20):
+            ray.get(talk.remote(i))
+            print("driver", i, flush=True)
+    """
+    lines = [line.split(") ")[-1] for line in lines_of(run_script(path, program))]
+    assert lines == [f"{who} {i}" for i in range(20) for who in ("worker", "driver")]
+
+
+@beamlet_only
+def test_nothing_is_lost_of_much_output(path: Path) -> None:
+    program = """
+        @ray.remote
+        def talk():
+            for i in range(20000):
+                print(f"line {i} " + "x" * 50)
+        ray.init(num_cpus=1)
+        ray.get(talk.remote())
+    """
+    lines = [line for line in lines_of(run_script(path, program)) if "line " in line]
+    assert [int(line.split("line ")[1].split()[0]) for line in lines] == list(range(20000))
+
+
+@beamlet_only
+def test_the_same_line_from_many_workers_is_not_swallowed(path: Path) -> None:
+    program = """
+        @ray.remote
+        def talk():
+            print("the same line")
+        ray.init(num_cpus=2)
+        ray.get([talk.remote() for _ in range(50)])
+    """
+    assert run_script(path, program).count("the same line") == 50
+
+
+@beamlet_only
+def test_the_last_words_of_a_worker_that_dies_arrive(path: Path) -> None:
+    program = """
+        import os, sys
+        @ray.remote(max_retries=0)
+        def dies():
+            print("last words")
+            sys.stdout.flush()
+            os._exit(1)
+        ray.init(num_cpus=1)
+        try:
+            ray.get(dies.remote())
+        except ray.exceptions.WorkerCrashedError:
+            print("crashed", flush=True)
+    """
+    lines = [line.split(") ")[-1] for line in lines_of(run_script(path, program))]
+    assert lines == ["last words", "crashed"]
+
+
+@beamlet_only
+def test_output_written_by_a_child_process_arrives(path: Path) -> None:
+    program = """
+        import subprocess
+        @ray.remote
+        def talk():
+            subprocess.run(["echo", "from a child"], check=True)
+        ray.init(num_cpus=1)
+        ray.get(talk.remote())
+    """
+    assert "from a child" in run_script(path, program)
+
+
+@beamlet_only
+def test_a_line_without_an_end_arrives(path: Path) -> None:
+    program = """
+        @ray.remote
+        def talk():
+            print("no newline", end="")
+        ray.init(num_cpus=1)
+        ray.get(talk.remote())
+    """
+    assert "no newline" in run_script(path, program)
+
+
+@beamlet_only
+def test_text_that_is_not_ascii_arrives(path: Path) -> None:
+    program = """
+        @ray.remote
+        def talk():
+            print("naïve ☃")
+        ray.init(num_cpus=1)
+        ray.get(talk.remote())
+    """
+    assert "naïve ☃" in run_script(path, program)
+
+
+@beamlet_only
+def test_stderr_arrives_on_stderr(path: Path) -> None:
+    from conformance import DEADLINE_S, start_script
+
+    path.write_text(
+        "import beamlet as ray, sys\n"
+        "@ray.remote\ndef talk():\n    print('to stderr', file=sys.stderr)\n"
+        "ray.init(num_cpus=1)\nray.get(talk.remote())\n"
+    )
+    out, err = start_script(path).communicate(timeout=DEADLINE_S)
+    assert "to stderr" in err
+    assert "to stderr" not in out
+
+
+@beamlet_only
+def test_dropping_a_new_actor_prints_nothing(path: Path) -> None:
+    from conformance import DEADLINE_S, start_script
+
+    path.write_text(
+        "import beamlet as ray\n@ray.remote\nclass A:\n    pass\nray.init(num_cpus=1)\nA.remote()\n"
+        "ray.get(ray.remote(lambda: 1).remote())\nray.shutdown()\n"
+    )
+    assert start_script(path).communicate(timeout=DEADLINE_S) == ("", "")
