@@ -11,7 +11,7 @@ from beamlet.base.ids import ObjectId
 from beamlet.protocol.peer import CallActor, PushTask
 
 if TYPE_CHECKING:
-    from beamlet.core_worker.reference_counter import ObjectRecord
+    from beamlet.core_worker.object_record import ObjectRecord
 
 
 class Pending(msgspec.Struct):

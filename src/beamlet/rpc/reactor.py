@@ -96,6 +96,10 @@ class Reactor:
         heapq.heappush(self._timers, timer)
         return timer
 
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call it later in this pass, or in the next."""
+        self._soon.append(callback)
+
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         self._soon.append(callback)
         self.wake()

@@ -44,7 +44,7 @@ class Waiter:
     def complete(self, count: int = 1) -> None:
         self.remaining -= count
         if self.remaining <= 0 and self._signal is not None:
-            self._signal, signal = None, self._signal
+            signal, self._signal = self._signal, None
             signal.release()
 
     def follow(self, timeout_s: float) -> None:
@@ -73,8 +73,14 @@ class SharedReactor(Reactor):
         self._turns_taken = 0
         self._user_leads = False
         self._parked = threading.Event()
+        #: Parked for long, because one user thread has led for a whole PARK_S: it must wake us when it leaves.
         self._deep = False
+        #: The background thread leads and is in ``poll``.
         self._sleeping = False
+        #: ``ask_flush`` has woken the leader, who has not dispatched yet.
+        self._woken = False
+        #: ``nudge`` asked for a background turn.
+        self._wanted = False
         self._closing = False
         self._thread = threading.Thread(target=self._background, name=name, daemon=True)
 
@@ -108,12 +114,42 @@ class SharedReactor(Reactor):
         while waiter.remaining > 0:
             if self._closing:
                 return False
-            timeout = None if deadline is None else deadline - monotonic()
-            if timeout is not None and timeout <= 0:
+            timeout = IDLE_S if deadline is None else min(IDLE_S, deadline - monotonic())
+            if timeout <= 0:
                 return False
             events = self.poll(timeout)
             with self.lock:
                 self.dispatch(events)
+                if not events and self._on_idle is not None:
+                    self._on_idle()
+        return True
+
+    def lead_once(self, timeout_s: float | None) -> bool:
+        """One pass for a thread that has a loop of its own; False when another thread leads.
+
+        Then that thread is told that a user thread wants the turn, and whatever it handles must wake the
+        caller's loop.
+        """
+        self._turns_taken += 1
+        if not self._turn.acquire(blocking=False):
+            with self.lock:
+                self.flush()
+            return False
+        try:
+            self._user_leads = True
+            with self.lock:
+                self.flush()
+            limit = IDLE_S if timeout_s is None else min(IDLE_S, timeout_s)
+            events = self.poll(limit)
+            with self.lock:
+                self.dispatch(events)
+                if not events and limit and self._on_idle is not None:
+                    self._on_idle()
+        finally:
+            self._user_leads = False
+            self._turn.release()
+            if self._followers or self._deep:
+                self._unpark()
         return True
 
     def _follow(self, waiter: Waiter, deadline: float | None) -> bool:
@@ -140,39 +176,48 @@ class SharedReactor(Reactor):
                 self._followers -= 1
 
     def ask_flush(self) -> None:
-        """Messages were queued and their sender will not flush: have the background thread do it.
+        """Messages were queued and their sender will not flush: see that another thread soon does.
 
-        Cheap when that is arranged already. Called under the lock.
+        Cheap when that is arranged already. Called under the lock by a thread that does not lead.
         """
-        if self._sleeping:
-            self._sleeping = False
-            self.wake()
+        if self._sleeping or self._user_leads:
+            if not self._woken:
+                self._woken = True
+                self.wake()
         elif self._deep:
             self._unpark()
+
+    def dispatch(self, events: list[tuple[int, int]]) -> None:
+        self._woken = False
+        super().dispatch(events)
+
+    def nudge(self) -> None:
+        """Nobody will wait for what comes next (a coroutine, a future): the background thread should read."""
+        self._wanted = True
+        self._parked.set()
 
     # -- background thread -----------------------------------------------------------------------
 
     def _background(self) -> None:
         seen = -1
         while not self._closing:
-            if seen != self._turns_taken or self._user_leads:
-                seen = self._turns_taken
-                self._park()
-            elif self._turn.acquire(blocking=False):
+            quiet = seen == self._turns_taken
+            seen = self._turns_taken
+            if (quiet or self._wanted or self._followers) and self._turn.acquire(blocking=False):
                 try:
                     self._lead_in_background(seen)
                 finally:
                     self._turn.release()
             else:
-                self._park()
+                self._park(deep=quiet and self._user_leads)
 
-    def _park(self) -> None:
+    def _park(self, deep: bool) -> None:
         """Let user threads have the turns for a while."""
-        with self.lock:
-            if self.dirty:
+        if self.dirty:
+            with self.lock:
                 self.flush()
-            self._deep = self._user_leads
-        self._parked.wait(IDLE_S if self._deep else PARK_S)
+        self._deep = deep
+        self._parked.wait(IDLE_S if deep else PARK_S)
         self._parked.clear()
         self._deep = False
 
@@ -180,6 +225,7 @@ class SharedReactor(Reactor):
         self._parked.set()
 
     def _lead_in_background(self, seen: int) -> None:
+        self._wanted = False
         while not self._closing and (self._followers or seen == self._turns_taken):
             with self.lock:
                 self.flush()
@@ -188,9 +234,8 @@ class SharedReactor(Reactor):
             with self.lock:
                 self._sleeping = False
                 self.dispatch(events)
-                if self._on_idle is not None:
+                if not events and self._on_idle is not None:
                     self._on_idle()
-                    self.flush()
             if self._followers:
                 seen = self._turns_taken
 

@@ -29,7 +29,8 @@ _local = _Local()
 @contextmanager
 def contained_sink() -> Iterator[list[ContainedRef]]:
     """Collect the references that this thread pickles meanwhile."""
-    outer, sink = _local.sink, []
+    outer = _local.sink
+    sink: list[ContainedRef] = []
     _local.sink = sink
     try:
         yield sink

@@ -106,7 +106,7 @@ def serialize(value: Any, kind: int = VALUE) -> Serialized:
     return Serialized(kind, file.getvalue(), buffers, contained)
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle with the serializers that users registered (``util.register_serializer``)."""
 
     def reducer_override(self, obj: Any) -> Any:

@@ -1,0 +1,155 @@
+"""ObjectRef: a future value, wherever it is.
+
+Built in C (a msgspec Struct) because programs make millions of them.  An instance counts as one local
+reference: whoever constructs one tells the reference counter, ``__del__`` tells it back.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Generator
+from typing import Any, Generic, NoReturn, TypeVar
+
+import msgspec
+
+from beamlet.api import backend
+from beamlet.base.ids import Address, ObjectId, job_of_task, task_of_object
+from beamlet.serialization.refs import note_contained, released
+
+T_co = TypeVar("T_co", covariant=True)
+
+_release = released.append
+
+
+class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_omit_defaults=True):
+    """A reference to a value that a task, an actor or ``put`` makes.
+
+    Get the value with ``beamlet.get(ref)`` or ``await ref``; pass the reference to tasks and actors, which
+    receive the value.  The value is kept as long as a reference to it exists anywhere.
+    """
+
+    _id: ObjectId
+    _owner: Address = Address(b"")
+
+    def __del__(self) -> None:
+        _release(self._id)
+
+    # -- naming ----------------------------------------------------------------------------------
+
+    def binary(self) -> bytes:
+        return self._id
+
+    def hex(self) -> str:
+        return self._id.hex()
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self._id.hex()})"
+
+    def is_nil(self) -> bool:
+        return self._id == b"\xff" * 28
+
+    def size(self) -> int:
+        """Bytes of the id (28), as in Ray."""
+        return len(self._id)
+
+    def task_id(self) -> Any:
+        from beamlet.api.public_ids import TaskID
+
+        return TaskID(task_of_object(self._id))
+
+    def job_id(self) -> Any:
+        from beamlet.api.public_ids import JobID
+
+        return JobID(job_of_task(task_of_object(self._id)))
+
+    def owner_address(self) -> bytes:
+        return self._owner
+
+    def call_site(self) -> str:
+        """ "file:line" where the value was asked for, if this process asked for it."""
+        return backend.current().call_site_of(self._id)
+
+    # -- waiting ---------------------------------------------------------------------------------
+
+    def future(self) -> concurrent.futures.Future[T_co]:
+        """A concurrent.futures.Future of the value. Cancelling it does not cancel the task."""
+        return backend.current().future_of(self)
+
+    def as_future(self, _internal: bool = False) -> Any:
+        """An asyncio future of the value, on the running loop."""
+        import asyncio
+
+        return asyncio.wrap_future(self.future())
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        return backend.current().await_ref(self).__await__()
+
+    def _on_completed(self, callback: Any) -> None:
+        """Call ``callback(value or exception)`` when ready, in no particular thread."""
+
+        def done(future: concurrent.futures.Future[Any]) -> None:
+            error = future.exception()
+            callback(future.result() if error is None else error)
+
+        self.future().add_done_callback(done)
+
+    # -- travelling ------------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if note_contained(self._id, self._owner):
+            return ObjectRef, (self._id, self._owner)
+        # Plain pickle, out of our sight: nobody can count these copies, so the value stays for good.
+        backend.current().pin_for_good(self)
+        return _restore_out_of_band, (self._id, self._owner)
+
+    def __copy__(self) -> ObjectRef[T_co]:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> ObjectRef[T_co]:
+        return self
+
+    # -- not a value -----------------------------------------------------------------------------
+
+    def __iter__(self) -> NoReturn:
+        _misused(self, "is not iterable")
+
+    def __len__(self) -> NoReturn:
+        _misused(self, "has no length")
+
+    def __getitem__(self, key: Any) -> NoReturn:
+        _misused(self, f"cannot be indexed with [{key!r}]")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        _misused(self, "is not callable")
+
+
+def _restore_out_of_band(object_id: ObjectId, owner: Address) -> ObjectRef[Any]:
+    return backend.current().adopt_ref(object_id, owner)
+
+
+def _misused(ref: ObjectRef[Any], what: str) -> NoReturn:
+    site = ref.call_site() if backend.is_connected() else ""
+    made = f" from {site}" if site else ""
+    raise TypeError(
+        f"ObjectRef {ref.hex()[:16]}…{made} {what}: it is a reference to a value that may not exist yet. "
+        "Use beamlet.get(ref), await ref, or pass the ref to another task."
+    )
+
+
+def _refuse(symbol: str) -> Any:
+    def operate(self: ObjectRef[Any], other: Any = None) -> NoReturn:
+        _misused(self, f"is no operand for {symbol}")
+
+    return operate
+
+
+for _name, _symbol in (
+    ("add", "+"), ("sub", "-"), ("mul", "*"), ("truediv", "/"), ("floordiv", "//"), ("mod", "%"),
+    ("pow", "**"), ("matmul", "@"), ("and", "&"), ("or", "|"), ("xor", "^"), ("lshift", "<<"), ("rshift", ">>"),
+):  # fmt: skip
+    setattr(ObjectRef, f"__{_name}__", _refuse(_symbol))
+    setattr(ObjectRef, f"__r{_name}__", _refuse(_symbol))
+for _name, _symbol in (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">=")):
+    setattr(ObjectRef, f"__{_name}__", _refuse(_symbol))
+for _name in ("int", "float", "index", "neg", "abs"):
+    setattr(ObjectRef, f"__{_name}__", _refuse(f"{_name}()"))

@@ -1,0 +1,187 @@
+"""A worker that has become an actor: its instance, its threads or its asyncio loop, its end."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import pickle
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from beamlet.base.ids import actor_creation_task_id
+from beamlet.core_worker.async_actor import AsyncCalls
+from beamlet.core_worker.context import TaskContext, current_task
+from beamlet.core_worker.execution import Execution
+from beamlet.core_worker.execution_queue import ExecutionQueue
+from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.runner import Runner
+from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
+from beamlet.protocol.node import ExitedOnPurpose
+from beamlet.protocol.peer import CallActor
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.core_worker import CoreWorker
+
+
+class ActorExit(BaseException):
+    """Raised by ``exit_actor()`` in a method: the actor ends, on purpose."""
+
+
+class ActorProcess:
+    """Made when StartActor comes; lives as long as the process."""
+
+    def __init__(self, core: CoreWorker, execution: Execution, runner: Runner) -> None:
+        self._core = core
+        self._execution = execution
+        self._runner = runner
+        self.instance: Any = None
+        self.spec: ActorSpec | None = None
+        self.incarnation = 0
+        #: What its output and its errors are signed with.
+        self.shown_as = ""
+        self._methods: dict[str, Any] = {}
+
+    # -- birth -----------------------------------------------------------------------------------
+
+    def start(self, message: StartActor) -> None:
+        """Construct the instance and report; then the process serves its calls."""
+        spec = self.spec = message.spec
+        self.incarnation = message.incarnation
+        self.shown_as = spec.class_name
+        self._runner.actor_id = spec.actor_id.hex()
+        set_title(f"beamlet::{spec.class_name}")
+        context = TaskContext(
+            actor_creation_task_id(spec.actor_id),
+            f"{spec.class_name}.__init__",
+            f"{spec.class_name}.__init__",
+            spec.lifetime_resources,
+            message.incarnation,
+        )
+        self._core.base_context = context
+        token = current_task.set(context)
+        error = b""
+        try:
+            cls = self._core.functions.fetch(spec.class_key, None)
+            guard = self._runner._new_guard(spec.nested)
+            args, kwargs = self._runner.decode(spec.args, spec.deps, guard)
+            if spec.is_async:
+                self._become_async(spec)
+            self.instance = cls(*args, **kwargs)
+            del args, kwargs
+            with self._core.lock:
+                self._core.drain_released()
+                self._core.refs.task_finished(guard)
+                self._core.perform_effects()
+            self.shown_as = _own_repr(self.instance) or spec.class_name
+            self._runner.actor_repr = _own_repr(self.instance)
+        except ActorExit:
+            self.leave("exit_actor() in the constructor")
+        except SystemExit:
+            raise
+        except BaseException as raised:
+            error = pickle.dumps(self._runner.init_error(context, raised), 5)
+        finally:
+            current_task.reset(token)
+        self._execution.output.flush()
+        if not error:
+            self._start_threads(spec)
+        with self._core.lock:
+            self._core.link.send(ActorStarted(spec.actor_id, message.incarnation, error, self.shown_as))
+            self._core.reactor.flush()
+
+    def _start_threads(self, spec: ActorSpec) -> None:
+        """The main thread serves one call at a time; the others are helpers beside it."""
+        if spec.is_async:
+            return
+        for group, limit in spec.concurrency_groups.items():
+            queue = self._execution.groups[group] = ExecutionQueue()
+            self._start_helpers(queue, limit, group)
+        self._start_helpers(self._execution.queue, spec.max_concurrency - 1, "default")
+
+    def _start_helpers(self, queue: ExecutionQueue, count: int, group: str) -> None:
+        for number in range(count):
+            name = f"beamlet-{group}-{number}"
+            threading.Thread(target=self._execution.serve, args=(queue,), name=name, daemon=True).start()
+
+    def _become_async(self, spec: ActorSpec) -> None:
+        self.async_calls = AsyncCalls(self._core, self, self._runner, spec)
+        self._execution.deliver_async = self.async_calls.deliver
+        self._execution.cancel_async = self.async_calls.cancel
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def run_call(self, sender: Peer, call: CallActor) -> None:
+        """One call in the calling thread. ActorExit ends the process."""
+        assert self.spec is not None
+        try:
+            method = self.method(call.method)
+            self._runner.run_call(sender, call, method, f"{self.spec.class_name}.{call.method}")
+        except ActorExit:
+            self.leave("exit_actor()")
+
+    def method(self, name: str) -> Any:
+        method = self._methods.get(name)
+        if method is None:
+            method = _implicit(self, name) or getattr(self.instance, name)
+            self._methods[name] = method
+        return method
+
+    # -- end -------------------------------------------------------------------------------------
+
+    def leave(self, reason: str) -> None:
+        """End the process on purpose: hooks run, what was answered goes out first."""
+        assert self.spec is not None
+        with self._core.lock:
+            self._core.link.send(ExitedOnPurpose(reason))
+            self._core.reactor.flush()
+        shut_hook(self.instance)
+        leave_process(self._execution, 0)
+
+
+def leave_process(execution: Execution, code: int) -> None:
+    """An orderly end from any thread: atexit handlers, buffered output, then the process is gone."""
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    execution.output.flush()
+    os._exit(code)
+
+
+def shut_hook(instance: Any) -> None:
+    """The clean-up methods a class may define, Ray's name or ours. Its errors are shown, not obeyed."""
+    for name in ("__beamlet_shutdown__", "__ray_shutdown__"):
+        hook = getattr(instance, name, None)
+        if hook is not None:
+            try:
+                hook()
+            except BaseException as error:
+                print(f"{name} of {type(instance).__name__} raised {error!r}", file=sys.stderr)
+
+
+def set_title(title: str) -> None:
+    """What ps and top show."""
+    import setproctitle
+
+    setproctitle.setproctitle(title)
+
+
+def _own_repr(instance: Any) -> str | None:
+    """repr() if the class took the trouble to define one."""
+    if getattr(type(instance), "__repr__", None) is object.__repr__:
+        return None
+    try:
+        return str(repr(instance))
+    except Exception:
+        return None
+
+
+def _implicit(actor: ActorProcess, name: str) -> Any:
+    """Methods that every actor has."""
+    if name == "__ray_ready__":
+        return lambda: True
+    if name == "__ray_call__":
+        return lambda function, *args, **kwargs: function(actor.instance, *args, **kwargs)
+    if name == "__ray_terminate__":
+        return lambda: actor.leave("__ray_terminate__()")
+    return None

@@ -1,0 +1,140 @@
+"""Actors with ``async def`` methods: calls as coroutines on one asyncio loop in the main thread.
+
+The loop's selector *is* the core worker's reactor: when the loop has nothing to run it leads (rpc/turns) and
+reads the sockets itself, spinning a little before it sleeps, so that a call costs no hop between threads.
+While user code holds the loop, the background thread reads; what arrives then is handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import selectors
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from beamlet.core_worker.context import TaskContext, current_task
+from beamlet.core_worker.execution_queue import Item
+from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.runner import Runner
+from beamlet.exceptions import AsyncioActorExit, TaskCancelledError
+from beamlet.protocol.gcs import ActorSpec
+from beamlet.protocol.peer import CallActor
+from beamlet.rpc.turns import SharedReactor
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.actor_process import ActorProcess
+    from beamlet.core_worker.core_worker import CoreWorker
+
+
+class ReactorSelector(selectors.EpollSelector):
+    """A selector that serves the reactor while it waits for the loop's own descriptors."""
+
+    def __init__(self, reactor: SharedReactor) -> None:
+        super().__init__()
+        self._reactor = reactor
+        with reactor.lock:
+            reactor.add_reader(self.fileno(), _noticed)
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is not None and timeout <= 0:
+            self._reactor.lead_once(0.0)
+            return super().select(0)
+        if not self._reactor.lead_once(timeout):
+            return super().select(timeout)
+        return super().select(0)
+
+
+def _noticed() -> None:
+    """One of the loop's descriptors is ready: enough that ``poll`` returned; the loop looks itself."""
+
+
+class AsyncCalls:
+    """Calls on their way through the loop. ``max_concurrency`` of them run at once, per group."""
+
+    def __init__(self, core: CoreWorker, actor: ActorProcess, runner: Runner, spec: ActorSpec) -> None:
+        self._core = core
+        self._actor = actor
+        self._runner = runner
+        self._class_name = spec.class_name
+        self.loop = asyncio.SelectorEventLoop(ReactorSelector(core.reactor))
+        asyncio.set_event_loop(self.loop)
+        self._arrived: deque[Item] = deque()
+        self._start_scheduled = False
+        self._limits = {"": spec.max_concurrency, **spec.concurrency_groups}
+        self._running_counts: dict[str, int] = dict.fromkeys(self._limits, 0)
+        self._waiting: dict[str, deque[Item]] = {group: deque() for group in self._limits}
+        self._tasks: dict[bytes, asyncio.Task[None]] = {}
+
+    # -- arrival (under the lock, any thread) ----------------------------------------------------
+
+    def deliver(self, item: Item) -> None:
+        self._arrived.append(item)
+        if not self._start_scheduled:
+            self._start_scheduled = True
+            if threading.current_thread() is threading.main_thread():
+                self.loop.call_soon(self._start_arrived)
+            else:
+                self.loop.call_soon_threadsafe(self._start_arrived)
+
+    def cancel(self, task_id: bytes) -> bool:
+        task = self._tasks.get(task_id)
+        if task is not None:
+            self.loop.call_soon_threadsafe(task.cancel)
+        return task is not None
+
+    # -- on the loop -----------------------------------------------------------------------------
+
+    def run_forever(self) -> None:
+        self.loop.run_forever()
+
+    def _start_arrived(self) -> None:
+        self._start_scheduled = False
+        arrived = self._arrived
+        while arrived:
+            item = arrived.popleft()
+            group = item[1].group if item[1].group in self._limits else ""
+            if self._running_counts[group] < self._limits[group]:
+                self._start(group, item)
+            else:
+                self._waiting[group].append(item)
+
+    def _start(self, group: str, item: Item) -> None:
+        self._running_counts[group] += 1
+        task = self.loop.create_task(self._run(group, item[0], item[1]))
+        self._tasks[item[1].task_id] = task
+
+    async def _run(self, group: str, sender: Peer, call: CallActor) -> None:
+        runner = self._runner
+        name = f"{self._class_name}.{call.method}"
+        context = TaskContext(call.task_id, call.name or name, name, None, call.attempt)
+        current_task.set(context)
+        running = self._core.execution.running
+        running[call.task_id] = (context, 0, sender)
+        try:
+            method = self._actor.method(call.method)
+            args, kwargs, guard = runner.arguments(call)
+            value = method(*args, **kwargs)
+            if inspect.isawaitable(value):
+                value = await value
+            del args, kwargs
+        except asyncio.CancelledError:
+            self._finished(group, call)
+            runner.answer_error(sender, call, context, TaskCancelledError(call.task_id.hex()))
+        except AsyncioActorExit:
+            self._actor.leave("exit_actor()")
+        except BaseException as error:
+            self._finished(group, call)
+            runner.answer_error(sender, call, context, error)
+        else:
+            self._finished(group, call)
+            runner.answer(sender, call, context, value, guard, 0)
+
+    def _finished(self, group: str, call: CallActor) -> None:
+        del self._core.execution.running[call.task_id]
+        del self._tasks[call.task_id]
+        self._running_counts[group] -= 1
+        waiting = self._waiting[group]
+        if waiting:
+            self._start(group, waiting.popleft())

@@ -1,0 +1,48 @@
+"""Which task the calling code belongs to: names for its children, and what get_runtime_context() tells."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+from beamlet.base.ids import ActorId, ChildIds, ObjectId, TaskId, put_id
+
+
+class TaskContext:
+    """One run of a task, seen from inside. The driver's own code is a task too, one without a name."""
+
+    __slots__ = ("_children", "_puts", "attempt", "cancelled", "function_name", "name", "resources", "task_id")
+
+    def __init__(
+        self,
+        task_id: TaskId,
+        name: str = "",
+        function_name: str = "",
+        resources: dict[str, int] | None = None,
+        attempt: int = 0,
+    ) -> None:
+        self.task_id = task_id
+        self.name = name
+        self.function_name = function_name
+        self.resources = resources
+        self.attempt = attempt
+        self.cancelled = False
+        self._children: ChildIds | None = None
+        self._puts = 0
+
+    @property
+    def children(self) -> ChildIds:
+        """Guarded by the core worker's lock."""
+        if self._children is None:
+            self._children = ChildIds(self.task_id)
+        return self._children
+
+    def next_put(self) -> ObjectId:
+        self._puts += 1
+        return put_id(self.task_id, self._puts)
+
+    def next_actor(self) -> ActorId:
+        return self.children.next_actor()
+
+
+#: The task whose code runs in this thread or coroutine. None: the process's base context.
+current_task: ContextVar[TaskContext | None] = ContextVar("beamlet_task", default=None)

@@ -1,0 +1,334 @@
+"""The core worker: what makes a process a driver or a worker. Composition and the rules of its lock.
+
+    objects.py      get, put, wait             submission.py   tasks and calls out, answers in
+    actors.py       creating, following        ownership.py    serving others what we own
+    execution.py    running what we are sent   store_client.py the node's arena
+    peers.py        other core workers         node_link.py    our raylet
+
+All state machines are guarded by one lock.  It is never held while user code runs, while unpickling, or while
+waiting.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from beamlet.base.ids import Address, JobId, NodeId, ObjectId, WorkerId, make_address, short
+from beamlet.core_worker.actors import ActorAccess
+from beamlet.core_worker.borrowing import (
+    DeleteStored,
+    Freed,
+    ReplyMayGo,
+    SendAddBorrower,
+    SendReleaseHold,
+    SendRemoveBorrower,
+)
+from beamlet.core_worker.context import TaskContext, current_task
+from beamlet.core_worker.functions import FunctionTable
+from beamlet.core_worker.leases import Leases
+from beamlet.core_worker.node_link import NodeLink, RayletGone
+from beamlet.core_worker.object_record import PENDING
+from beamlet.core_worker.objects import ObjectAccess
+from beamlet.core_worker.ownership import Ownership
+from beamlet.core_worker.peers import Peer, PeerTable
+from beamlet.core_worker.reference_counter import ReferenceCounter
+from beamlet.core_worker.store_client import StoreClient
+from beamlet.core_worker.submission import Submission
+from beamlet.core_worker.task_submitter import TaskSubmitter
+from beamlet.exceptions import RaySystemError
+from beamlet.protocol import gcs, node, peer
+from beamlet.rpc.connection import Connection
+from beamlet.rpc.turns import SharedReactor, Waiter
+from beamlet.serialization.refs import released
+
+#: How long a worker waits before it tells the raylet that it is blocked: most waits are shorter.
+BLOCKED_AFTER_S = 0.001
+
+
+class Identity(msgspec.Struct):
+    """Who this process is in the cluster."""
+
+    node_id: NodeId
+    worker_id: WorkerId
+    job_id: JobId
+    namespace: str
+    session_dir: str
+    node_ip: str
+    arena_bytes: int
+    strict_arrays: bool = False
+
+
+class CoreWorker:
+    """See the module. ``make_ref(id, owner)`` builds the public ObjectRef."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        sock: socket.socket,
+        arena_fd: int,
+        context: TaskContext,
+        make_ref: Any,
+        on_raylet_lost: Callable[[str], None],
+        reactor: SharedReactor | None = None,
+    ) -> None:
+        self.identity = identity
+        self.node_id = identity.node_id
+        self.address: Address = make_address(identity.node_id, identity.worker_id)
+        self.make_ref = make_ref
+        self.base_context = context
+        self._on_raylet_lost = on_raylet_lost
+        self._shut = False
+        self.reactor = reactor or SharedReactor("beamlet-io", self._on_idle)
+        self.lock = self.reactor.lock
+        self.link = NodeLink(sock, self.reactor, self._from_raylet, self._raylet_lost)
+        self.refs = ReferenceCounter(self.address)
+        self.peers = PeerTable(self.link, self.reactor, self._from_peer, self._peer_gone)
+        self.functions = FunctionTable(self.link)
+        self.objects = ObjectAccess(self)
+        self.leases = Leases(self)
+        self.tasks = TaskSubmitter(self.leases)
+        self.submission = Submission(self)
+        self.actors = ActorAccess(self)
+        self.ownership = Ownership(self)
+        self.store = StoreClient(self, arena_fd, identity.arena_bytes, identity.strict_arrays)
+        #: Set by worker_main: runs what we are sent. A driver has none.
+        self.execution: Any = None
+        #: Set by the driver: shows what workers print.
+        self.on_output: Callable[[node.OutputLines], None] | None = None
+        self.on_notice: Callable[[node.Notice], None] | None = None
+        # The hot path's shortcuts.
+        self.submit_task = self.submission.submit_task
+        self.submit_call = self.submission.submit_call
+        self.get = self.objects.get
+        self.wait = self.objects.wait
+        self.await_ref = self.objects.await_ref
+        self.future_of = self.objects.future_of
+
+    def start(self) -> None:
+        self.reactor.start()
+
+    # -- values ----------------------------------------------------------------------------------
+
+    def put(self, value: Any, call_site: str = "") -> Any:
+        """Store ``value``; a reference to it."""
+        return self.make_ref(self.objects.put(value, call_site), self.address)
+
+    def pin_for_good(self, ref: Any) -> None:
+        """A copy of ``ref`` left by a way we cannot follow: keep its value as long as we live."""
+        with self.lock:
+            record = self.refs.objects.get(ref._id)
+            if record is not None:
+                record.local += 1
+
+    def adopt_ref(self, object_id: ObjectId, owner: Address) -> Any:
+        """A reference came by a way of the user's own (plain pickle)."""
+        with self.lock:
+            self.refs.found_in_value(None, [(object_id, owner)])
+            self.perform_effects()
+        return self.make_ref(object_id, owner)
+
+    def call_site_of(self, object_id: ObjectId) -> str:
+        record = self.refs.objects.get(object_id)
+        return str(record.call_site or "") if record is not None else ""
+
+    def context(self) -> TaskContext:
+        """The task that the calling code belongs to."""
+        return current_task.get() or self.base_context
+
+    # -- waiting ---------------------------------------------------------------------------------
+
+    def block_until(self, waiter: Waiter, deadline: float | None) -> bool:
+        """Wait without the lock; a worker that waits long gives back its CPU meanwhile."""
+        if self.execution is None:
+            return self.reactor.wait(waiter, deadline)
+        soon = monotonic() + BLOCKED_AFTER_S
+        if deadline is not None and deadline <= soon:
+            return self.reactor.wait(waiter, deadline)
+        if self.reactor.wait(waiter, soon):
+            return True
+        with self.execution.blocked():
+            return self.reactor.wait(waiter, deadline)
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Let the sockets be read until ``condition``. Raises TimeoutError naming ``what``."""
+        deadline = monotonic() + timeout_s
+        while True:
+            with self.lock:
+                if condition():
+                    return
+            self.raise_if_shut()
+            if monotonic() > deadline:
+                raise TimeoutError(f"waited {timeout_s:g} s for {what}")
+            self.reactor.wait(Waiter(), min(deadline, monotonic() + 0.01))
+
+    def wait_for_room(self, connection: Connection) -> None:
+        """Let a slow reader catch up. Called under the lock, once."""
+        limit = connection.backlog_bytes // 2
+        while not connection.closed and connection.backlog_bytes > limit:
+            self.reactor.dispatch(self.reactor.poll(0.1))
+
+    def raise_if_shut(self) -> None:
+        if self._shut or self.link.connection.closed:
+            raise RaySystemError(RuntimeError("the connection to the cluster is closed: it was shut down, or died"))
+
+    def stale_reference(self, object_id: ObjectId) -> Exception:
+        return RaySystemError(
+            ValueError(
+                f"ObjectRef {object_id.hex()} is not known here: it belongs to an earlier session, which was "
+                "shut down, and so was its value"
+            )
+        )
+
+    def explain_timeout(self, object_ids: Sequence[ObjectId], timeout_s: float) -> str:
+        """Why ``get`` had to give up, for a person."""
+        with self.lock:
+            pending = [i for i in object_ids if (r := self.refs.objects.get(i)) and r.state == PENDING]
+            lines = []
+            for object_id in pending[:3]:
+                record = self.refs.objects[object_id]
+                site = f" (submitted at {record.call_site})" if record.call_site else ""
+                lines.append(f"  {short(object_id)}…{site}: {self._why(object_id)}")
+        count = f"{len(pending)} of {len(object_ids)} objects" if len(object_ids) > 1 else "the object"
+        reasons = self.why_pending()
+        text = f"Get timed out: some object(s) not ready. After {timeout_s:g} s {count} had no value."
+        return "\n".join([text, *lines, *(f"  {reason}" for reason in reasons)])
+
+    def _why(self, object_id: ObjectId) -> str:
+        known = self.submission.describe(object_id)
+        if known and known != "its task has been sent":
+            return known
+        return self.leases.describe(object_id) or self.actors.describe(object_id) or "its task has been sent"
+
+    def why_pending(self) -> list[str]:
+        """The raylet's word on what our unanswered requests wait for."""
+        try:
+            answer = self.link.call(node.WhyPending(0), monotonic() + 1.0)
+        except (RayletGone, TimeoutError):
+            return []
+        return list(answer.reasons)
+
+    # -- housekeeping ----------------------------------------------------------------------------
+
+    def drain_released(self) -> None:
+        """Count down the references that died since. Under the lock."""
+        while released:
+            count = len(released)
+            self.refs.release_many([released.popleft() for _ in range(count)])
+        self.perform_effects()
+        if self.store.unpinned:
+            self.store.give_back_pins()
+
+    def _on_idle(self) -> None:
+        if released or self.store.unpinned:
+            self.drain_released()
+
+    def perform_effects(self) -> None:
+        """Do what the reference counter asks, in order. Under the lock."""
+        while self.refs.outbox:
+            for effect in self.refs.take_effects():
+                match effect:
+                    case SendAddBorrower(owner, token, ids):
+                        self.peers.get(owner).send(peer.AddBorrower(token, ids))
+                    case SendRemoveBorrower(owner, ids):
+                        self.peers.get(owner).send(peer.RemoveBorrower(ids))
+                    case SendReleaseHold(executor, hold):
+                        self.peers.get(executor).send(peer.ReleaseHold(hold))
+                    case DeleteStored(_, ids):
+                        self.link.send(node.DeleteObjects(ids))
+                    case ReplyMayGo(reply):
+                        self.execution.reply_may_go(reply)
+                    case Freed(object_id, owner):
+                        self.actors.handle_freed(object_id, owner)
+
+    # -- messages --------------------------------------------------------------------------------
+
+    def _from_peer(self, connection: Connection, messages: list[Any]) -> None:
+        sender: Peer = connection.context
+        submission = self.submission
+        worked = False
+        for message in messages:
+            kind = type(message)
+            if kind is peer.Result:
+                submission.take_result(sender, message)
+                worked = True
+            elif kind is peer.CallActor or kind is peer.PushTask:
+                self.execution.arrived(sender, message)
+            elif kind is peer.Results:
+                submission.take_results(sender, message)
+                worked = True
+            elif kind is peer.HandedBack:
+                self.leases.handed_back(sender, message)
+            elif kind is peer.StealTasks or kind is peer.CancelTask:
+                self.execution.control(sender, message)
+            else:
+                self.ownership.handle(sender, message)
+        if worked and sender.leased is not None:
+            self.leases.after_results(sender.leased)
+        if self.refs.outbox:
+            self.perform_effects()
+
+    def _from_raylet(self, message: Any) -> None:
+        kind = type(message)
+        if kind is gcs.ActorUpdate:
+            self.actors.updated(message)
+        elif kind is node.PeerIntroduced:
+            self.peers.adopt(message.peer, self.link.take_socket())
+        elif kind is node.WorkerDied:
+            self.leases.certified(message.worker, message.certificate)
+        elif kind is node.LeaseWanted:
+            self.tasks.return_idle()
+        elif kind is node.OutputLines:
+            if self.on_output is not None:
+                self.on_output(message)
+        elif kind is node.Notice:
+            if self.on_notice is not None:
+                self.on_notice(message)
+        elif kind is node.LeasePending:
+            self.leases.pending_reason(message)
+        elif self.execution is not None:
+            self.execution.from_raylet(message)
+        if self.refs.outbox:
+            self.perform_effects()
+
+    def _peer_gone(self, gone: Peer) -> None:
+        if self._shut:
+            return
+        if gone.leased is not None:
+            self.leases.worker_lost(gone)
+        if gone.actor is not None:
+            self.actors.peer_gone(gone.actor)
+        reason = gone.certificate.describe() if gone.certificate is not None else gone.reason
+        self.objects.lost(self.refs.peer_gone(gone.address, reason))
+        if self.execution is not None:
+            self.execution.peer_gone(gone)
+        self.perform_effects()
+
+    def _raylet_lost(self, reason: str) -> None:
+        if not self._shut:
+            self._on_raylet_lost(reason)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def shut(self) -> None:
+        """Close everything; every wait ends. Idempotent."""
+        if self._shut:
+            return
+        self._shut = True
+        self.reactor.shut()
+        with self.lock:
+            self.peers.close()
+            self.link.close()
+            self.objects.close()
+            self.refs.objects.clear()
+            released.clear()
+        self.store.close()
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()

@@ -1,0 +1,187 @@
+"""The submitter's shell: lease requests out, grants and refusals in, and workers that die under a lease."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from beamlet.base.death import DeathCertificate
+from beamlet.base.ids import Address, ObjectId, TaskId
+from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.task_submitter import LeasedWorker, SchedulingKey
+from beamlet.exceptions import InfeasibleError, RaySystemError, WorkerCrashedError
+from beamlet.protocol.node import (
+    CancelLeaseRequest,
+    LeaseCancelled,
+    LeaseGranted,
+    LeaseInfeasible,
+    LeasePending,
+    LeaseSpillback,
+    RequestLease,
+    ReturnLease,
+)
+from beamlet.protocol.peer import HandedBack
+from beamlet.rpc.reactor import Timer
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.core_worker import CoreWorker
+
+#: How long a crashed task waits for its worker's death certificate.
+_CERTIFICATE_S = 2.0
+_CERTIFICATES_KEPT = 256
+
+
+class Leases:
+    """Fits ``task_submitter.SubmitterPort``. Guarded by the core worker's lock."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._tick: Timer | None = None
+        #: Tasks of workers that died, until the certificate comes.
+        self._uncertified: dict[Address, list[Pending]] = {}
+        self._certificates: dict[Address, DeathCertificate] = {}
+        #: The raylet's last word on what each request waits for.
+        self._reasons: dict[int, str] = {}
+
+    # -- port ------------------------------------------------------------------------------------
+
+    def request_lease(self, key: SchedulingKey, name: str, backlog: int) -> int:
+        message = RequestLease(
+            0, dict(key.resources), name, dict(key.env_vars), key.strategy, backlog
+        )
+        return self._core.link.request(message, self._answered)
+
+    def cancel_lease_request(self, req: int) -> None:
+        self._core.link.send(CancelLeaseRequest(req))
+
+    def return_lease(self, lease_id: int, dispose: bool) -> None:
+        self._core.link.send(ReturnLease(lease_id, dispose))
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def _answered(self, message: Any) -> None:
+        core = self._core
+        if message is None:
+            return  # the raylet is gone; the core worker ends as a whole
+        self._reasons.pop(message.req, None)
+        if isinstance(message, LeaseGranted):
+            self._granted(message)
+        elif isinstance(message, LeaseInfeasible):
+            self._refused(message.req, InfeasibleError(message.reason))
+        elif isinstance(message, LeaseSpillback):
+            # One node cannot send us elsewhere; a cluster of several will connect here.
+            reason = f"the raylet sent a lease request on to unknown node {message.address}"
+            self._refused(message.req, RaySystemError(reason))
+        elif isinstance(message, LeaseCancelled):
+            core.tasks.cancelled(message.req)
+
+    def _refused(self, req: int, error: Exception) -> None:
+        for task in self._core.tasks.refused(req):
+            self._core.submission.fail(task, error)
+
+    def _granted(self, message: LeaseGranted) -> None:
+        core = self._core
+        if message.fresh:
+            peer = core.peers.adopt(message.worker, core.link.take_socket())
+        else:
+            known = core.peers.by_address.get(message.worker)
+            if known is None:  # it died meanwhile
+                self.return_lease(message.lease_id, True)
+                core.tasks.cancelled(message.req)
+                return
+            peer = known
+        worker = core.tasks.granted(
+            message.req, message.lease_id, message.worker, message.pid, peer, core.reactor.now()
+        )
+        peer.leased = worker
+        if worker is not None:
+            worker.accelerators = message.accelerators
+            self._schedule_tick()
+
+    def handed_back(self, sender: Peer, message: HandedBack) -> None:
+        worker = sender.leased
+        if worker is not None:
+            self._core.tasks.handed_back(worker, message.seqs, message.blocked, self._core.reactor.now())
+            self._schedule_tick()
+
+    def after_results(self, worker: LeasedWorker) -> None:
+        self._core.tasks.refill(worker, self._core.reactor.now())
+        if worker.idle_since and self._tick is None:
+            self._schedule_tick()
+
+    def pending_reason(self, message: LeasePending) -> None:
+        self._reasons[message.req] = message.reason
+
+    # -- idle leases -----------------------------------------------------------------------------
+
+    def _schedule_tick(self) -> None:
+        if self._tick is not None:
+            return
+        core = self._core
+        due = core.tasks.tick(core.reactor.now())
+        if due is not None:
+            self._tick = core.reactor.call_later(max(0.0, due - core.reactor.now()), self._ticked)
+
+    def _ticked(self) -> None:
+        self._tick = None
+        self._schedule_tick()
+
+    # -- deaths ----------------------------------------------------------------------------------
+
+    def worker_lost(self, peer: Peer) -> None:
+        """A worker under lease is gone: its tasks wait a moment to learn why."""
+        worker, peer.leased = peer.leased, None
+        assert worker is not None
+        tasks = self._core.tasks.lost(worker)
+        if not tasks:
+            return
+        address = peer.address
+        certificate = self._certificates.pop(address, None) or peer.certificate
+        if certificate is not None:
+            self._crashed(tasks, certificate)
+            return
+        self._uncertified[address] = tasks
+        self._core.reactor.call_later(_CERTIFICATE_S, lambda: self._give_up_waiting(address))
+
+    def certified(self, address: Address, certificate: DeathCertificate) -> None:
+        """The raylet says how a worker died."""
+        tasks = self._uncertified.pop(address, None)
+        if tasks is not None:
+            self._crashed(tasks, certificate)
+            return
+        self._certificates[address] = certificate
+        if len(self._certificates) > _CERTIFICATES_KEPT:
+            del self._certificates[next(iter(self._certificates))]
+
+    def _give_up_waiting(self, address: Address) -> None:
+        tasks = self._uncertified.pop(address, None)
+        if tasks is not None:
+            self._crashed(tasks, None)
+
+    def _crashed(self, tasks: list[Pending], certificate: DeathCertificate | None) -> None:
+        def error(task: Pending) -> WorkerCrashedError:
+            how = certificate.describe() if certificate is not None else "its process ended; nobody saw how"
+            attempts = task.message.attempt + 1
+            tried = f" (attempt {attempts})" if attempts > 1 else ""
+            site = f", submitted at {task.call_site}," if task.call_site else ""
+            return WorkerCrashedError(f"The worker running task {task.message.name}{site} died{tried}: {how}")
+
+        self._core.submission.crashed(tasks, error)
+
+    def describe(self, object_id: ObjectId) -> str:
+        """What the task behind ``object_id`` waits for, if it was not pushed yet."""
+        task = self._core.submission.tasks.get(TaskId(object_id[:24]))
+        if task is None:
+            return ""
+        for state in self._core.tasks.keys.values():
+            if task in state.queue:
+                reasons = [self._reasons[req] for req in state.requests if req in self._reasons]
+                return f"task {task.message.name} waits for a worker" + (f": {reasons[0]}" if reasons else "")
+            for worker in state.workers:
+                for position, flying in enumerate(worker.in_flight.values()):
+                    if flying is task:
+                        where = f"worker pid={worker.pid}"
+                        if position == 0:
+                            return f"task {task.message.name} is running on {where}"
+                        return f"task {task.message.name} is queued behind {position} others on {where}"
+        return ""

@@ -1,0 +1,159 @@
+"""A core worker's line to its raylet: requests with one answer each, and what comes unasked."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from beamlet.protocol import gcs, node
+from beamlet.protocol.message import Message
+from beamlet.rpc.connection import Connection
+from beamlet.rpc.turns import SharedReactor, Waiter
+
+FromRaylet = (
+    node.Welcome
+    | node.Refused
+    | node.AssignJob
+    | node.LeaseGranted
+    | node.LeaseInfeasible
+    | node.LeaseSpillback
+    | node.LeaseCancelled
+    | node.LeasePending
+    | node.LeaseWanted
+    | node.PeerConnected
+    | node.PeerUnreachable
+    | node.PeerIntroduced
+    | node.WorkerDied
+    | node.ExitWorker
+    | node.ObjectCreated
+    | node.ObjectRefused
+    | node.ObjectPinned
+    | node.ObjectNotHere
+    | node.OutputDelivered
+    | node.OutputLines
+    | node.Notice
+    | node.WhyPendingAnswer
+    | gcs.KvDone
+    | gcs.KvValue
+    | gcs.KvKeyList
+    | gcs.ActorAccepted
+    | gcs.ActorNameTaken
+    | gcs.ActorRefused
+    | gcs.ActorFound
+    | gcs.ActorNotFound
+    | gcs.NamedActors
+    | gcs.Done
+    | gcs.ActorUpdate
+    | gcs.StartActor
+    | gcs.ClusterState
+    | gcs.Timeline
+)
+
+
+class Reply(Waiter):
+    """A request's answer, for a thread to wait on."""
+
+    __slots__ = ("message",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.message: Any = None
+
+    def set(self, message: Any) -> None:
+        self.message = message
+        self.complete()
+
+
+class RayletGone(Exception):
+    """The connection to the raylet is closed: the cluster is going away."""
+
+
+class NodeLink:
+    """Guarded by the core worker's lock, but for ``call``."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        reactor: SharedReactor,
+        on_message: Callable[[Any], None],
+        on_close: Callable[[str], None],
+    ) -> None:
+        self._reactor = reactor
+        self._on_message = on_message
+        self._on_close = on_close
+        self._next_req = 1
+        self._awaited: dict[int, Callable[[Any], None]] = {}
+        self.connection = Connection(
+            sock,
+            reactor,
+            messages=FromRaylet,
+            on_message=self._received,
+            on_close=self._closed,
+            label="raylet",
+            carries_fds=True,
+        )
+
+    def send(self, message: Message) -> None:
+        self.connection.send(message)
+
+    def request(self, message: Any, on_answer: Callable[[Any], None]) -> int:
+        """Send ``message`` under a new ``req``; ``on_answer`` is called once, under the lock."""
+        req = self._next_req
+        self._next_req = req + 1
+        message.req = req
+        self._awaited[req] = on_answer
+        self.connection.send(message)
+        return req
+
+    def forget(self, req: int) -> None:
+        self._awaited.pop(req, None)
+
+    def call(self, message: Any, deadline: float | None = None) -> Any:
+        """Send a request and wait for its answer, in a user's thread, without the lock.
+
+        Raises RayletGone, or TimeoutError at ``deadline`` (monotonic).
+        """
+        reply = Reply()
+        with self._reactor.lock:
+            if self.connection.closed:
+                raise RayletGone
+            req = self.request(message, reply.set)
+        if not self._reactor.wait(reply, deadline):
+            with self._reactor.lock:
+                self.forget(req)
+            if self.connection.closed:
+                raise RayletGone
+            raise TimeoutError(f"the raylet did not answer {type(message).__name__} in time")
+        if reply.message is None:
+            raise RayletGone
+        return reply.message
+
+    def take_socket(self) -> socket.socket:
+        """The socket that came with the message being handled."""
+        return socket.socket(fileno=self.connection.take_fd())
+
+    def take_fd(self) -> int:
+        return self.connection.take_fd()
+
+    def _received(self, _: Connection, message: Any) -> None:
+        req = getattr(message, "req", None)
+        if req is None or type(message) is node.LeasePending:
+            self._on_message(message)
+            return
+        on_answer = self._awaited.pop(req, None)
+        if on_answer is not None:
+            on_answer(message)
+        elif isinstance(message, node.LeaseGranted | node.PeerConnected):
+            self._on_message(message)
+
+    def _closed(self, _: Connection, reason: str) -> None:
+        awaited, self._awaited = self._awaited, {}
+        for on_answer in awaited.values():
+            on_answer(None)
+        self._on_close(reason)
+
+    def close(self) -> None:
+        self.connection.close()
+
+

@@ -1,0 +1,130 @@
+"""A worker's stdout and stderr: whole lines into the raylet's pipes, and the knowledge that something was said.
+
+``Output.printed`` tells the executor that a task said something, so that its answer is held until the driver
+has shown it.  Before the first line under a new name goes a control line, byte 0x1e and the name, which
+the raylet's output router takes out again.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+CONTROL = b"\x1e"
+#: A line longer than this is passed on in pieces.
+_LINE_MAX_BYTES = 1 << 16
+
+
+class Output:
+    """Both streams of this process. ``speaker()``: the name the next line stands under."""
+
+    def __init__(self, speaker: Callable[[], str]) -> None:
+        self.printed = False
+        self._speaker = speaker
+        self.stdout = _Stream(self, 1)
+        self.stderr = _Stream(self, 2)
+
+    def install(self) -> None:
+        sys.stdout = self.stdout
+        sys.stderr = self.stderr
+
+    def flush(self) -> None:
+        self.stdout.flush()
+        self.stderr.flush()
+
+    def take_printed(self) -> bool:
+        """Whether anything was written since the last call; what is buffered goes out."""
+        if not self.printed:
+            return False
+        self.flush()
+        self.printed = False
+        return True
+
+    def speaker(self) -> bytes:
+        return self._speaker().encode(errors="replace").replace(b"\n", b" ")
+
+
+class _Stream(io.TextIOBase):
+    """Line-buffered text on a descriptor."""
+
+    def __init__(self, output: Output, fd: int) -> None:
+        super().__init__()
+        self._output = output
+        self._fd = fd
+        self._lock = threading.RLock()
+        self._pending = b""
+        self._announced = b""
+        self.buffer = _Bytes(self)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return "backslashreplace"
+
+    @property
+    def line_buffering(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def write(self, text: str) -> int:
+        self.write_bytes(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def write_bytes(self, data: bytes) -> None:
+        with self._lock:
+            self._output.printed = True
+            self._pending += data
+            if b"\n" in data or len(self._pending) > _LINE_MAX_BYTES:
+                whole, newline, rest = self._pending.rpartition(b"\n")
+                if not newline:
+                    whole, rest = rest, b""
+                self._pending = rest
+                self._emit(whole + newline)
+
+    def flush(self) -> None:
+        with self._lock:
+            if self._pending:
+                pending, self._pending = self._pending, b""
+                self._emit(pending)
+
+    def _emit(self, data: bytes) -> None:
+        speaker = self._output.speaker()
+        if speaker != self._announced:
+            self._announced = speaker
+            data = CONTROL + speaker + b"\n" + data
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+
+class _Bytes(io.RawIOBase):
+    """``sys.stdout.buffer``."""
+
+    def __init__(self, stream: _Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def write(self, data: object) -> int:
+        raw = bytes(data)  # type: ignore[call-overload]
+        self._stream.write_bytes(raw)
+        return len(raw)
+
+    def flush(self) -> None:
+        self._stream.flush()

@@ -1,0 +1,129 @@
+"""Connections to other core workers: one per pair, made by the raylet's introduction.
+
+What is sent before the introduction is queued; what cannot be delivered any more is dropped, and the peer's
+death reported once.  A pair is introduced once in its lifetime, so messages between two processes keep their
+order whatever they are about.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from beamlet.base.ids import Address
+from beamlet.core_worker.node_link import NodeLink
+from beamlet.protocol.message import Message
+from beamlet.protocol.node import ConnectPeer, PeerConnected, PeerUnreachable
+from beamlet.protocol.peer import PeerMessage
+from beamlet.rpc.connection import Connection
+from beamlet.rpc.turns import SharedReactor
+
+if TYPE_CHECKING:
+    from beamlet.base.death import DeathCertificate
+    from beamlet.core_worker.actor_submitter import ActorLink
+    from beamlet.core_worker.task_submitter import LeasedWorker
+
+
+class Peer:
+    """Another core worker, as seen from here. Usable as a ``Link`` at once."""
+
+    __slots__ = ("actor", "address", "certificate", "connection", "gone", "leased", "queue", "reason")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.connection: Connection | None = None
+        #: Messages for a connection that is being made.
+        self.queue: list[Message] = []
+        #: The lease under which we push tasks to it.
+        self.leased: LeasedWorker | None = None
+        #: The actor living there that we call.
+        self.actor: ActorLink | None = None
+        self.gone = False
+        self.reason = ""
+        self.certificate: DeathCertificate | None = None
+
+    def send(self, message: Message) -> None:
+        if self.connection is not None:
+            self.connection.send(message)
+        elif not self.gone:
+            self.queue.append(message)
+
+
+class PeerTable:
+    """All peers of a core worker. Guarded by its lock."""
+
+    def __init__(
+        self,
+        link: NodeLink,
+        reactor: SharedReactor,
+        on_batch: Callable[[Connection, list[Any]], None],
+        on_gone: Callable[[Peer], None],
+    ) -> None:
+        self._link = link
+        self._reactor = reactor
+        self._on_batch = on_batch
+        self._on_gone = on_gone
+        self.by_address: dict[Address, Peer] = {}
+
+    def get(self, address: Address) -> Peer:
+        """The peer, asking for an introduction if there is no connection yet."""
+        peer = self.by_address.get(address)
+        if peer is None:
+            peer = self.by_address[address] = Peer(address)
+            self._link.request(ConnectPeer(0, address), lambda answer: self._introduced(peer, answer))
+        return peer
+
+    def adopt(self, address: Address, sock: socket.socket) -> Peer:
+        """A connection the raylet made for us, or on the peer's behalf."""
+        peer = self.by_address.get(address)
+        if peer is None:
+            peer = self.by_address[address] = Peer(address)
+        self._attach(peer, sock)
+        return peer
+
+    def _introduced(self, peer: Peer, answer: PeerConnected | PeerUnreachable | None) -> None:
+        if isinstance(answer, PeerConnected):
+            if answer.fresh:
+                self._attach(peer, self._link.take_socket())
+        elif peer.connection is None:
+            peer.reason = answer.reason if answer is not None else "the cluster is shutting down"
+            peer.certificate = answer.certificate if answer is not None else None
+            self._lose(peer)
+
+    def _attach(self, peer: Peer, sock: socket.socket) -> None:
+        connection = Connection(
+            sock,
+            self._reactor,
+            messages=PeerMessage,
+            on_batch=self._on_batch,
+            on_close=self._closed,
+            label=peer.address.hex()[:8],
+            context=peer,
+        )
+        if peer.connection is None or peer.connection.closed:
+            peer.connection = connection
+        queue, peer.queue = peer.queue, []
+        for message in queue:
+            connection.send(message)
+
+    def _closed(self, connection: Connection, reason: str) -> None:
+        peer: Peer = connection.context
+        if peer.connection is connection:
+            peer.reason = peer.reason or reason
+            self._lose(peer)
+
+    def _lose(self, peer: Peer) -> None:
+        if not peer.gone:
+            peer.gone = True
+            peer.connection = None
+            peer.queue.clear()
+            if self.by_address.get(peer.address) is peer:
+                del self.by_address[peer.address]
+            self._on_gone(peer)
+
+    def close(self) -> None:
+        for peer in list(self.by_address.values()):
+            if peer.connection is not None:
+                peer.connection.close()
+        self.by_address.clear()

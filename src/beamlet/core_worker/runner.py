@@ -1,0 +1,261 @@
+"""Running one task or one actor call: arguments in, user code, results or an error out.
+
+The common case (plain arguments, a small result, nothing printed) goes straight through; everything else,
+references, large values, several results, takes the general path below it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+from beamlet.base.ids import ObjectId, return_id
+from beamlet.core_worker.borrowing import ArgumentsGuard
+from beamlet.core_worker.context import TaskContext, current_task
+from beamlet.core_worker.execution import Execution
+from beamlet.core_worker.peers import Peer
+from beamlet.exceptions import RayTaskError, TaskCancelledError
+from beamlet.protocol.message import ContainedRef
+from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoreDep, StoredAt
+from beamlet.serialization.arguments import NO_ARGUMENTS, fill, split
+from beamlet.serialization.remote_error import capture
+from beamlet.serialization.unpicklable import explain_unpicklable
+from beamlet.serialization.values import (
+    INLINE_MAX_BYTES,
+    Serialized,
+    dump_error,
+    dumps,
+    loads_plain,
+    pack,
+    rebuild,
+    rebuild_packed,
+    unpack,
+)
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.core_worker import CoreWorker
+
+_PICKLE_MARK = 0x80
+_NO_KWARGS: dict[str, Any] = {}
+
+
+class Runner:
+    """Runs work for one core worker, in any of its threads."""
+
+    def __init__(self, core: CoreWorker, execution: Execution) -> None:
+        self._core = core
+        self._execution = execution
+        self._output = execution.output
+        #: Shown in errors of actor methods.
+        self.actor_repr: str | None = None
+        self.actor_id: str | None = None
+
+    # -- tasks -----------------------------------------------------------------------------------
+
+    def run_task(self, sender: Peer, task: PushTask) -> None:
+        """Run a function and answer ``sender``."""
+        context = TaskContext(task.task_id, task.name, task.name, task.resources, task.attempt)
+        token = current_task.set(context)
+        running = self._execution.running
+        running[task.task_id] = (context, threading.get_ident(), sender)
+        started = perf_counter_ns()
+        try:
+            function = self._core.functions.loaded.get(task.function)
+            if function is None:
+                function = self._core.functions.fetch(task.function, None)
+            args, kwargs, guard = self.arguments(task)
+            value = function(*args, **kwargs)
+            del args, kwargs
+        except BaseException as error:
+            del running[task.task_id]
+            self.answer_error(sender, task, context, error)
+        else:
+            del running[task.task_id]
+            self.answer(sender, task, context, value, guard, (perf_counter_ns() - started) // 1000)
+        finally:
+            current_task.reset(token)
+
+    def run_call(self, sender: Peer, call: CallActor, method: Any, shown_as: str) -> None:
+        """Run an actor's method and answer ``sender``."""
+        context = TaskContext(call.task_id, call.name or shown_as, shown_as, None, call.attempt)
+        token = current_task.set(context)
+        running = self._execution.running
+        running[call.task_id] = (context, threading.get_ident(), sender)
+        try:
+            args, kwargs, guard = self.arguments(call)
+            value = method(*args, **kwargs)
+            del args, kwargs
+        except BaseException as error:
+            del running[call.task_id]
+            self.answer_error(sender, call, context, error)
+        else:
+            del running[call.task_id]
+            self.answer(sender, call, context, value, guard, 0)
+        finally:
+            current_task.reset(token)
+
+    # -- arguments -------------------------------------------------------------------------------
+
+    def arguments(
+        self, work: PushTask | CallActor
+    ) -> tuple[tuple[Any, ...], dict[str, Any], ArgumentsGuard | None]:
+        """Decode; the guard is there if references came along."""
+        payload = work.args
+        if payload == NO_ARGUMENTS:
+            return (), _NO_KWARGS, None
+        if payload[0] == _PICKLE_MARK and not work.deps:
+            value = loads_plain(payload)
+            if type(value) is tuple:
+                return value, _NO_KWARGS, None
+            return tuple(value[0]), value[1], None
+        guard = self._new_guard(work.nested)
+        args, kwargs = self.decode(payload, work.deps, guard)
+        return args, kwargs, guard
+
+    def _new_guard(self, nested: list[ContainedRef]) -> ArgumentsGuard:
+        with self._core.lock:
+            return ArgumentsGuard(self._execution.next_reply(), [ObjectId(ref[0]) for ref in nested])
+
+    def decode(
+        self, payload: bytes, deps: list[InlineDep | StoreDep], guard: ArgumentsGuard
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments with their dependencies filled in; what they refer to is counted under ``guard``."""
+        args, kwargs = split(self._rebuild(payload, guard) if payload else ())
+        if deps:
+            values = [self._dependency(dep, guard) for dep in deps]
+            args, kwargs = fill(args, kwargs, values)
+        return args, kwargs
+
+    def _rebuild(self, payload: bytes, guard: ArgumentsGuard) -> Any:
+        if payload[0] == _PICKLE_MARK:
+            return loads_plain(payload)
+        packed = unpack(payload)
+        self._count(packed.contained, guard)
+        return rebuild_packed(packed)
+
+    def _dependency(self, dep: InlineDep | StoreDep, guard: ArgumentsGuard) -> Any:
+        if isinstance(dep, InlineDep):
+            return self._rebuild(dep.payload, guard)
+        stored = self._core.store.read(dep.object_id, dep.owner, dep.node)
+        self._count(stored.contained, guard)
+        return rebuild(stored.kind, stored.inband, stored.buffers)
+
+    def _count(self, contained: list[ContainedRef], guard: ArgumentsGuard) -> None:
+        if contained:
+            with self._core.lock:
+                self._core.refs.found_in_arguments(guard, contained)
+                self._core.perform_effects()
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def answer(
+        self,
+        sender: Peer,
+        work: PushTask | CallActor,
+        context: TaskContext,
+        value: Any,
+        guard: ArgumentsGuard | None,
+        busy_us: int,
+    ) -> None:
+        """Send the value, or why it cannot be sent."""
+        try:
+            if work.num_returns == 1:
+                data = dumps(value)
+                if type(data) is bytes and guard is None and not self._output.printed:
+                    self._execution.reply(sender, Result(work.seq, data, busy_us))
+                    return
+                parts = [data]
+            else:
+                parts = self._several(work, value)
+            message = self._results(sender, work, parts, guard)
+        except BaseException as error:
+            explain_unpicklable(error, (value,), {}, context.name, result=True)
+            self.answer_error(sender, work, context, error)
+            return
+        message.busy_us = busy_us
+        del value, parts
+        self._execution.reply_when_safe(sender, message, guard, self._output.take_printed())
+
+    def _several(self, work: PushTask | CallActor, value: Any) -> list[bytes | Serialized]:
+        if work.num_returns == 0:
+            return []
+        values = list(value) if isinstance(value, tuple | list) else None
+        if values is None or len(values) != work.num_returns:
+            found = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
+            raise ValueError(
+                f"{work.name or getattr(work, 'method', 'the task')} was submitted with num_returns="
+                f"{work.num_returns} and must return that many values as a tuple or list; it returned {found}"
+            )
+        return [dumps(part) for part in values]
+
+    def _results(
+        self,
+        sender: Peer,
+        work: PushTask | CallActor,
+        parts: list[bytes | Serialized],
+        guard: ArgumentsGuard | None,
+    ) -> Results:
+        """The general answer: large parts are stored, references inside are held for the receiver."""
+        items: list[bytes | StoredAt] = []
+        contained: list[list[ContainedRef]] = []
+        for index, part in enumerate(parts, 1):
+            if isinstance(part, bytes):
+                items.append(part)
+                contained.append([])
+            elif part.total_bytes <= INLINE_MAX_BYTES:
+                items.append(pack(part))
+                contained.append(part.contained)
+            else:
+                object_id = return_id(work.task_id, index)
+                size = self._core.store.write(object_id, part, f"result of {work.name}", sender.address)
+                items.append(StoredAt(self._core.node_id, size))
+                contained.append(part.contained)
+        message = Results(work.seq, items)
+        if any(contained):
+            with self._core.lock:
+                every = [ref for refs in contained for ref in refs]
+                message.contained = contained
+                message.hold = self._core.refs.hold_results(sender.address, every, guard)
+        return message
+
+    def answer_error(
+        self, sender: Peer, work: PushTask | CallActor, context: TaskContext, error: BaseException
+    ) -> None:
+        """Send what user code raised; every return value is that error."""
+        if isinstance(error, SystemExit) and not context.cancelled:
+            raise error
+        payload = self.error_payload(context, error)
+        count = max(1, work.num_returns)
+        message = Results(work.seq, [payload] * count, failed=True)
+        guard = self._new_guard(work.nested) if work.nested or work.deps else None
+        error.__traceback__ = None
+        self._execution.reply_when_safe(sender, message, guard, self._output.take_printed())
+
+    def error_payload(self, context: TaskContext, error: BaseException) -> bytes:
+        if context.cancelled and isinstance(error, KeyboardInterrupt | SystemExit):
+            return dump_error(TaskCancelledError(context.task_id.hex()))
+        if isinstance(error, TaskCancelledError):
+            return dump_error(error)
+        captured = capture(
+            error,
+            function_name=context.function_name,
+            pid=os.getpid(),
+            ip=self._core.identity.node_ip,
+            actor_repr=self.actor_repr,
+            actor_id=self.actor_id,
+        )
+        return dump_error(captured)
+
+    def init_error(self, context: TaskContext, error: BaseException) -> RayTaskError:
+        return capture(
+            error,
+            function_name=context.function_name,
+            pid=os.getpid(),
+            ip=self._core.identity.node_ip,
+            actor_repr=self.actor_repr,
+            actor_id=self.actor_id,
+        )
+
+

@@ -1,0 +1,440 @@
+"""Tasks and calls on their way out, answers on their way in.
+
+``.remote()`` → arguments → dependencies resolved → submitter (task_submitter / actor_submitter) → a peer.
+Answer → values set, waiters told, argument references let go; failure → retry or error value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from beamlet.base.ids import FIRST_RETURN, Address, FunctionKey, ObjectId, TaskId, return_id, short
+from beamlet.core_worker.actor_submitter import ActorLink
+from beamlet.core_worker.borrowing import ResultsGuard
+from beamlet.core_worker.object_record import FREED, INLINE, LOST, PENDING, STORED, ObjectRecord
+from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.task_submitter import SchedulingKey
+from beamlet.exceptions import RayTaskError
+from beamlet.protocol.message import ContainedRef
+from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoreDep, StoredAt
+from beamlet.serialization.arguments import NO_ARGUMENTS, Slot, dumps_plain, serialize_arguments
+from beamlet.serialization.refs import released
+from beamlet.serialization.unpicklable import explain_unpicklable
+from beamlet.serialization.values import (
+    INLINE_MAX_BYTES,
+    Serialized,
+    dump_error,
+    dumps,
+    is_error,
+    loads_plain,
+    pack,
+    unpack,
+)
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.core_worker import CoreWorker
+
+#: Messages queued on one connection before ``.remote()`` itself sends them.
+_FLUSH_COUNT = 64
+#: A connection that sent nothing for this long is written at once: nobody else is about to.
+_FLUSH_QUIET_S = 100e-6
+#: ``.remote()`` waits while a worker leaves this much unread: a slow reader slows its writer.
+_BACKLOG_MAX_BYTES = 64 << 20
+#: Dropped references are collected before they are counted down, so that counting is paid per batch.
+_RELEASE_BATCH = 128
+
+
+class TaskTemplate(msgspec.Struct):
+    """What all calls of one remote function with the same options have in common."""
+
+    function: FunctionKey
+    name: str
+    num_returns: int
+    key: SchedulingKey
+    resources: dict[str, int]
+    max_retries: int
+    retry_exceptions: bool | tuple[type[BaseException], ...]
+
+
+class MethodTemplate(msgspec.Struct):
+    """What all calls of one actor method with the same options have in common."""
+
+    name: str
+    num_returns: int
+    max_task_retries: int
+    retry_exceptions: bool | tuple[type[BaseException], ...] = False
+    group: str = ""
+    shown_as: str = ""
+
+
+class Prepared(msgspec.Struct):
+    """Arguments ready to travel, but for dependencies still to be filled in."""
+
+    payload: bytes
+    #: Top-level references, by slot; alive as long as this.
+    deps: list[Any] = []
+    nested: list[ContainedRef] = []
+    #: References made here for large arguments; they live until the task is submitted.
+    temporary: list[Any] = []
+
+
+class Submission:
+    """Everything a core worker asked others to do."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._refs = core.refs
+        self._make_ref = core.make_ref
+        #: Unanswered tasks by id, for cancel. Calls of actors are found through their links.
+        self.tasks: dict[TaskId, Pending] = {}
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def submit_task(
+        self, template: TaskTemplate, args: tuple[Any, ...], kwargs: dict[str, Any], call_site: str = ""
+    ) -> Any:
+        """Have a function run somewhere; its reference(s): one, a list, or None for num_returns 0."""
+        prepared = self.prepare(args, kwargs, template.name)
+        core = self._core
+        with core.lock:
+            if len(released) > _RELEASE_BATCH:
+                core.drain_released()
+            task_id = core.context().children.next_task()
+            message = PushTask(
+                0, task_id, template.function, template.name, template.num_returns, prepared.payload
+            )
+            message.resources = template.resources
+            refs, returns = self._new_returns(task_id, template.num_returns, call_site)
+            pending = Pending(
+                message, returns, [], template.max_retries, template.retry_exceptions, template.key
+            )
+            pending.call_site = call_site
+            self.tasks[task_id] = pending
+            if prepared.deps or prepared.nested:
+                self.hold(pending, prepared)
+            if not pending.unresolved and not pending.cancelled:
+                self._push_task(pending)
+        return refs
+
+    def _push_task(self, pending: Pending) -> None:
+        worker = self._core.tasks.submit(pending)
+        if worker is not None:
+            self._flush_soon(worker.link)  # type: ignore[arg-type]
+
+    def submit_call(
+        self, link: ActorLink, method: MethodTemplate, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Have an actor's method run; as ``submit_task``."""
+        payload = NO_ARGUMENTS
+        prepared: Prepared | None = None
+        if args or kwargs:
+            plain = dumps_plain(args, kwargs)
+            if plain is None:
+                prepared = self.prepare(args, kwargs, method.shown_as or method.name)
+                payload = prepared.payload
+            else:
+                payload = plain
+        core = self._core
+        with core.lock:
+            if len(released) > _RELEASE_BATCH:
+                core.drain_released()
+            task_id = core.context().children.next_call(link.actor_id)
+            message = CallActor(0, task_id, method.name, method.num_returns, payload)
+            if method.group:
+                message.group = method.group
+            if method.num_returns == 1:
+                object_id = ObjectId(task_id + FIRST_RETURN)
+                returns: Sequence[ObjectRecord] = (self._refs.new_owned(object_id),)
+                refs: Any = self._make_ref(object_id, core.address)
+            else:
+                refs, returns = self._new_returns(task_id, method.num_returns, "")
+            pending = Pending(
+                message, returns, [], method.max_task_retries, method.retry_exceptions, link
+            )
+            if prepared is not None and (prepared.deps or prepared.nested):
+                self.hold(pending, prepared)
+            if pending.cancelled:
+                pass  # an argument is an error already: its result is on the way
+            elif not link.submit(pending):
+                core.actors.fail_dead(link, [pending])
+            elif link.link is not None:
+                self._flush_soon(link.link)  # type: ignore[arg-type]
+        return refs
+
+    def _new_returns(
+        self, task_id: TaskId, count: int, call_site: str
+    ) -> tuple[Any, Sequence[ObjectRecord]]:
+        refs, records = [], []
+        for index in range(1, count + 1):
+            object_id = return_id(task_id, index)
+            record = self._refs.new_owned(object_id)
+            record.call_site = call_site
+            records.append(record)
+            refs.append(self._make_ref(object_id, self._core.address))
+        return (refs[0] if count == 1 else refs if count else None), records
+
+    def _flush_soon(self, peer: Peer) -> None:
+        """Write now if the line was quiet or much is queued; else leave it to whoever waits next."""
+        connection = peer.connection
+        if connection is None:
+            return
+        if connection.queued_count >= _FLUSH_COUNT or monotonic() - connection.last_flush > _FLUSH_QUIET_S:
+            connection.flush()
+            if connection.has_backlog and connection.backlog_bytes > _BACKLOG_MAX_BYTES:
+                self._core.wait_for_room(connection)
+        else:
+            self._core.reactor.ask_flush()
+
+    # -- arguments -------------------------------------------------------------------------------
+
+    def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Prepared:
+        """Serialize the arguments; without the lock, in the caller's thread."""
+        if not args and not kwargs:
+            return Prepared(NO_ARGUMENTS)
+        payload = dumps_plain(args, kwargs)
+        if payload is not None:
+            return Prepared(payload)
+        deps: list[Any] = []
+        ref_type = self._make_ref
+
+        def cut_out(value: Any) -> Any:
+            if type(value) is ref_type:
+                deps.append(value)
+                return Slot(len(deps) - 1)
+            return value
+
+        args = tuple(cut_out(arg) for arg in args)
+        kwargs = {key: cut_out(arg) for key, arg in kwargs.items()}
+        try:
+            serialized = serialize_arguments(args, kwargs)
+            temporary: list[Any] = []
+            if serialized.total_bytes > INLINE_MAX_BYTES:
+                args, kwargs = self._store_large(args, kwargs, cut_out, temporary)
+                serialized = serialize_arguments(args, kwargs)
+        except Exception as error:
+            explain_unpicklable(error, args, kwargs, name)
+            raise
+        return Prepared(pack(serialized), deps, serialized.contained, temporary)
+
+    def _store_large(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        cut_out: Callable[[Any], Any],
+        temporary: list[Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Replace arguments too large for a message by references to stored copies."""
+
+        def store_if_large(value: Any) -> Any:
+            if type(value) is Slot:
+                return value
+            data = dumps(value)
+            if type(data) is bytes and len(data) <= INLINE_MAX_BYTES // 8:
+                return value
+            if isinstance(data, Serialized) and data.total_bytes <= INLINE_MAX_BYTES // 8:
+                return value
+            ref = self._core.put(value)
+            temporary.append(ref)
+            return cut_out(ref)
+
+        return (
+            tuple(store_if_large(arg) for arg in args),
+            {key: store_if_large(arg) for key, arg in kwargs.items()},
+        )
+
+    def hold(self, pending: Pending, prepared: Prepared) -> None:
+        """Count what the arguments refer to until the answer, and fill in what is known of it."""
+        held = [ref._id for ref in prepared.deps]
+        held += [ObjectId(object_id) for object_id, _ in prepared.nested]
+        self._refs.add_submitted(held)
+        pending.held = held
+        message = pending.message
+        message.nested = prepared.nested
+        if prepared.deps:
+            message.deps = [None] * len(prepared.deps)  # type: ignore[list-item]
+            for slot, ref in enumerate(prepared.deps):
+                self._resolve(pending, slot, ref._id)
+
+    def _resolve(self, pending: Pending, slot: int, object_id: ObjectId) -> None:
+        record = self._refs.objects[object_id]
+        if record.state != PENDING:
+            self._fill_in(pending, slot, object_id, record)
+            return
+        pending.unresolved += 1
+
+        def ready(record: ObjectRecord) -> None:
+            pending.unresolved -= 1
+            self._fill_in(pending, slot, object_id, record)
+            if not pending.unresolved and not pending.cancelled:
+                self._resolved(pending)
+
+        self._core.objects.when_ready(object_id, record, ready)
+
+    def _fill_in(self, pending: Pending, slot: int, object_id: ObjectId, record: ObjectRecord) -> None:
+        """Write the dependency into the message; a failed one fails the task with the original error."""
+        owner = Address(record.owner) or self._core.address
+        if record.state == INLINE:
+            pending.message.deps[slot] = InlineDep(record.payload)
+            if is_error(record.payload):
+                self._fail_for_argument(pending, record.payload)
+        elif record.state == STORED and record.node is not None:
+            pending.message.deps[slot] = StoreDep(object_id, owner, record.node)
+        else:
+            self._fail_for_argument(pending, dump_error(self._core.objects._loss(object_id, record)))
+
+    def _fail_for_argument(self, pending: Pending, error: bytes) -> None:
+        """Its argument is an error: that is its result too. Deferred, because it is not submitted yet."""
+        if pending.cancelled:
+            return
+        pending.cancelled = True
+        self._core.reactor.call_soon(lambda: self._give_error(pending, error))
+
+    def _give_error(self, pending: Pending, error: bytes) -> None:
+        route = pending.route
+        if isinstance(route, ActorLink):
+            route.remove(pending)
+        elif not isinstance(route, SchedulingKey):
+            self._core.actors.argument_failed(pending, error)
+        self.finish_with(pending, error)
+
+    def _resolved(self, pending: Pending) -> None:
+        route = pending.route
+        if isinstance(route, ActorLink):
+            route.drain()
+        elif isinstance(route, SchedulingKey):
+            self._push_task(pending)
+        else:
+            route(pending)
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def take_result(self, peer: Peer, result: Result) -> None:
+        """The common answer: one small value."""
+        pending = self._pop(peer, result.seq, result.busy_us)
+        if pending is None:
+            return
+        record = pending.returns[0]
+        if record.state != FREED:
+            record.payload = result.payload
+            record.state = INLINE
+            if record.waiters is not None:
+                self._core.objects.notify(record)
+        if pending.held:
+            self._refs.remove_submitted(pending.held)
+
+    def _pop(self, peer: Peer, seq: int, busy_us: int) -> Pending | None:
+        link = peer.actor
+        if link is not None:
+            return link.answered(seq)
+        worker = peer.leased
+        if worker is None:
+            return None
+        pending = self._core.tasks.take_result(worker, seq, busy_us)
+        if pending is not None:
+            self.tasks.pop(pending.message.task_id, None)
+        return pending
+
+    def take_results(self, peer: Peer, results: Results) -> None:
+        """The general answer."""
+        if results.leaving and peer.leased is not None:
+            peer.leased.leaving = True
+        pending = self._pop(peer, results.seq, results.busy_us)
+        if pending is None:
+            return
+        if results.failed and self._worth_retrying(pending, results):
+            self._retry(pending)
+            return
+        guard = ResultsGuard(peer.address, results.hold)
+        contained = results.contained or [[]] * len(results.items)
+        for index, item in enumerate(results.items):
+            record = pending.returns[index]
+            if record.state == FREED:
+                if type(item) is StoredAt:
+                    object_id = return_id(pending.message.task_id, index + 1)
+                    self._refs.discard_stored(object_id, item.node)
+                continue
+            if type(item) is StoredAt:
+                self._refs.set_stored(record, item.node, item.size, contained[index], guard)
+            else:
+                self._refs.set_inline(record, item, contained[index], guard)  # type: ignore[arg-type]
+        self._refs.settle(guard)
+        for record in pending.returns:
+            self._core.objects.notify(record)
+        if pending.held:
+            self._refs.remove_submitted(pending.held)
+
+    def _worth_retrying(self, pending: Pending, results: Results) -> bool:
+        if not pending.retries_left or not pending.retry_exceptions or pending.cancelled:
+            return False
+        if isinstance(pending.retry_exceptions, bool):
+            return pending.retry_exceptions
+        payload = results.items[0] if results.items else b""
+        if not isinstance(payload, bytes) or not is_error(payload):
+            return False
+        error = loads_plain(unpack(payload).inband)
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        return isinstance(cause, pending.retry_exceptions)
+
+    def _retry(self, pending: Pending) -> None:
+        pending.retries_left -= pending.retries_left > 0
+        pending.message.attempt += 1
+        route = pending.route
+        if isinstance(route, ActorLink):
+            route.send_again(pending)
+        else:
+            self.tasks[pending.message.task_id] = pending
+            self._core.tasks.requeue([pending])
+
+    # -- ends ------------------------------------------------------------------------------------
+
+    def fail(self, pending: Pending, error: BaseException) -> None:
+        self.finish_with(pending, dump_error(error))
+
+    def finish_with(self, pending: Pending, payload: bytes) -> None:
+        """Every return value of ``pending`` is this (error) payload."""
+        self.tasks.pop(pending.message.task_id, None)
+        for record in pending.returns:
+            if record.state == PENDING:
+                self._refs.set_inline(record, payload)
+                self._core.objects.notify(record)
+        held, pending.held = pending.held, []
+        if held:
+            self._refs.remove_submitted(held)
+
+    def crashed(self, tasks: list[Pending], error: Callable[[Pending], BaseException]) -> None:
+        """The worker that had ``tasks`` (oldest first) died: only the first can have been running."""
+        again: list[Pending] = []
+        for position, task in enumerate(tasks):
+            if task.cancelled:
+                continue
+            if position == 0:
+                if not task.retries_left:
+                    self.fail(task, error(task))
+                    continue
+                task.retries_left -= task.retries_left > 0
+                task.message.attempt += 1
+            again.append(task)
+        self._core.tasks.requeue(again)
+
+    def describe(self, object_id: ObjectId) -> str:
+        """What a pending object waits for, as far as this process knows."""
+        record = self._refs.objects.get(object_id)
+        if record is None:
+            return "unknown"
+        if record.state == LOST:
+            return record.reason
+        if record.owner:
+            return f"it is owned by another process ({short(record.owner[28:])}), which has been asked for it"
+        task = self.tasks.get(TaskId(object_id[:24]))
+        if task is None:
+            return "its task has been sent"
+        if task.unresolved:
+            return f"task {task.message.name} waits for {task.unresolved} of its arguments"
+        return ""
+
+

@@ -1,0 +1,136 @@
+"""The life of a worker: born by fork, given a job, leased or made an actor, gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+import msgspec
+
+from beamlet.base.ids import JobId, TaskId, driver_task_id, job_id_of_int
+from beamlet.core_worker.actor_process import ActorProcess, leave_process, set_title, shut_hook
+from beamlet.core_worker.context import TaskContext
+from beamlet.core_worker.core_worker import CoreWorker, Identity
+from beamlet.core_worker.execution import Execution
+from beamlet.core_worker.execution_queue import Item
+from beamlet.core_worker.output import Output
+from beamlet.core_worker.runner import Runner
+from beamlet.protocol.gcs import StartActor
+from beamlet.protocol.node import ExitedOnPurpose, ExitWorker, JobDescription, WorkerReady
+from beamlet.protocol.peer import CallActor, PushTask
+
+
+class Birth(msgspec.Struct):
+    """What all workers of a node are born with, beside what is theirs alone."""
+
+    identity: Identity
+    sock: socket.socket
+    arena_fd: int
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, birth: Birth, make_ref: Any) -> None:
+        no_job = driver_task_id(JobId(job_id_of_int(0)))
+        self.core = CoreWorker(
+            birth.identity, birth.sock, birth.arena_fd, TaskContext(no_job), make_ref, self._raylet_lost
+        )
+        self.output = Output(self._speaker)
+        self.execution = self.core.execution = Execution(self.core, self.output)
+        self.runner = Runner(self.core, self.execution)
+        self.actor = ActorProcess(self.core, self.execution, self.runner)
+        self.execution.run = self._run
+        self.execution.on_job = self._join_job
+        self._title = ""
+
+    def serve(self) -> None:
+        """Until the process ends."""
+        self.output.install()
+        signal.signal(signal.SIGINT, self._interrupted)
+        self.core.start()
+        with self.core.lock:
+            self.core.link.send(WorkerReady(self.core.identity.worker_id, os.getpid()))
+        try:
+            self.execution.serve(self.execution.queue)
+        except SystemExit as exit_:
+            self._exit_of_user(exit_)
+
+    # -- work ------------------------------------------------------------------------------------
+
+    def _run(self, item: Item) -> None:
+        sender, message = item
+        kind = type(message)
+        if kind is CallActor:
+            self.actor.run_call(sender, message)
+        elif kind is PushTask:
+            self._set_title(message.name)
+            self.runner.run_task(sender, message)
+        elif kind is StartActor:
+            self.actor.start(message)
+            if message.spec.is_async and self.actor.instance is not None:
+                self.actor.async_calls.run_forever()
+        elif kind is ExitWorker:
+            self._leave(message.reason)
+
+    def _set_title(self, name: str) -> None:
+        if name != self._title:
+            self._title = name
+            set_title(f"beamlet::{name}")
+
+    def _speaker(self) -> str:
+        if self.actor.spec is not None:
+            return self.actor.shown_as
+        return self.core.context().name or self._title
+
+    def _interrupted(self, signum: int, frame: Any) -> None:
+        """SIGINT: only a cancelled task is interrupted; the terminal's Ctrl-C is the driver's affair."""
+        for context, thread, _ in list(self.execution.running.values()):
+            if context.cancelled and thread == threading.main_thread().ident:
+                raise KeyboardInterrupt
+
+    # -- job -------------------------------------------------------------------------------------
+
+    def _join_job(self, job: JobDescription) -> None:
+        """See the world as the job's driver does."""
+        identity = self.core.identity
+        identity.job_id = job.job_id
+        identity.namespace = job.namespace
+        identity.strict_arrays = job.strict_arrays
+        self.core.store.set_strict(job.strict_arrays)
+        unique = TaskId(identity.worker_id[:8] + driver_task_id(job.job_id)[8:])
+        self.core.base_context = TaskContext(unique)
+        if job.script_dir and job.script_dir not in job.sys_path:
+            sys.path[:] = [job.script_dir, *job.sys_path]
+        else:
+            sys.path[:] = job.sys_path
+        if os.path.isdir(job.cwd):
+            os.chdir(job.cwd)
+        os.environ.update(job.env_vars)
+
+    # -- ends ------------------------------------------------------------------------------------
+
+    def _leave(self, reason: str) -> None:
+        with self.core.lock:
+            self.core.link.send(ExitedOnPurpose(reason))
+            self.core.reactor.flush()
+        if self.actor.instance is not None:
+            shut_hook(self.actor.instance)
+        leave_process(self.execution, 0)
+
+    def _exit_of_user(self, exit_: SystemExit) -> None:
+        """User code called sys.exit(): the process ends with that code, and those who wait learn it."""
+        code = exit_.code
+        if not isinstance(code, int):
+            if code is not None:
+                print(code, file=sys.stderr)
+            code = 0 if code is None else 1
+        leave_process(self.execution, code)
+
+    def _raylet_lost(self, reason: str) -> None:
+        """The node is gone: nothing of ours may outlive it."""
+        os.killpg(0, signal.SIGKILL)
