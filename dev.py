@@ -31,6 +31,8 @@ OLDEST = (3, 11)
 #: Versions the fast tests also run on, where the machine has them.
 OTHER_VERSIONS = ("3.11", "3.12", "3.13")
 WHEEL_BYTES_MAX = 1_000_000
+#: No single command may hold up CI for longer; tests have tighter limits of their own.
+COMMAND_S_MAX = 900
 
 
 class Stage(NamedTuple):
@@ -59,10 +61,13 @@ def die(text: str) -> NoReturn:
     raise SystemExit(1)
 
 
-def call(*command: str | Path, env: dict[str, str] | None = None) -> None:
+def call(*command: str | Path) -> None:
     """Run a command in the checkout, its output going straight to the terminal."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=ROOT, env={**os.environ, **(env or {})}, check=False)
+    try:
+        done = subprocess.run(words, cwd=ROOT, check=False, timeout=COMMAND_S_MAX)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"killed after {COMMAND_S_MAX} s: {' '.join(words)}") from None
     if done.returncode != 0:
         raise Failed(f"exit code {done.returncode}: {' '.join(words)}")
 
@@ -263,6 +268,8 @@ def main() -> None:
         options.run(options)
     except Failed as failure:
         die(str(failure))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ HEAD_MAY_IMPORT = frozenset(
     | {"raylet", "gcs", "head"}
 )
 
-#: Modules that decide and do no I/O. A module outside this list joins it with a ● in its docstring's first line.
+#: Modules that decide and do no I/O. A ● in its docstring's first line adds a module to this list.
 SANS_IO = (
     *("base", "base.*", "protocol", "protocol.*", "scheduling", "scheduling.*", "rpc.framing"),
     *("object_store.allocator", "object_store.extents", "object_store.lifecycle", "object_store.admission"),

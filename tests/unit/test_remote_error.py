@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
+import contextlib
 import dataclasses
 import pickle
 import subprocess
@@ -244,6 +246,63 @@ def test_any_arguments_attributes_and_notes_survive(text: str, code: int, notes:
     back = arrived(error).cause
     assert isinstance(back, TwoArguments)
     assert (back.args, back.code, getattr(back, "__notes__", [])) == (error.args, code, notes)
+
+
+def builtin_errors() -> list[Exception]:
+    """One of every exception class of the language that a task may raise."""
+    found: list[Exception] = []
+    for cls in vars(builtins).values():
+        if isinstance(cls, type) and issubclass(cls, Exception):
+            for args in (
+                (),
+                ("text",),
+                ("utf-8", b"x", 0, 1, "why"),
+                ("utf-8", "x", 0, 1, "why"),
+                ("x", 0, 1, "why"),
+            ):
+                with contextlib.suppress(TypeError):
+                    found.append(cls(*args))
+                    break
+    return [*found, ExceptionGroup("g", [ValueError("v")]), OSError(2, "no", "a", None, "b")]
+
+
+@pytest.mark.parametrize("error", builtin_errors(), ids=lambda error: type(error).__name__)
+def test_every_builtin_error_keeps_type_and_text(error: Exception) -> None:
+    back = arrived(error)
+    assert type(back.cause) is type(error)
+    assert isinstance(back, type(error))
+    assert str(back.cause) == str(error)
+    assert repr(back.cause.args) == repr(error.args)
+
+
+class NewWithArguments(Exception):
+    def __new__(cls, code: int, text: str) -> NewWithArguments:
+        return super().__new__(cls, code, text)
+
+
+class TwoLines(KeyError, OSError):
+    """Inherits fields in C from one base only."""
+
+
+class OwnGroup(ExceptionGroup[Exception]):
+    def __new__(cls, code: int, members: list[Exception]) -> OwnGroup:
+        self = super().__new__(cls, f"code {code}", members)
+        self.code = code
+        return self
+
+    code: int
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NewWithArguments(7, "x"), TwoLines("x"), OwnGroup(7, [ValueError("v")])],
+    ids=lambda error: type(error).__name__,
+)
+def test_odd_constructors(error: Exception) -> None:
+    back = arrived(error)
+    assert isinstance(back, type(error))
+    assert repr(back.cause) == repr(error)
+    assert vars(back.cause) == vars(error)
 
 
 # --- the text -----------------------------------------------------------------------------------

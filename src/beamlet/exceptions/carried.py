@@ -51,22 +51,31 @@ def _reduces_itself(cls: type) -> bool:
 
 def reduce(error: BaseException) -> _Reduced:
     """What ``__reduce__`` of an exception should return; also right for plain ``pickle``."""
-    cls = type(error)
-    # A group's constructor wants (message, members); its args may have been overwritten, these two cannot.
-    args = (error.message, list(error.exceptions)) if isinstance(error, BaseExceptionGroup) else error.args
-    members = dict(_members(error))
-    return rebuild, (cls, args, dict(vars(error)), members, error.__cause__, error.__suppress_context__)
+    state = (
+        error.args,
+        dict(vars(error)),
+        dict(_members(error)),
+        error.__cause__,
+        error.__suppress_context__,
+    )
+    return rebuild, (type(error), shape_of(error), *state)
+
+
+def shape_of(error: BaseException) -> tuple[Any, ...]:
+    """What C wants to know at creation: of a group its message and members, of all others nothing."""
+    return (error.message, list(error.exceptions)) if isinstance(error, BaseExceptionGroup) else ()
 
 
 def rebuild(
     cls: type[BaseException],
+    shape: tuple[Any, ...],
     args: tuple[Any, ...],
     attributes: dict[str, Any],
     members: dict[str, Any],
     cause: BaseException | None,
     suppress_context: bool,
 ) -> BaseException:
-    error = blank(cls, args)
+    error = blank(cls, shape)
     BaseException.args.__set__(error, args)  # type: ignore[attr-defined]
     vars(error).update(attributes)
     set_members(error, members)
@@ -76,13 +85,17 @@ def rebuild(
     return error
 
 
-def blank(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """An instance on which no Python ``__new__`` or ``__init__`` has run; ``args`` matter to groups only."""
-    native = (base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
-    layout: Any = max(native, key=lambda base: base.__basicsize__)  # whose fields decide the instance's shape
-    if issubclass(cls, BaseExceptionGroup):
-        return layout.__new__(cls, *args[:2])  # type: ignore[no-any-return]
-    return layout.__new__(cls)  # type: ignore[no-any-return]
+def blank(cls: type[BaseException], shape: tuple[Any, ...]) -> BaseException:
+    """An instance on which no Python ``__new__`` or ``__init__`` has run; TypeError if C allows none."""
+    native = [base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE]
+    # The base with most fields decides the layout; of equals, C accepts the one the class is built on.
+    for base in sorted(native, key=lambda base: -base.__basicsize__):
+        make: Any = base.__new__
+        try:
+            return make(cls, *shape)  # type: ignore[no-any-return]
+        except TypeError:
+            continue
+    raise TypeError(f"no native base of {cls.__qualname__} can make an instance of it")
 
 
 def copy_members(source: BaseException, target: BaseException) -> None:

@@ -95,7 +95,10 @@ class RayTaskError(RayError):
         dual = _dual_class(type(self.cause))  # type: ignore[arg-type]  # mypy takes a class's __hash__ for its metaclass's
         if dual is None or isinstance(self, dual):
             return self
-        error = _blank_dual(dual, self.cause)
+        try:
+            error = _blank_dual(dual, self.cause)
+        except TypeError:  # C keeps this class from being made without its constructor
+            return self
         vars(error).update(vars(self))
         return error
 
@@ -181,8 +184,7 @@ def _dual_class(cause_class: type[BaseException]) -> type[RayTaskError] | None:
 
 
 def _blank_dual(dual: type[RayTaskError], cause: BaseException) -> RayTaskError:
-    args = (cause.message, cause.exceptions) if isinstance(cause, BaseExceptionGroup) else ()
-    error = carried.blank(dual, args)
+    error = carried.blank(dual, carried.shape_of(cause))
     assert isinstance(error, RayTaskError)
     carried.copy_members(cause, error)
     BaseException.args.__set__(error, (cause,))  # type: ignore[attr-defined]
