@@ -1,10 +1,11 @@
 """Actors that hold CPUs, and futures of futures.
 
-CPUs are admission tickets: an actor made with `num_cpus=2` keeps two of them for as long as it lives, so the
-fifth such actor on 8 CPUs has to wait until one of the others is gone. The CPUs need not exist in hardware.
+CPUs are admission tickets: an actor made with `num_cpus=2` keeps two of them for as long as it lives, so
+the fifth such actor on 8 CPUs has to wait until one of the others is gone. The CPUs need not exist in
+hardware.
 
-A task may return references to the work it started. Getting its result gives the references, at once; getting
-those gives the values, when they are done.
+A task may return references to the work it started. Getting its result gives the references, at once;
+getting those gives the values, when they are done.
 """
 
 from __future__ import annotations
@@ -56,9 +57,8 @@ def main() -> None:
     started = time.perf_counter()
     counters = [Counter.remote(f"counter-{i}") for i in range(CPUS // CPUS_PER_ACTOR)]
     ray.get([counter.read.remote() for counter in counters])
-    print(
-        f"{len(counters)} actors of {CPUS_PER_ACTOR} CPUs created in {(time.perf_counter() - started) * 1e3:.1f} ms"
-    )
+    took_ms = (time.perf_counter() - started) * 1e3
+    print(f"{len(counters)} actors of {CPUS_PER_ACTOR} CPUs created in {took_ms:.1f} ms")
     print(f"free CPUs with {len(counters)} actors alive: {wait_for_free_cpus(0):g}")
 
     fifth = Counter.remote("counter-4")

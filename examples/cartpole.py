@@ -1,9 +1,9 @@
-"""Learn to balance a pole: rollouts in parallel actors, a policy in numpy, learning by the cross-entropy method.
+"""Learn to balance a pole: rollouts in parallel actors, a numpy policy, the cross-entropy method.
 
-Each generation tries a population of linear policies, keeps the best and draws the next generation around them.
-A rollout actor owns a gymnasium environment and plays whole episodes; the driver only ever sees weights and
-rewards. Every seed is fixed and belongs to the candidate, not to the actor, so two runs learn the same whichever
-actor plays which candidate.
+Each generation tries a population of linear policies, keeps the best and draws the next generation
+around them. A rollout actor owns a gymnasium environment and plays whole episodes; the driver only ever
+sees weights and rewards. Every seed is fixed and belongs to the candidate, not to the actor, so two runs
+learn the same whichever actor plays which candidate.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Estimate π by throwing darts in parallel, while an actor keeps everyone's progress.
 
-Sampling tasks report to a `Progress` actor as they go; the driver asks it how far they are, and needs to know
-nothing about the tasks to do so. A handle to an actor is an ordinary value, passed as an argument.
+Sampling tasks report to a `Progress` actor as they go; the driver asks it how far they are, and needs to
+know nothing about the tasks to do so. A handle to an actor is an ordinary value, passed as an argument.
 """
 
 from __future__ import annotations
@@ -67,9 +67,8 @@ def main() -> None:
     took = time.perf_counter() - started
     by_task = ray.get(progress.by_task.remote())
     print(f"pi is about {estimate:.5f}, off by {abs(estimate - math.pi):.5f}")
-    print(
-        f"{total:,} points from {len(by_task)} tasks in {took:.2f} s: {total / took / 1e6:.0f} million a second"
-    )
+    rate = total / took / 1e6
+    print(f"{total:,} points from {len(by_task)} tasks in {took:.2f} s: {rate:.0f} million a second")
     ray.shutdown()
 
 

@@ -1,7 +1,7 @@
 """A parameter server: workers compute gradients, one actor keeps the weights. Synchronous, then asynchronous.
 
-The problem is small and real: tell which digit a noisy, shifted picture shows. The pictures are drawn by this file,
-so there is nothing to download.
+The problem is small and real: tell which digit a noisy, shifted picture shows. The pictures are drawn by
+this file, so there is nothing to download.
 """
 
 from __future__ import annotations
@@ -119,9 +119,8 @@ def main() -> None:
             weights = train(server, workers)
             took = time.perf_counter() - started
             score = accuracy(weights, test_images, test_digits)
-            print(
-                f"  {name:<12} {round_number * STEPS:5d} gradients: {score:.1%}  ({STEPS / took:.0f} a second)"
-            )
+            gradients = f"{round_number * STEPS:5d} gradients"
+            print(f"  {name:<12} {gradients}: {score:.1%}  ({STEPS / took:.0f} a second)")
         print(f"{name} SGD: accuracy {start:.1%} -> {score:.1%}")
     ray.shutdown()
 

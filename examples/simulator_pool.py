@@ -1,8 +1,8 @@
 """A pool of stateful simulators: build each once, then feed it work whenever it is free.
 
-Each simulator actor draws a network of ten thousand people when it starts, which is slow, and then answers many
-questions about how an illness would spread in it, which is quick. Questions take different times, so the driver
-gives the next one to whichever simulator answers first (`wait`).
+Each simulator actor draws a network of ten thousand people when it starts, which is slow, and then
+answers many questions about how an illness would spread in it, which is quick. Questions take different
+times, so the driver gives the next one to whichever simulator answers first (`wait`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Multiply 64 matrices as a tree of tasks: 6 steps deep instead of 63.
 
-Matrix products may be grouped in any way but not reordered, so neighbours are multiplied in pairs, then pairs of
-pairs. The whole tree is submitted at once: a task whose arguments are references runs when they are ready, and
-intermediate products go from worker to worker through shared memory.
+Matrix products may be grouped in any way but not reordered, so neighbours are multiplied in pairs, then
+pairs of pairs. The whole tree is submitted at once: a task whose arguments are references runs when they
+are ready, and intermediate products go from worker to worker through shared memory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Requests through a pipeline of tasks and an actor, with never more than a fixed number in flight.
 
-Requests arrive faster than they can be answered. Without a limit every one of them would queue, and memory and
-waiting time would grow with the load. `wait` gives backpressure in four lines: when the pipeline is full, take an
-answer out before putting the next request in.
+Requests arrive faster than they can be answered. Without a limit every one of them would queue, and
+memory and waiting time would grow with the load. `wait` gives backpressure in four lines: when the
+pipeline is full, take an answer out before putting the next request in.
 """
 
 from __future__ import annotations

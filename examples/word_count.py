@@ -1,7 +1,8 @@
 """Map-reduce: count the words of Python's own standard library.
 
-Map tasks read files and split their counts by word into one part for each reducer (`num_returns`); reduce tasks
-take the parts with their number, straight from the mappers: the counts never pass through the driver.
+Map tasks read files and split their counts by word into one part for each reducer (`num_returns`);
+reduce tasks take the parts with their number, straight from the mappers: the counts never pass through
+the driver.
 """
 
 from __future__ import annotations

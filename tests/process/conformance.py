@@ -1,7 +1,8 @@
 """What the conformance tests share: who answers `import beamlet`, bounded waiting, a gate, and scripts.
 
-The tests state the behaviour of the public API, one behaviour each. With CONFORMANCE_IMPL=ray they run against
-real Ray, which shows that they ask for what Ray does; `beamlet_only` marks where Beamlet differs on purpose.
+The tests state the behaviour of the public API, one behaviour each. With CONFORMANCE_IMPL=ray they run
+against real Ray, which shows that they ask for what Ray does; `beamlet_only` marks where Beamlet differs
+on purpose.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ AGAINST_RAY = os.environ.get("CONFORMANCE_IMPL") == "ray"
 ROOT = Path(__file__).resolve().parents[2]
 IMPLEMENTATION = ROOT / "tests" / "process" / "against_ray" if AGAINST_RAY else ROOT / "src"
 
-#: The longest that one answer may take: far above what it does take, so a hang fails and a slow machine does not.
+#: The longest that one answer may take: far above what it does take, so only a hang fails.
 DEADLINE_S = 60.0 if AGAINST_RAY else 20.0
 
 beamlet_only = pytest.mark.skipif(AGAINST_RAY, reason="Beamlet differs from Ray here on purpose")

@@ -11,7 +11,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-# Workers pickle by reference what they can import: the test modules must be importable there by the same name.
+# What can be imported is pickled by name: workers must find the test modules under the same names.
 sys.path.insert(1, str(HERE.parents[1]))
 if os.environ.get("CONFORMANCE_IMPL") == "ray":
     sys.path.insert(0, str(HERE / "against_ray"))
@@ -19,9 +19,9 @@ if os.environ.get("CONFORMANCE_IMPL") == "ray":
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE / "against_ray"), str(HERE), str(HERE.parents[1])])
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
-from gates import Gate
+from gates import Gate  # noqa: E402
 
-import beamlet as ray
+import beamlet as ray  # noqa: E402
 
 CLUSTER_CPUS = 2
 

@@ -197,8 +197,7 @@ def test_ray_terminate_ends_the_actor_after_its_calls(gate: Gate) -> None:
     gate.open()
     assert get(first) == "passed"
     with pytest.raises(RayActorError):
-        get(ending)
-        get(worker.ping.remote())
+        get([ending, worker.ping.remote()])
 
 
 def test_a_crash_in_a_method_is_an_actor_died_error() -> None:

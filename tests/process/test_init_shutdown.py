@@ -243,7 +243,7 @@ def processes_with(mark: str) -> list[psutil.Process]:
 
 
 def start_program(tmp_path: Path, end: str) -> tuple[subprocess.Popen[str], str]:
-    """Start a program that uses a task and an actor; returns once both run. All its processes carry a mark."""
+    """Start a program with a task and an actor; returns once both run. All its processes carry a mark."""
     path = tmp_path / "program.py"
     path.write_text(PROGRAM + end)
     mark = str(tmp_path)

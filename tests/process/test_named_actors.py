@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from typing import Any
@@ -32,10 +33,8 @@ class Counter:
 def name(request: pytest.FixtureRequest) -> Any:
     """A name that no other test uses; its actor is gone afterwards."""
     yield request.node.name
-    try:
+    with contextlib.suppress(ValueError):  # the test may have ended it
         ray.kill(ray.get_actor(request.node.name))
-    except ValueError:
-        pass  # the test ended it
 
 
 def name_is_free(name: str, **where: str) -> bool:

@@ -1,4 +1,4 @@
-"""Options are judged where they are written: unknown names, wrong types and wrong values, with Ray's error types."""
+"""Options are judged where they are written: unknown names, wrong types, wrong values; Ray's error types."""
 
 from __future__ import annotations
 

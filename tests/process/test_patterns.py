@@ -6,6 +6,7 @@ The list follows the topics of Ray's public Core documentation; the programs are
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -155,7 +156,7 @@ def test_pipelining_with_a_slow_queue_and_an_overlapping_fetch() -> None:
 
     queue = Queue.remote(30)
     consumers = [Consumer.remote(queue) for _ in range(2)]
-    assert sorted(sum(get([c.run.remote() for c in consumers]), [])) == list(range(30))
+    assert sorted(itertools.chain(*get([c.run.remote() for c in consumers]))) == list(range(30))
 
 
 def test_concurrent_operations_with_an_async_actor() -> None:
