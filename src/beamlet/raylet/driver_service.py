@@ -50,6 +50,8 @@ class DriverService:
         self._gcs = gcs
         #: Drivers that said goodbye and wait, by our closing the connection, to hear that all is down.
         self._leaving: dict[JobId, Connection] = {}
+        #: Whether anybody ever came who may submit work.
+        self.has_joined = False
 
     # ---- joining ----
 
@@ -96,6 +98,7 @@ class DriverService:
         return ""
 
     def _start_job(self, member: CoreWorker, message: node.DriverHello) -> JobId:
+        self.has_joined = True
         job = member.job = self._gcs.new_job_id()
         self._workers.jobs[job] = node.JobDescription(
             job_id=job,

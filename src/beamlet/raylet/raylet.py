@@ -163,6 +163,10 @@ class Raylet:
         if (member := self._members.get(address)) is not None:
             member.send(message)
 
+    @property
+    def driver_has_joined(self) -> bool:
+        return self._drivers.has_joined
+
     def report(self) -> cluster.NodeReport:
         """What there is, who runs, who waits: for QueryCluster."""
         now = time.monotonic()

@@ -1,0 +1,204 @@
+"""The head process: GCS and raylet in one loop. The composition root of a single-node cluster.
+
+Order matters.  The factory is forked while this process has one thread and no loop; then the parts are built,
+the socket listens, and one line on standard output says so.  At the end: workers (with the factory), then
+the socket and the session's files, and last, by exiting, the drivers' connections: a driver that sees its
+connection close knows that nothing is left.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from beamlet.base.ids import JobId, NodeId, new_node_id
+from beamlet.base.resources import from_floats
+from beamlet.gcs.gcs import Gcs
+from beamlet.head.options import HeadOptions, HeadReady
+from beamlet.object_store.arena import Arena
+from beamlet.object_store.store import ObjectStore
+from beamlet.processes.factory import ChildMain, FactoryProcess, WorkerBoot, fork_factory
+from beamlet.processes.fate_sharing import become_subreaper, sweep
+from beamlet.processes.host import raise_fd_limit
+from beamlet.processes.session import SessionDirectory
+from beamlet.raylet.raylet import NodeConfig, Raylet
+from beamlet.rpc.listener import Listener
+from beamlet.rpc.reactor import Reactor
+
+#: An owner that has not joined by then is not going to.
+OWNER_JOINS_S = 30.0
+#: How long the factory may take to end all workers before it is killed.
+_FACTORY_ENDS_S = 6.0
+
+
+def main(arguments: list[str]) -> int:
+    """Be the head until its owner leaves or a signal says stop. Returns the exit status."""
+    try:
+        options = msgspec.json.decode(arguments[1], type=HeadOptions)
+    except (IndexError, msgspec.DecodeError) as error:
+        sys.stderr.write(f"beamlet.head wants one argument, HeadOptions as JSON: {error}\n")
+        return 2
+    return run_head(options)
+
+
+def run_head(options: HeadOptions, child_main: ChildMain | None = None) -> int:
+    """``child_main``: what a forked worker does; default: be a core worker."""
+    report = _take_over_output(Path(options.session_dir) / "logs" / "head.log")
+    try:
+        head = Head(options, child_main)
+    except Exception as error:
+        _say(report, HeadReady(os.getpid(), error=f"{type(error).__name__}: {error}"))
+        raise
+    _say(report, HeadReady(os.getpid(), address=str(head.session.socket)))
+    head.run()
+    return 0
+
+
+class Head:
+    """All parts of the process, built in order."""
+
+    def __init__(self, options: HeadOptions, child_main: ChildMain | None) -> None:
+        self.session = SessionDirectory(Path(options.session_dir))
+        self._ending = ""
+        self._failed = False
+        os.environ["BEAMLET_SESSION"] = self.session.marker
+        raise_fd_limit()
+        # What a killed factory leaves falls to us, and is swept at the end.
+        become_subreaper()
+        node_id = new_node_id()
+        self._arena = Arena.create(options.object_store_bytes)
+        child_main = child_main or _core_worker_main(options, node_id, self._arena)
+        self._factory: FactoryProcess = fork_factory(child_main, options.preload)
+        self._reactor = Reactor()
+        self._gcs = Gcs(
+            lambda address, message: self._raylet.to_core_worker(address, message),
+            lambda _, message: self._raylet.on_gcs_message(message),
+            time.monotonic,
+            session_dir=options.session_dir,
+            validate=options.validate,
+        )
+        config = NodeConfig(
+            node_id=node_id,
+            session_dir=self.session.path,
+            socket_path=str(self.session.socket),
+            resources=from_floats(options.resources),
+            warm_workers=options.warm_worker_count,
+            infeasible_grace_s=options.infeasible_grace_s,
+            node_ip=options.node_ip,
+            hostname=options.hostname,
+            version=options.version,
+            python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        )
+        store = ObjectStore(options.object_store_bytes, options.store_full_timeout_s)
+        self._raylet = Raylet(
+            self._reactor, config, self._factory.link, self._arena, store, self._gcs, self._end
+        )
+        self._gcs.ask_freshly(node_id, self._raylet.report)
+        self._raylet.start()
+        self._listener = Listener(
+            str(self.session.socket), self.session.secret(), self._reactor, self._raylet.on_connection
+        )
+        self.session.describe(str(self.session.socket))
+        if options.owned:
+            self._reactor.call_later(OWNER_JOINS_S, self._expect_owner)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _: self._end(f"signal {signal.Signals(received).name}"))
+
+    def run(self) -> None:
+        """Serve until told to end; then leave nothing behind."""
+        # What exists now lives as long as the process: no collection needs to look at it again.
+        gc.collect()
+        gc.freeze()
+        try:
+            self._reactor.run_forever()
+        except BaseException:
+            self._failed = True
+            raise
+        finally:
+            self._close()
+
+    def _end(self, reason: str) -> None:
+        """Idempotent; the first reason is kept."""
+        self._ending = self._ending or reason
+        self._reactor.stop()
+
+    def _expect_owner(self) -> None:
+        if not self._raylet.driver_has_joined:
+            self._failed = True
+            self._end(f"the driver that started this head did not join within {OWNER_JOINS_S:.0f} s")
+
+    def _close(self) -> None:
+        """In order: new visitors, workers, files. Connections close with the process, after everything."""
+        os.write(2, f"beamlet head: ends: {self._ending or 'an error of its own, see above'}\n".encode())
+        self._listener.close()
+        self._raylet.close()
+        status = _await_exit(self._factory.pid, _FACTORY_ENDS_S)
+        if status is None:
+            os.kill(self._factory.pid, signal.SIGKILL)
+            _await_exit(self._factory.pid, _FACTORY_ENDS_S)
+        if status != 0:
+            # It could not end what it was to end; a sweep finds that by the session's mark.
+            sweep(self.session.marker)
+        self._arena.close()
+        self.session.remove(keep_logs=self._failed)
+
+
+def _core_worker_main(options: HeadOptions, node_id: NodeId, arena: Arena) -> ChildMain:
+    """What a worker does, with what all workers of this node know. Imports here are shared by all of them."""
+    from beamlet.core_worker.core_worker import Identity
+    from beamlet.core_worker.worker_main import main as worker_main
+
+    def child_main(boot: WorkerBoot) -> None:
+        identity = Identity(
+            node_id=node_id,
+            worker_id=boot.worker_id,
+            job_id=JobId(b"\0\0\0\0"),  # AssignJob brings it
+            namespace="",
+            session_dir=options.session_dir,
+            node_ip=options.node_ip,
+            arena_bytes=arena.capacity,
+        )
+        worker_main(boot, identity, arena.fd)
+
+    return child_main
+
+
+def _take_over_output(log: Path) -> int:
+    """Standard output and error go to the head's log from now on; returns a duplicate of the old stdout."""
+    report = os.dup(1)
+    os.set_inheritable(report, False)
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+    os.close(null)
+    return report
+
+
+def _say(report: int, ready: HeadReady) -> None:
+    """Tell whoever started us, and let go of its pipe. If it is gone, its connection will not come either."""
+    try:
+        os.write(report, msgspec.json.encode(ready) + b"\n")
+    except BrokenPipeError:
+        os.write(2, b"beamlet head: whoever started this head is gone\n")
+    os.close(report)
+
+
+def _await_exit(pid: int, seconds: float) -> int | None:
+    """Reap our child ``pid`` and return its wait status; None if it still runs after ``seconds``."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        waiter = select.poll()
+        waiter.register(pidfd, select.POLLIN)
+        return os.waitpid(pid, 0)[1] if waiter.poll(seconds * 1000) else None
+    finally:
+        os.close(pidfd)

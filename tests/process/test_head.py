@@ -1,0 +1,300 @@
+"""A real head, factory and forks, driven by a hand-made driver: leases, output, deaths, endings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from beamlet.base.ids import FunctionKey, TaskId
+from beamlet.core_worker.node_link import FromRaylet
+from beamlet.head.options import HeadOptions, HeadReady
+from beamlet.processes.session import SessionDirectory
+from beamlet.protocol import gcs, node, peer
+from beamlet.rpc.auth import HandshakeError
+from beamlet.rpc.connection import Connection
+from beamlet.rpc.listener import connect
+from beamlet.rpc.reactor import Reactor
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[1] / "src"
+PATIENCE_S = 15.0
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class Driver:
+    """Speaks the protocol by hand."""
+
+    def __init__(self, session: SessionDirectory, owns: bool = True) -> None:
+        self.reactor = Reactor()
+        self.got: list[Any] = []
+        self.results: list[Any] = []
+        self.closed = ""
+        self.link = Connection(
+            connect(str(session.socket), session.secret()),
+            self.reactor,
+            messages=FromRaylet,
+            on_message=self._on_message,
+            on_close=self._on_close,
+            carries_fds=True,
+        )
+        self.link.send(
+            node.DriverHello(
+                os.getpid(), PYTHON, "test", "ns", "test", [], "", "", {}, False, True, 20, owns_cluster=owns
+            )
+        )
+        self.workers: dict[bytes, Connection] = {}
+        self.welcome = self.expect(node.Welcome)
+
+    def _on_message(self, link: Connection, message: Any) -> None:
+        if isinstance(message, node.Welcome):
+            os.close(link.take_fd())
+        elif isinstance(message, node.LeaseGranted) and message.fresh:
+            self.workers[message.worker] = Connection(
+                socket.socket(fileno=link.take_fd()),
+                self.reactor,
+                messages=peer.PeerMessage,
+                on_message=lambda _, result: self.results.append(result),
+                on_close=lambda *_: None,
+            )
+        self.got.append(message)
+
+    def _on_close(self, _: Connection, reason: str) -> None:
+        self.closed = reason
+
+    def until(self, happened: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (found := happened()):
+            assert time.monotonic() < deadline, f"waited in vain; got {self.got}"
+            self.reactor.run_once(0.2)
+        return found
+
+    def expect(self, kind: type) -> Any:
+        found = self.until(lambda: [message for message in self.got if isinstance(message, kind)])[0]
+        self.got.remove(found)
+        return found
+
+    def lease(self, req: int, cpus: float = 1) -> node.LeaseGranted:
+        self.link.send(node.RequestLease(req, {"CPU": round(cpus * 10_000)}, f"f{req}"))
+        granted = self.expect(node.LeaseGranted)
+        assert granted.req == req
+        return granted
+
+    def push(self, lease: node.LeaseGranted, name: str) -> None:
+        task = peer.PushTask(7, TaskId(b"t" * 24), FunctionKey(b"f"), name, 1, b"")
+        self.workers[lease.worker].send(task)
+
+    def run(self, lease: node.LeaseGranted, name: str = "pid") -> bytes:
+        self.push(lease, name)
+        result = self.until(lambda: self.results)[0]
+        self.results.clear()
+        assert isinstance(result, peer.Result)
+        return result.payload
+
+    def close(self) -> None:
+        for connection in (*self.workers.values(), self.link):
+            connection.close()
+        self.reactor.close()
+
+
+class Cluster:
+    def __init__(self, root: Path, **options: Any) -> None:
+        self.session = SessionDirectory.create(root)
+        chosen = {
+            "session_dir": str(self.session.path),
+            "resources": {"CPU": 2.0},
+            "object_store_bytes": 1 << 24,
+            "node_ip": "127.0.0.1",
+            "hostname": "here",
+            "version": "test",
+            "validate": True,
+            **options,
+        }
+        argument = msgspec.json.encode(msgspec.convert(chosen, HeadOptions)).decode()
+        self.head = subprocess.Popen(
+            [sys.executable, str(HERE / "head_with_scripted_workers.py"), argument],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(SOURCE), "BEAMLET_SESSION": self.session.marker},
+            start_new_session=True,
+        )
+        assert self.head.stdout is not None
+        self.ready = msgspec.json.decode(self.head.stdout.readline(), type=HeadReady)
+        self.head.stdout.close()
+        assert not self.ready.error
+        self.driver = Driver(self.session)
+
+    def processes(self) -> list[int]:
+        """Every living process of the session, by its mark."""
+        wanted = f"BEAMLET_SESSION={self.session.marker}".encode()
+        found = []
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    environ = Path(f"/proc/{entry}/environ").read_bytes()
+                except OSError:
+                    continue
+                if wanted in environ.split(b"\0"):
+                    found.append(int(entry))
+        return found
+
+    def log(self) -> str:
+        return (self.session.logs / "head.log").read_text()
+
+    def assert_all_gone(self) -> None:
+        self.head.wait(PATIENCE_S)
+        assert self.processes() == []
+        assert not self.session.socket.exists()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path / "root")
+    yield cluster
+    cluster.driver.close()
+    cluster.assert_all_gone()
+
+
+def test_leases_come_with_a_connection_to_a_worker_that_is_used_again(cluster: Cluster) -> None:
+    driver = cluster.driver
+    first = driver.lease(1)
+    assert driver.run(first) == str(first.pid).encode()
+    driver.link.send(node.ReturnLease(first.lease_id))
+    again = driver.lease(2)
+    assert (again.worker, again.fresh) == (first.worker, False)
+    other = driver.lease(3)
+    assert (other.worker != again.worker, other.fresh) == (True, True)
+    driver.link.send(node.RequestLease(4, {"CPU": 10_000}, "f4"))
+    driver.expect(node.LeaseWanted)
+    driver.link.send(node.ReturnLease(other.lease_id))
+    assert driver.expect(node.LeaseGranted).req == 4
+
+
+def test_output_is_whole_named_and_there_before_the_result(cluster: Cluster) -> None:
+    driver = cluster.driver
+    lease = driver.lease(1)
+    driver.push(lease, "print:hello")
+    first = driver.expect(node.OutputLines)
+    assert (first.name, first.pid, first.data) == ("print:hello", lease.pid, b"hello\n")
+    assert driver.expect(node.OutputLines).data == b"no newline\n"
+    mark = driver.expect(node.OutputLines)
+    assert mark.token
+    assert driver.results == []
+    driver.link.send(node.OutputPrinted(mark.token))
+    assert driver.until(lambda: driver.results)[0].payload == b"printed"
+    logged = (cluster.session.logs).glob(f"worker-*-{driver.welcome.job_id.hex()}-{lease.pid}.out")
+    assert next(logged).read_bytes() == b"hello\nno newline\n"
+
+
+def test_a_death_names_code_or_signal_and_last_words(cluster: Cluster) -> None:
+    driver = cluster.driver
+    driver.push(driver.lease(1), "exit:3")
+    death = driver.expect(node.WorkerDied)
+    assert (death.certificate.exit_code, death.certificate.last_words) == (3, ("goodbye, world",))
+    lease = driver.lease(2)
+    driver.push(lease, f"kill:{signal.SIGSEGV}")
+    certificate = driver.expect(node.WorkerDied).certificate
+    assert (certificate.pid, certificate.signal, certificate.killed_by) == (lease.pid, signal.SIGSEGV, "")
+    driver.link.send(node.ConnectPeer(9, lease.worker))
+    assert driver.expect(node.PeerUnreachable).certificate == certificate
+
+
+def test_the_cluster_can_be_asked_what_it_has_and_who_waits(cluster: Cluster) -> None:
+    driver = cluster.driver
+    driver.lease(1, cpus=2)
+    driver.link.send(node.RequestLease(2, {"CPU": 10_000}, "waiter"))
+    driver.link.send(gcs.QueryCluster(5))
+    state = driver.expect(gcs.ClusterState)
+    assert (state.nodes[0].total["CPU"], state.nodes[0].available["CPU"]) == (20_000, 0)
+    assert state.pending == [("{'CPU': 1}", 1, "all 2 CPUs are held: task f1 ×1")]
+    driver.link.send(node.WhyPending(6))
+    (reason,) = driver.expect(node.WhyPendingAnswer).reasons
+    assert reason.startswith("task waiter has waited 0 s: all 2 CPUs are held")
+
+
+def test_objects_are_created_sealed_pinned_and_missed(cluster: Cluster) -> None:
+    driver = cluster.driver
+    driver.link.send(node.CreateObject(1, b"o" * 28, 1000, "here.py:1"))
+    assert driver.expect(node.ObjectCreated).offset >= 0
+    driver.link.send(node.SealObject(b"o" * 28))
+    driver.link.send(node.PinObject(2, b"o" * 28, b"", []))
+    assert driver.expect(node.ObjectPinned).size == 1000
+    driver.link.send(node.PinObject(3, b"p" * 28, b"", []))
+    assert driver.expect(node.ObjectNotHere).req == 3
+
+
+def test_goodbye_ends_all_and_the_connection_closes_last(cluster: Cluster) -> None:
+    cluster.driver.push(cluster.driver.lease(1), "hang:")
+    cluster.driver.link.send(node.Goodbye())
+    cluster.driver.until(lambda: cluster.driver.closed)
+    cluster.assert_all_gone()
+    assert not cluster.session.path.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_head_in_order(cluster: Cluster, number: signal.Signals) -> None:
+    cluster.driver.push(cluster.driver.lease(1), "hang:")
+    cluster.head.send_signal(number)
+    assert cluster.head.wait(PATIENCE_S) == 0
+    cluster.assert_all_gone()
+
+
+def test_when_the_head_is_killed_nothing_lives_on(cluster: Cluster) -> None:
+    cluster.driver.push(cluster.driver.lease(1), "hang:")
+    cluster.driver.reactor.flush()
+    cluster.head.kill()
+    cluster.head.wait(PATIENCE_S)
+    deadline = time.monotonic() + PATIENCE_S
+    while cluster.processes():
+        assert time.monotonic() < deadline, "processes outlived their head"
+        time.sleep(0.01)
+    cluster.session.disarm()
+
+
+def test_a_stranger_gets_nothing_and_harms_nobody(cluster: Cluster) -> None:
+    with pytest.raises((HandshakeError, OSError)):
+        connect(str(cluster.session.socket), b"x" * 32)
+    assert cluster.driver.lease(1).pid
+
+
+def test_a_driver_of_another_python_is_told_why_it_cannot_join(cluster: Cluster) -> None:
+    visitor = Connection(
+        connect(str(cluster.session.socket), cluster.session.secret()),
+        cluster.driver.reactor,
+        messages=FromRaylet,
+        on_message=lambda _, message: cluster.driver.got.append(message),
+        on_close=lambda *_: None,
+        carries_fds=True,
+    )
+    visitor.send(
+        node.DriverHello(1, "2.7", "test", "", "", [], "", "", {}, False, True, 20, owns_cluster=False)
+    )
+    assert "Python 2.7" in cluster.driver.expect(node.Refused).reason
+    visitor.close()
+
+
+def test_a_second_driver_leaves_without_ending_the_cluster(cluster: Cluster) -> None:
+    second = Driver(cluster.session, owns=False)
+    lease = second.lease(1)
+    second.link.send(node.Goodbye())
+    second.until(lambda: second.closed)
+    second.close()
+    assert cluster.driver.lease(1).worker != lease.worker
+
+
+def test_a_misbehaving_driver_loses_its_connection_only(cluster: Cluster) -> None:
+    second = Driver(cluster.session, owns=False)
+    for _ in range(2):
+        second.link.send(node.RequestLease(1, {"CPU": 90_000}, "f"))
+    second.until(lambda: second.closed)
+    second.close()
+    assert cluster.driver.lease(1).pid
+    assert "asked twice" in cluster.log()
