@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance import get
+from conformance import get, run_script
 
 import beamlet as ray
 
@@ -172,3 +173,20 @@ def test_a_task_creates_and_uses_an_actor() -> None:
         return ray.get(counter.add.remote())
 
     assert get(uses_an_actor.remote()) == 5
+
+
+def test_any_depth_on_one_cpu(tmp_path: Path) -> None:
+    program = """
+        ray.init(num_cpus=1)
+
+        @ray.remote
+        def depth(n):
+            return 0 if n == 0 else 1 + ray.get(depth.remote(n - 1))
+
+        @ray.remote
+        def wide(n):
+            return sum(ray.get([depth.remote(i) for i in range(n)]))
+
+        print(ray.get(depth.remote(10)), ray.get(wide.remote(5)))
+    """
+    assert run_script(tmp_path / "program.py", program) == "10 10\n"

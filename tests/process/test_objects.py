@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 import pytest
-from conformance import beamlet_only, get
+from conformance import DEADLINE_S, beamlet_only, get
 
 import beamlet as ray
-from beamlet.exceptions import GetTimeoutError, ObjectStoreFullError
+from beamlet.exceptions import GetTimeoutError, ObjectStoreFullError, WorkerCrashedError
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -249,6 +250,39 @@ class TestStoreOf80MB:
 
         for i in range(30):
             assert get(first.remote(np.full(20 * MB // 8, i))) == i
+
+    def test_room_of_borrowed_objects_is_given_back(self) -> None:
+        @ray.remote
+        class Keeper:
+            def keep(self, box: list[Any]) -> float:
+                self.kept = box[0]
+                return float(ray.get(self.kept)[0])
+
+        keeper = Keeper.remote()
+        for i in range(30):
+            assert get(keeper.keep.remote([ray.put(np.full(20 * MB // 8, i))])) == i
+
+    def test_room_of_objects_inside_objects_is_given_back(self) -> None:
+        for i in range(30):
+            outer = ray.put([ray.put(np.full(20 * MB // 8, i))])
+            assert get(get(outer)[0])[0] == i
+
+    def test_room_of_results_nobody_looks_at_is_given_back(self) -> None:
+        @ray.remote
+        def make(i: int) -> np.ndarray:
+            return np.full(20 * MB // 8, i)
+
+        for i in range(30):
+            ray.wait([make.remote(i)], timeout=DEADLINE_S)
+
+    def test_room_of_a_crashed_tasks_argument_is_given_back(self) -> None:
+        @ray.remote(max_retries=0)
+        def crash(array: np.ndarray) -> None:
+            os._exit(1)
+
+        for i in range(10):
+            with pytest.raises(WorkerCrashedError):
+                get(crash.remote(np.full(20 * MB // 8, i)))
 
     @beamlet_only  # Ray 2.60 spills to disk; ours comes with the next issue
     def test_a_full_store_is_an_error_that_says_what_fills_it(self) -> None:

@@ -221,3 +221,24 @@ def test_env_vars_of_a_task_do_not_stay_for_others() -> None:
     with_it = ray.remote(runtime_env={"env_vars": {"CONFORMANCE_OTHER": "set"}})(read)
     assert get(with_it.remote()) == "set"
     assert get([ray.remote(read).remote() for _ in range(4)]) == [None] * 4
+
+
+def test_a_misspelt_scheduling_strategy_is_a_value_error_by_the_call() -> None:
+    with pytest.raises(ValueError):
+        ray.remote(scheduling_strategy="SPRED")(plain).remote()
+
+
+def test_more_pending_calls_than_allowed_is_an_error(gate: Any) -> None:
+    @ray.remote(max_pending_calls=2)
+    class Slow:
+        def wait(self) -> str:
+            gate.wait()
+            return "passed"
+
+    slow = Slow.remote()
+    refs = [slow.wait.remote(), slow.wait.remote()]
+    with pytest.raises(ray.exceptions.PendingCallsLimitExceeded):
+        slow.wait.remote()
+    gate.open()
+    assert get(refs) == ["passed"] * 2
+    assert get(slow.wait.remote()) == "passed"

@@ -194,3 +194,8 @@ def test_each_worker_process_has_one_worker_id() -> None:
 @beamlet_only
 def test_version() -> None:
     assert ray.__version__.count(".") == 2
+
+
+def test_assigned_resources_of_the_driver_is_an_assertion_error() -> None:
+    with pytest.raises(AssertionError):
+        context().get_assigned_resources()

@@ -1,0 +1,206 @@
+"""Several programs on one session: `beamlet start --head`, joining it, and what outlives a program.
+
+Beamlet only: Ray's command takes many seconds, and its ports would meet those of other sessions.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conformance import DEADLINE_S, beamlet_only, environment, run_script
+
+pytestmark = beamlet_only
+
+
+def command(*words: str, home: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """`beamlet words`, with sessions in a folder of the test's own."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from beamlet.cli.main import main; raise SystemExit(main())", *words],
+        env=environment(XDG_RUNTIME_DIR=str(home)),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Path]:
+    """A session started by hand, whose folder is the value; stopped afterwards."""
+    home = tmp_path / "run"
+    home.mkdir(mode=0o700)
+    command("start", "--head", "--num-cpus", "2", home=home)
+    yield home
+    command("stop", home=home)
+
+
+def run(folder: Path, session: Path, name: str, program: str) -> str:
+    return run_script(folder / f"{name}.py", program, XDG_RUNTIME_DIR=str(session))
+
+
+def test_a_program_joins_with_auto(tmp_path: Path, session: Path) -> None:
+    program = """
+        ray.init("auto")
+        print(ray.cluster_resources()["CPU"], ray.get(ray.remote(lambda: 1).remote()))
+    """
+    assert run(tmp_path, session, "joins", program) == "2.0 1\n"
+
+
+def test_a_program_finds_a_running_session_without_being_told(tmp_path: Path, session: Path) -> None:
+    program = """
+        ray.init()
+        print(ray.cluster_resources()["CPU"])
+    """
+    assert run(tmp_path, session, "finds", program) == "2.0\n"
+
+
+def test_resources_cannot_be_given_when_joining(tmp_path: Path, session: Path) -> None:
+    program = """
+        try:
+            ray.init("auto", num_cpus=4)
+        except ValueError:
+            print("refused")
+    """
+    assert run(tmp_path, session, "refused", program) == "refused\n"
+
+
+def test_a_detached_actor_is_found_by_the_next_program(tmp_path: Path, session: Path) -> None:
+    first = """
+        @ray.remote
+        class Counter:
+            def __init__(self):
+                self.n = 0
+            def add(self):
+                self.n += 1
+                return self.n
+
+        ray.init("auto", namespace="shared")
+        counter = Counter.options(name="counter", lifetime="detached").remote()
+        print(ray.get(counter.add.remote()))
+    """
+    second = """
+        ray.init("auto", namespace="shared")
+        print(ray.get(ray.get_actor("counter").add.remote()))
+    """
+    elsewhere = """
+        ray.init("auto", namespace="another")
+        try:
+            ray.get_actor("counter")
+        except ValueError:
+            print("not here")
+    """
+    assert run(tmp_path, session, "first", first) == "1\n"
+    assert run(tmp_path, session, "second", second) == "2\n"
+    assert run(tmp_path, session, "elsewhere", elsewhere) == "not here\n"
+
+
+def test_an_actor_that_is_not_detached_ends_with_its_program(tmp_path: Path, session: Path) -> None:
+    first = """
+        import os
+        @ray.remote
+        class A:
+            def pid(self):
+                return os.getpid()
+
+        ray.init("auto", namespace="shared")
+        a = A.options(name="a").remote()
+        print(ray.get(a.pid.remote()))
+    """
+    second = """
+        import time
+        ray.init("auto", namespace="shared")
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                ray.get_actor("a")
+            except ValueError:
+                print("gone")
+                break
+            time.sleep(0.01)
+    """
+    run(tmp_path, session, "first", first)
+    assert run(tmp_path, session, "second", second) == "gone\n"
+
+
+def test_each_program_is_a_job_of_its_own(tmp_path: Path, session: Path) -> None:
+    program = """
+        ray.init("auto")
+        print(ray.get_runtime_context().get_job_id())
+    """
+    assert len({run(tmp_path, session, f"job{i}", program) for i in range(3)}) == 3
+
+
+def test_the_session_outlives_a_program_that_is_killed(tmp_path: Path, session: Path) -> None:
+    (tmp_path / "killed.py").write_text(
+        "import beamlet as ray, os\nray.init('auto')\nray.get(ray.remote(lambda: 1).remote())\nos.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "killed.py")],
+        env=environment(XDG_RUNTIME_DIR=str(session)),
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == -9
+    program = "ray.init('auto')\nprint(ray.get(ray.remote(lambda: 'still here').remote()))"
+    assert run(tmp_path, session, "after", program) == "still here\n"
+
+
+def test_status_shows_resources_plainly_in_a_pipe(session: Path) -> None:
+    out = command("status", home=session).stdout
+    assert "CPU" in out
+    assert "\x1b[" not in out
+
+
+def test_stop_ends_every_process(tmp_path: Path) -> None:
+    import psutil
+
+    home = tmp_path / "run"
+    home.mkdir(mode=0o700)
+    command("start", "--head", "--num-cpus", "1", home=home)
+    command("stop", home=home)
+    left = []
+    for process in psutil.process_iter():
+        try:
+            mine = process.environ().get("XDG_RUNTIME_DIR") == str(home)
+            if mine and process.status() != psutil.STATUS_ZOMBIE:
+                left.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    assert left == []
+
+
+def test_stop_without_a_session_says_so(tmp_path: Path) -> None:
+    home = tmp_path / "run"
+    home.mkdir(mode=0o700)
+    done = command("stop", home=home, check=False)
+    assert (done.stdout + done.stderr).strip()
+
+
+def test_the_sessions_folder_is_for_its_user_alone(session: Path) -> None:
+    folders = [path for path in session.rglob("*") if path.is_dir() and path.name.startswith("session")]
+    assert folders
+    assert all(folder.stat().st_mode & 0o077 == 0 for folder in folders if not folder.is_symlink())
+
+
+def test_no_tcp_port_is_open(tmp_path: Path) -> None:
+    program = """
+        import psutil
+        ray.init(num_cpus=1)
+        ray.get(ray.remote(lambda: 1).remote())
+        me = psutil.Process()
+        family = [me, *me.children(recursive=True)]
+        print([c for p in family for c in p.net_connections("inet") if c.status == "LISTEN"])
+    """
+    assert run_script(tmp_path / "ports.py", program, XDG_RUNTIME_DIR=str(tmp_path)) == "[]\n"
+
+
+def test_version() -> None:
+    done = command("--version", home=Path(os.environ.get("TMPDIR", "/tmp")))
+    assert "0." in done.stdout
