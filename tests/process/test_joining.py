@@ -139,7 +139,8 @@ def test_each_program_is_a_job_of_its_own(tmp_path: Path, session: Path) -> None
 
 def test_the_session_outlives_a_program_that_is_killed(tmp_path: Path, session: Path) -> None:
     (tmp_path / "killed.py").write_text(
-        "import beamlet as ray, os\nray.init('auto')\nray.get(ray.remote(lambda: 1).remote())\nos.kill(os.getpid(), 9)\n"
+        "import beamlet as ray, os\nray.init('auto')\n"
+        "ray.get(ray.remote(lambda: 1).remote())\nos.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run(
         [sys.executable, str(tmp_path / "killed.py")],
