@@ -116,14 +116,15 @@ class Cluster:
             "node_ip": "127.0.0.1",
             "hostname": "here",
             "version": "test",
+            "worker_main": "scripted_worker:main",
             "validate": True,
             **options,
         }
         argument = msgspec.json.encode(msgspec.convert(chosen, HeadOptions)).decode()
         self.head = subprocess.Popen(
-            [sys.executable, str(HERE / "head_with_scripted_workers.py"), argument],
+            [sys.executable, "-m", "beamlet.head", argument],
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(SOURCE), "BEAMLET_SESSION": self.session.marker},
+            env={**os.environ, "PYTHONPATH": f"{SOURCE}:{HERE}", "BEAMLET_SESSION": self.session.marker},
             start_new_session=True,
         )
         assert self.head.stdout is not None

@@ -80,10 +80,10 @@ def test_state_calls_do_not_start_a_cluster() -> None:
 
 
 def test_num_cpus_and_resources_are_what_the_cluster_has() -> None:
-    ray.init(num_cpus=3, num_gpus=0, resources={"special": 2.5})
+    ray.init(num_cpus=3, num_gpus=0, resources={"special": 2})
     resources = ray.cluster_resources()
     assert resources["CPU"] == 3
-    assert resources["special"] == 2.5
+    assert resources["special"] == 2
     assert "GPU" not in resources
 
 

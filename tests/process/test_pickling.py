@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance import get, run_script
+from conformance import beamlet_only, get, run_script
 
 import beamlet as ray
 
@@ -347,6 +347,7 @@ def test_a_script_started_from_another_folder(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
 
 
+@beamlet_only  # Ray's workers know only the script's own folder
 def test_a_path_added_by_the_program(tmp_path: Path) -> None:
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "added.py").write_text("def value():\n    return 'from an added path'\n")
