@@ -9,6 +9,7 @@ connection close knows that nothing is left.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import select
 import signal
@@ -18,9 +19,10 @@ from pathlib import Path
 
 import msgspec
 
-from beamlet.base.ids import JobId, NodeId, new_node_id
+from beamlet.base.ids import NodeId, new_node_id
 from beamlet.base.resources import from_floats
 from beamlet.gcs.gcs import Gcs
+from beamlet.head.node_facts import NodeFacts
 from beamlet.head.options import HeadOptions, HeadReady
 from beamlet.object_store.arena import Arena
 from beamlet.object_store.store import ObjectStore
@@ -48,11 +50,11 @@ def main(arguments: list[str]) -> int:
     return run_head(options)
 
 
-def run_head(options: HeadOptions, child_main: ChildMain | None = None) -> int:
-    """``child_main``: what a forked worker does; default: be a core worker."""
+def run_head(options: HeadOptions) -> int:
+    """Returns the exit status, or raises what the head itself did wrong; both are in its log."""
     report = _take_over_output(Path(options.session_dir) / "logs" / "head.log")
     try:
-        head = Head(options, child_main)
+        head = Head(options)
     except Exception as error:
         _say(report, HeadReady(os.getpid(), error=f"{type(error).__name__}: {error}"))
         raise
@@ -64,7 +66,7 @@ def run_head(options: HeadOptions, child_main: ChildMain | None = None) -> int:
 class Head:
     """All parts of the process, built in order."""
 
-    def __init__(self, options: HeadOptions, child_main: ChildMain | None) -> None:
+    def __init__(self, options: HeadOptions) -> None:
         self.session = SessionDirectory(Path(options.session_dir))
         self._ending = ""
         self._failed = False
@@ -74,7 +76,7 @@ class Head:
         become_subreaper()
         node_id = new_node_id()
         self._arena = Arena.create(options.object_store_bytes)
-        child_main = child_main or _core_worker_main(options, node_id, self._arena)
+        child_main = _worker_main(options, node_id, self._arena)
         self._factory: FactoryProcess = fork_factory(child_main, options.preload)
         self._reactor = Reactor()
         self._gcs = Gcs(
@@ -150,22 +152,17 @@ class Head:
         self.session.remove(keep_logs=self._failed)
 
 
-def _core_worker_main(options: HeadOptions, node_id: NodeId, arena: Arena) -> ChildMain:
-    """What a worker does, with what all workers of this node know. Imports here are shared by all of them."""
-    from beamlet.core_worker.core_worker import Identity
-    from beamlet.core_worker.worker_main import main as worker_main
+def _worker_main(options: HeadOptions, node_id: NodeId, arena: Arena) -> ChildMain:
+    """What a forked worker does. Loading it here imports, once for all workers, what they need.
+
+    It is named in the options, not imported: the head does not know what a core worker is.
+    """
+    module, _, name = options.worker_main.partition(":")
+    main = getattr(importlib.import_module(module), name)
+    facts = NodeFacts(node_id, options.session_dir, options.node_ip, arena.fd, arena.capacity)
 
     def child_main(boot: WorkerBoot) -> None:
-        identity = Identity(
-            node_id=node_id,
-            worker_id=boot.worker_id,
-            job_id=JobId(b"\0\0\0\0"),  # AssignJob brings it
-            namespace="",
-            session_dir=options.session_dir,
-            node_ip=options.node_ip,
-            arena_bytes=arena.capacity,
-        )
-        worker_main(boot, identity, arena.fd)
+        main(boot, facts)
 
     return child_main
 

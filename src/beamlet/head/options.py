@@ -26,6 +26,8 @@ class HeadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store_full_timeout_s: float = 10.0
     #: Modules imported once, before workers are forked.
     preload: list[str] = []
+    #: "module:function" that a fork runs: called with a WorkerBoot and NodeFacts.
+    worker_main: str = "beamlet.api.worker_process:main"
     #: Check every invariant of the GCS after every message.
     validate: bool = False
 

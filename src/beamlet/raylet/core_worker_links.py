@@ -6,8 +6,9 @@ Knows who is here and who was; what is said over the connections is the business
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import count
+
+from msgspec import Struct
 
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import Address, JobId, NodeId, WorkerId, make_address
@@ -64,8 +65,7 @@ class PeerMisuse(Exception):
     """A core worker said what it must not say now; its connection is closed."""
 
 
-@dataclass(slots=True, eq=False)
-class CoreWorker:
+class CoreWorker(Struct, eq=False):
     """A driver, an observer (CLI) or a worker process."""
 
     worker_id: WorkerId

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import NodeId, make_address
@@ -22,8 +22,7 @@ from beamlet.raylet.worker_pool import WorkerPool
 from beamlet.raylet.worker_record import Announce
 
 
-@dataclass(frozen=True, slots=True)
-class _Mourn:
+class _Mourn(Struct, frozen=True):
     """Behind the last lines of output, so that the driver prints them before it learns of the death."""
 
     death: Announce

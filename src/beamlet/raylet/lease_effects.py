@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from beamlet.base.ids import Address, NodeId, WorkerId
 from beamlet.raylet.lease_queue import Request
 
 
-@dataclass(frozen=True, slots=True)
-class WantWorker:
+class WantWorker(Struct, frozen=True):
     lease_id: int
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
-class UnwantWorker:
+class UnwantWorker(Struct, frozen=True):
     lease_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(Struct, frozen=True):
     request: Request
     lease_id: int
     worker: WorkerId
     accelerators: dict[str, list[int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """It can never run (``infeasible``), or no process can be made for it."""
 
     request: Request
@@ -36,34 +32,29 @@ class Refused:
     infeasible: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Spilled:
+class Spilled(Struct, frozen=True):
     request: Request
     node: NodeId
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(Struct, frozen=True):
     request: Request
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(Struct, frozen=True):
     """Not an answer."""
 
     request: Request
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerFree:
+class WorkerFree(Struct, frozen=True):
     worker: WorkerId
 
 
-@dataclass(frozen=True, slots=True)
-class EndWorker:
+class EndWorker(Struct, frozen=True):
     """Nobody may use it again. ``at_once``: nobody is left to whom its work matters."""
 
     worker: WorkerId
@@ -71,8 +62,7 @@ class EndWorker:
     at_once: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AskBack:
+class AskBack(Struct, frozen=True):
     """Others wait for what ``holder``'s idle leases hold."""
 
     holder: Address

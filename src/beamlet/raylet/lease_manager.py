@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from beamlet.base.ids import Address, JobId, NodeId, WorkerId
 from beamlet.base.resources import show
@@ -57,8 +58,7 @@ class LeaseState(Enum):
     ENDING = "ending"
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
+class Lease(Struct, eq=False):
     lease_id: int
     request: Request
     allocation: Allocation

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from beamlet.base.ids import ActorId, Address, JobId
 from beamlet.base.resources import Amounts
@@ -27,8 +28,7 @@ def env_key(env_vars: dict[str, str]) -> EnvKey:
     return tuple(sorted(env_vars.items()))
 
 
-@dataclass(slots=True, eq=False)
-class Request:
+class Request(Struct, eq=False):
     """One wish for a worker: to push tasks to (a core worker asks) or for an actor (the GCS asks)."""
 
     key: RequestKey
@@ -41,7 +41,7 @@ class Request:
     env: EnvKey = ()
     strategy: str = "DEFAULT"
     #: A node must own this much to be chosen; nothing of it is held (placement.Demand.to_place).
-    to_place: Amounts = field(default_factory=dict)
+    to_place: Amounts = {}
     #: None for a task lease.
     actor: ActorId | None = None
     #: The worker outlives its job (a detached actor's).

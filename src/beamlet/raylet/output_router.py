@@ -12,7 +12,8 @@ printed it, or at once when no driver listens.  Where lines go (driver, log file
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from beamlet.base.ids import JobId, WorkerId
 
@@ -24,8 +25,7 @@ LAST_WORDS = 20
 _LAST_WORD_BYTES = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Show:
+class Show(Struct, frozen=True):
     """Whole lines for the driver of ``job``. ``token`` ≠ 0: it answers when it has printed them."""
 
     job: JobId
@@ -36,8 +36,7 @@ class Show:
     token: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """Whole lines for the worker's log file."""
 
     worker: WorkerId
@@ -45,8 +44,7 @@ class Record:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(Struct, frozen=True):
     worker: WorkerId
     token: int
 
@@ -54,14 +52,12 @@ class Delivered:
 Effect = Show | Record | Delivered
 
 
-@dataclass(slots=True)
-class _Stream:
+class _Stream(Struct):
     name: str = ""
     rest: bytearray = field(default_factory=bytearray)
 
 
-@dataclass(slots=True)
-class _Worker:
+class _Worker(Struct):
     pid: int
     job: JobId | None = None
     streams: tuple[_Stream, _Stream] = field(default_factory=lambda: (_Stream(), _Stream()))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from beamlet.base.ids import JobId, WorkerId
 from beamlet.protocol.node import OutputDelivered, OutputLines
@@ -28,8 +29,7 @@ _DRIVER_BACKLOG_BYTES = 32 * 1024 * 1024
 _PAUSE_S = 0.02
 
 
-@dataclass(slots=True)
-class _Pipes:
+class _Pipes(Struct):
     #: Read ends of stdout and stderr, -1 once closed.
     fds: list[int]
     pid: int = 0

@@ -16,9 +16,10 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from beamlet.base.ids import JobId, NodeId, new_worker_id, node_of
 from beamlet.base.resources import Amounts
@@ -44,8 +45,7 @@ from beamlet.rpc.connection import Connection
 from beamlet.rpc.reactor import Reactor
 
 
-@dataclass(frozen=True, slots=True)
-class NodeConfig:
+class NodeConfig(Struct, frozen=True):
     node_id: NodeId
     session_dir: Path
     socket_path: str

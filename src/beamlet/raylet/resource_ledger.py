@@ -9,7 +9,8 @@ them back at once, if need be below zero, and nobody new is served until that is
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from beamlet.base.resources import CPU, GPU, UNIT, Amounts, add_into, fits, subtract_into
 
@@ -17,12 +18,11 @@ from beamlet.base.resources import CPU, GPU, UNIT, Amounts, add_into, fits, subt
 Share = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
+class Allocation(Struct, frozen=True):
     """What one lease was given. Goes back by exactly one ``give_back``."""
 
     amounts: Amounts
-    shares: dict[str, tuple[Share, ...]] = field(default_factory=dict)
+    shares: dict[str, tuple[Share, ...]] = {}
 
     def indices(self) -> dict[str, list[int]]:
         """{'GPU': [0, 1]}: what becomes CUDA_VISIBLE_DEVICES."""

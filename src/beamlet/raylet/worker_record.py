@@ -10,8 +10,9 @@ An impossible step raises ``ImpossibleStep`` with the worker's recent story: it 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from enum import Enum
+
+from msgspec import Struct, field
 
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import ActorId, JobId, WorkerId, short
@@ -42,8 +43,7 @@ class ImpossibleStep(AssertionError):
     """A worker was moved between states that no arrow joins."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Struct, frozen=True):
     """What wait4() and the kernel's out-of-memory counter say of a process."""
 
     exit_code: int | None = None
@@ -52,8 +52,7 @@ class Exit:
     oom_kill: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class WorkerRecord:
+class WorkerRecord(Struct, eq=False):
     worker_id: WorkerId
     forked_at: float
     state: WorkerState = WorkerState.STARTING
@@ -96,8 +95,7 @@ class WorkerRecord:
         return self.state not in (WorkerState.DYING, WorkerState.GONE)
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(Struct, frozen=True):
     """A lease that has its resources and needs a process."""
 
     ticket: int
@@ -108,13 +106,11 @@ class Want:
     detached: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(Struct, frozen=True):
     worker: WorkerId
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(Struct, frozen=True):
     """Signal the worker's whole process group."""
 
     worker: WorkerId
@@ -122,8 +118,7 @@ class Kill:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class AskExit:
+class AskExit(Struct, frozen=True):
     """``graceful``: after what it has queued."""
 
     worker: WorkerId
@@ -131,27 +126,23 @@ class AskExit:
     graceful: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Assign(Struct, frozen=True):
     worker: WorkerId
     job: JobId
     env: EnvKey
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     ticket: int
     worker: WorkerId
 
 
-@dataclass(frozen=True, slots=True)
-class NotFound:
+class NotFound(Struct, frozen=True):
     ticket: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Announce:
+class Announce(Struct, frozen=True):
     """It is gone, and this is all that will ever be known (last words are the output router's)."""
 
     worker: WorkerId

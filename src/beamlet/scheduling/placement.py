@@ -14,7 +14,8 @@ fits), "node:<hex>" (there or never), "node:<hex>:soft" (there if it lives and f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, structs
 
 from beamlet.base.ids import NodeId
 from beamlet.base.resources import UNIT, Amounts, fits, lacking, show
@@ -23,8 +24,7 @@ from beamlet.base.resources import UNIT, Amounts, fits, lacking, show
 _HOLDERS_NAMED = 5
 
 
-@dataclass(slots=True)
-class NodeView:
+class NodeView(Struct):
     """What is believed of one node. ``available`` may be below zero: workers woke and took CPUs back."""
 
     node_id: NodeId
@@ -32,21 +32,20 @@ class NodeView:
     available: Amounts
     #: Where a request that is sent on to it must go.
     address: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = {}
     alive: bool = True
 
 
 ClusterView = Mapping[NodeId, NodeView]
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(Struct, frozen=True):
     #: Taken while it runs: what it waits for.
     resources: Amounts
     strategy: str = "DEFAULT"
     #: A node must own this as well, and one that has it free is preferred, but nobody waits for it: a default
     #: actor ({"CPU": 1} to place, {} to live) starts beside a long task, as it does in Ray (2.60 measured).
-    to_place: Amounts = field(default_factory=dict)
+    to_place: Amounts = {}
 
     def largest(self) -> Amounts:
         """What a node's total must cover."""
@@ -56,8 +55,7 @@ class Demand:
         return both
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """Someone who holds resources, as a person would name them."""
 
     #: "task" or "actor".
@@ -68,28 +66,24 @@ class Holder:
     call_site: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Here:
+class Here(Struct, frozen=True):
     """This node fits."""
 
 
-@dataclass(frozen=True, slots=True)
-class OtherNode:
+class OtherNode(Struct, frozen=True):
     """Ask that node instead."""
 
     node: NodeId
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """It would fit some node if others gave back ``lacking``."""
 
     lacking: Amounts
 
 
-@dataclass(frozen=True, slots=True)
-class Infeasible:
+class Infeasible(Struct, frozen=True):
     """No node could ever fit it as the cluster stands."""
 
     reason: str
@@ -114,7 +108,7 @@ class Placement:
         if ready:
             return self._choose(roomy or ready, demand.strategy)
         if demand.strategy.endswith(":soft") and len(allowed) < len(view):
-            return self.decide(replace(demand, strategy="DEFAULT"), view)
+            return self.decide(structs.replace(demand, strategy="DEFAULT"), view)
         if able:
             return Wait(lacking(demand.resources, self._nearest(able).available))
         return Infeasible(_too_large(demand.largest(), allowed))
