@@ -31,14 +31,9 @@ Buffer = bytes | bytearray | memoryview
 _PAGE = mmap.PAGESIZE
 #: Linux constants that CPython's mmap module does not name in every version.
 _MADV_POPULATE_READ = 22
-_MADV_POPULATE_WRITE = 23
 _MAP_NORESERVE = 0x4000
 #: memoryview assignment holds the GIL: at most about a millisecond at a time.
 _COPY_STEP = 8 << 20
-#: Cold writes from here on are shared with a second thread: the kernel serialises pwrite calls on one file,
-#: but not pwrite and page faults.
-_TWO_WAY_BYTES = 16 << 20
-_FAULT_STEP = 1 << 20
 _IOV_MAX = 1024
 #: Counting page faults takes 1 µs at each end of a view; looking at a page's state, 0.04 µs.
 _COUNT_FAULTS_FROM = 1 << 20
@@ -58,7 +53,6 @@ class Arena:
         self._slabs: dict[bool, PrivatePages] = {}
         #: What of ``_shared`` this process's page tables are known to have. Being wrong costs only time.
         self._mapped = ExtentSet()
-        self._can_populate = True
         #: Offsets with a live copy-on-write view in the private slab.
         self._viewed: dict[int, _ViewToken] = {}
 
@@ -107,7 +101,7 @@ class Arena:
         total = sum(view.nbytes for view in views)
         with self._lock:
             known = self._mapped.covers(offset, total)
-        if not known and self._populate(_MADV_POPULATE_READ, offset, total):
+        if not known and self._populate(offset, total):
             self._note_mapped(offset, total)
         self._copy(offset, views)
 
@@ -116,37 +110,7 @@ class Arena:
         total = sum(view.nbytes for view in views)
         with self._lock:
             self._mapped.discard(offset, total)
-        if total < _TWO_WAY_BYTES or not self._can_populate:
-            self._pwrite(offset, views)
-            return
-        middle = (offset + total // 2) // _PAGE * _PAGE
-        head, tail = _split(views, middle - offset)
-        failed: list[Exception] = []
-        helper = threading.Thread(target=self._fault_in, args=(middle, tail, failed), daemon=True)
-        helper.start()
-        try:
-            self._pwrite(offset, head)
-        finally:
-            helper.join()
-        if failed:
-            # What the other way could not do, this one does or explains.
-            self._pwrite(middle, tail)
-
-    def _fault_in(self, offset: int, views: list[memoryview], failed: list[Exception]) -> None:
-        """Write cold pages through the mapping, in another thread; reports instead of raising."""
-        position = offset
-        try:
-            while views:
-                piece, views = _split(views, _FAULT_STEP)
-                size = sum(view.nbytes for view in piece)
-                # Asked for first: memory that is not to be had is an error here, and a SIGBUS in a copy.
-                if not self._populate(_MADV_POPULATE_WRITE, position, size):
-                    raise OSError(errno.ENOMEM, "the kernel would not provide pages")
-                self._copy(position, piece)
-                self._note_mapped(position, size)
-                position += size
-        except Exception as error:  # carried to the thread that waits for this one
-            failed.append(error)
+        self._pwrite(offset, views)
 
     def _pwrite(self, offset: int, views: list[memoryview]) -> None:
         position = 0
@@ -170,14 +134,12 @@ class Arena:
                 shared[offset : offset + piece.nbytes] = piece
                 offset += piece.nbytes
 
-    def _populate(self, advice: int, offset: int, size: int) -> bool:
+    def _populate(self, offset: int, size: int) -> bool:
         """Fill page tables for a range in one call; False where the kernel cannot (< 5.14) or will not."""
         start = offset - offset % _PAGE
         try:
-            self._shared_view().madvise(advice, start, offset + size - start)
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                self._can_populate = False
+            self._shared_view().madvise(_MADV_POPULATE_READ, start, offset + size - start)
+        except OSError:
             return False
         return True
 
