@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from beamlet.base.ids import FunctionKey, TaskId
+from beamlet.base.ids import ActorId, FunctionKey, TaskId, make_address
 from beamlet.core_worker.node_link import FromRaylet
 from beamlet.head.options import HeadOptions, HeadReady
 from beamlet.processes.session import SessionDirectory
@@ -39,6 +39,7 @@ class Driver:
         self.got: list[Any] = []
         self.results: list[Any] = []
         self.closed = ""
+        self.left = False
         self.link = Connection(
             connect(str(session.socket), session.secret()),
             self.reactor,
@@ -101,6 +102,9 @@ class Driver:
         return result.payload
 
     def close(self) -> None:
+        if self.left:
+            return
+        self.left = True
         for connection in (*self.workers.values(), self.link):
             connection.close()
         self.reactor.close()
@@ -230,6 +234,66 @@ def test_objects_are_created_sealed_pinned_and_missed(cluster: Cluster) -> None:
     assert driver.expect(node.ObjectPinned).size == 1000
     driver.link.send(node.PinObject(3, b"p" * 28, b"", []))
     assert driver.expect(node.ObjectNotHere).req == 3
+
+
+def test_an_actor_is_placed_lives_and_is_killed(cluster: Cluster) -> None:
+    driver = cluster.driver
+    welcome = driver.welcome
+    owner = make_address(welcome.node_id, welcome.worker_id)
+    job = node.JobDescription(welcome.job_id, "ns", [], "", "", {}, False, owner)
+    actor = ActorId(b"a" * 12 + welcome.job_id)
+    spec = gcs.ActorSpec(actor, job, owner, FunctionKey(b"k"), "H", b"", [], [], {"CPU": 10_000}, {})
+    driver.lease(1)
+    driver.lease(2)
+    driver.link.send(gcs.CreateActor(3, spec))
+    driver.link.send(gcs.SubscribeActor(actor))
+    driver.expect(gcs.ActorAccepted)
+    alive = driver.until(
+        lambda: [m for m in driver.got if isinstance(m, gcs.ActorUpdate) and m.state == "ALIVE"]
+    )
+    driver.link.send(gcs.QueryCluster(5))
+    state = driver.expect(gcs.ClusterState)
+    assert sorted(worker.state for worker in state.workers) == ["actor", "leased", "leased"]
+    driver.link.send(gcs.KillActor(6, actor, no_restart=True))
+    driver.until(lambda: [m for m in driver.got if isinstance(m, gcs.ActorUpdate) and m.state == "DEAD"])
+    driver.link.send(node.ConnectPeer(7, alive[0].address))
+    answer = driver.until(
+        lambda: [m for m in driver.got if isinstance(m, node.PeerConnected | node.PeerUnreachable)]
+    )
+    assert answer
+
+
+def test_an_infeasible_actor_and_task_are_refused_with_the_numbers(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path / "root", infeasible_grace_s=0.0)
+    driver = cluster.driver
+    driver.link.send(node.RequestLease(1, {"CPU": 80_000}, "f"))
+    assert "largest node has {'CPU': 2}" in driver.expect(node.LeaseInfeasible).reason
+    driver.link.send(node.RequestLease(2, {"gizmo": 10_000}, "f"))
+    assert "no node offers 'gizmo'" in driver.expect(node.LeaseInfeasible).reason
+    driver.close()
+    cluster.assert_all_gone()
+
+
+def test_when_the_factory_is_killed_the_cluster_ends_and_says_why(cluster: Cluster) -> None:
+    lease = cluster.driver.lease(1)
+    cluster.driver.push(lease, "hang:")
+    (factory,) = [
+        pid
+        for pid in cluster.processes()
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"beamlet::f")
+    ]
+    os.kill(factory, signal.SIGKILL)
+    assert "factory" in cluster.driver.expect(node.Notice).text
+    cluster.driver.until(lambda: cluster.driver.closed)
+    cluster.assert_all_gone()
+
+
+def test_when_the_owner_is_killed_nothing_lives_on(cluster: Cluster) -> None:
+    cluster.driver.push(cluster.driver.lease(1), "hang:")
+    cluster.driver.reactor.flush()
+    cluster.driver.close()
+    cluster.assert_all_gone()
+    assert not cluster.session.path.exists()
 
 
 def test_goodbye_ends_all_and_the_connection_closes_last(cluster: Cluster) -> None:

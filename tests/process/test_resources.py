@@ -43,7 +43,7 @@ def settles_at(gauge: Callable[[], int], count: int) -> None:
 @pytest.mark.parametrize(
     ("options", "inside"),
     [
-        ({}, 2),
+        ({"num_cpus": 1}, 2),
         ({"num_cpus": 2}, 1),
         ({"num_cpus": 0.5}, 4),
         ({"num_cpus": 0, "resources": {"widget": 1}}, 2),
