@@ -36,8 +36,10 @@ class ActorRecord:
     leaving: Cause | None = None
     #: kill(no_restart=False): its process was told to die, so that the next incarnation may start.
     recycling: Cause | None = None
-    #: What its placement waits for, or why it is being restarted; for a person.
+    #: Why it is being restarted; for a person, as the next.
     remark: str = ""
+    #: What its placement waits for.
+    waits_for: str = ""
     certificate: DeathCertificate | None = None
     #: The last things that happened to it, with their times.
     story: deque[str] = field(default_factory=lambda: deque(maxlen=STORY_LINES))
@@ -62,7 +64,7 @@ class ActorRecord:
         """What was true of the process before is not true of the next."""
         self.incarnation += 1
         self.node, self.address, self.pid = None, NOWHERE, 0
-        self.recycling = None
+        self.recycling, self.waits_for = None, ""
 
     def update(self) -> ActorUpdate:
         alive = self.state is State.ALIVE
@@ -79,7 +81,7 @@ class ActorRecord:
         spec = self.spec
         return ActorInfo(
             spec.actor_id, spec.class_name, spec.name, spec.namespace, self.state.name, self.pid,
-            self.incarnation, job_of_actor(spec.actor_id), spec.detached, self.remark,
+            self.incarnation, job_of_actor(spec.actor_id), spec.detached, self.waits_for or self.remark,
         )  # fmt: skip
 
     def introduction(self) -> ActorSpec:

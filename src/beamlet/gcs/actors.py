@@ -122,15 +122,20 @@ class ActorTable:
             self._publish(record.update())
 
     def handle_ready(self, sender: Address, message: ActorReady, now: float) -> list[Effect]:
-        """The owner's word; repeat-safe: what counts is the first."""
-        record = self._live.get(message.spec.actor_id)
+        """The owner's word; repeat-safe: what counts is the first. Of an actor that will never be created,
+        because an argument failed, it is all that others who hold a handle ever hear."""
+        spec = message.spec
+        record = self._live.get(spec.actor_id)
+        if record is None and message.error and spec.actor_id not in self._history:
+            record = ActorRecord(msgspec.structs.replace(spec, name=""), now)  # its name was never claimed
+            self._live.add(record)
         if record is None or record.state is not State.DEPENDENCIES_UNREADY or record.spec.owner != sender:
             return self._done()
         if message.error:
-            self._end(record, actor_causes.arguments_failed(record.spec, message.error), now)
+            self._end(record, actor_causes.arguments_failed(spec, message.error), now)
         else:
             record.spec = msgspec.structs.replace(
-                record.spec, args=message.spec.args, deps=message.spec.deps, nested=message.spec.nested
+                record.spec, args=spec.args, deps=spec.deps, nested=spec.nested
             )
             self._save(record)
             self._make_ready(record, now)
@@ -157,7 +162,7 @@ class ActorTable:
             self._effects.append(ToRaylet(node_of(message.address), stop))
         elif record.address in (NOWHERE, message.address):
             self._live.settle(record, message.address)
-            record.pid, record.remark = message.pid, ""
+            record.pid, record.waits_for = message.pid, ""
             record.tell(now, f"given to process {message.pid}")
         return self._done()
 
@@ -169,7 +174,7 @@ class ActorTable:
             record.node = None  # the raylet has given up: there is nothing to cancel
             self._end(record, actor_causes.no_room_ever(record.spec, message.reason), now)
         else:
-            record.remark = message.reason
+            record.waits_for = message.reason
             record.tell(now, f"waits: {message.reason}")
         return self._done()
 
@@ -183,7 +188,7 @@ class ActorTable:
             self._end(record, cause, now, graceful=True)  # what the constructor printed is still on its way
         else:
             record.step(Step.STARTED, now, "constructor returned")
-            record.remark, record.certificate = "", None
+            record.remark, record.waits_for, record.certificate = "", "", None
             self._publish(record.update())
         return self._done()
 

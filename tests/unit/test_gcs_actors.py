@@ -1,0 +1,240 @@
+"""The actor table, one decision a test; tests/property/test_actor_table.py drives it through all the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from beamlet.base.death import DeathCertificate
+from beamlet.base.ids import (
+    UNIQUE_ID_BYTES,
+    ActorId,
+    Address,
+    FunctionKey,
+    NodeId,
+    WorkerId,
+    job_id_of_int,
+    make_address,
+)
+from beamlet.gcs.actor_history import ActorHistory
+from beamlet.gcs.actor_states import IllegalTransition, State, Step, next_state
+from beamlet.gcs.actors import ActorTable
+from beamlet.gcs.effects import Effect
+from beamlet.gcs.storage import MemoryStorage
+from beamlet.protocol.cluster import ActorPlaced, ActorUnplaceable, CoreWorkerGone, StopActor
+from beamlet.protocol.gcs import (
+    ActorOutOfScope,
+    ActorSpec,
+    ActorStarted,
+    ActorUpdate,
+    CreateActor,
+    FindActor,
+    KillActor,
+    SubscribeActor,
+)
+from beamlet.protocol.node import JobDescription
+
+NODE = NodeId(b"n" * UNIQUE_ID_BYTES)
+JOB = job_id_of_int(1)
+A = ActorId(b"actor-one---" + JOB)
+B = ActorId(b"actor-two---" + JOB)
+
+
+def process(name: bytes) -> Address:
+    return make_address(NODE, WorkerId(name * UNIQUE_ID_BYTES))
+
+
+DRIVER, WORKER, LISTENER = process(b"d"), process(b"w"), process(b"l")
+
+
+class World:
+    def __init__(self) -> None:
+        self.storage = MemoryStorage()
+        self.table = ActorTable(lambda spec: NODE, self.storage, ActorHistory(most_dead=2), validate=True)
+
+    def create(self, actor_id: ActorId = A, get_if_exists: bool = False, **options: Any) -> list[str]:
+        job = JobDescription(JOB, "space", [], "/", "", {}, False, DRIVER)
+        options.setdefault("owner", DRIVER)
+        spec = ActorSpec(
+            actor_id, job, options.pop("owner"), FunctionKey(b"k"), "Counter", b"args", [], [], {}, {},
+            namespace="space", call_site="app.py:12", **options,
+        )  # fmt: skip
+        return kinds(self.table.handle_create(DRIVER, CreateActor(1, spec, get_if_exists), 1.0))
+
+    def start(self, incarnation: int = 0, at: Address = WORKER, actor_id: ActorId = A) -> None:
+        self.table.handle_placed(ActorPlaced(actor_id, incarnation, at, 4711), 2.0)
+        self.table.handle_started(at, ActorStarted(actor_id, incarnation), 3.0)
+
+    def die(self, incarnation: int = 0, at: Address = WORKER, intended: bool = False) -> list[str]:
+        certificate = DeathCertificate(b"", NODE, 4711, signal=9, uptime_s=2.0)
+        gone = CoreWorkerGone(at, certificate, intended, b"" if at == DRIVER else A, incarnation)
+        return kinds(self.table.handle_core_worker_gone(gone, 4.0))
+
+    def kill(self, no_restart: bool = True) -> list[Effect]:
+        return self.table.handle_kill(DRIVER, KillActor(2, A, no_restart), 4.0)
+
+    def now(self, actor_id: ActorId = A) -> ActorUpdate:
+        (answer,) = self.table.handle_subscribe(LISTENER, SubscribeActor(actor_id))
+        assert isinstance(answer.message, ActorUpdate)
+        return answer.message
+
+    def find(self, name: str) -> Any:
+        return self.table.handle_find(DRIVER, FindActor(3, name, "space"), 9.0)[0].message
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def kinds(effects: list[Effect]) -> list[str]:
+    return [type(effect.message).__name__ for effect in effects]
+
+
+def test_from_creation_to_alive(world: World) -> None:
+    assert world.create() == ["ActorAccepted", "PlaceActor"]
+    assert world.now().state == "PENDING_CREATION"
+    world.start()
+    assert (world.now().state, world.now().address) == ("ALIVE", WORKER)
+
+
+@pytest.mark.parametrize(("most", "restarts"), [(0, 0), (1, 1), (2, 2)])
+def test_restarts_until_none_is_left(world: World, most: int, restarts: int) -> None:
+    world.create(max_restarts=most)
+    for incarnation in range(restarts):
+        world.start(incarnation)
+        assert world.die(incarnation)[-1] == "PlaceActor"
+        assert (world.now().state, world.now().incarnation) == ("RESTARTING", incarnation + 1)
+    world.start(restarts)
+    world.die(restarts)
+    final = world.now()
+    assert (final.state, final.intended) == ("DEAD", False)
+    for told in ("Counter", A.hex(), "app.py:12", f"max_restarts={most}", "SIGKILL"):
+        assert told in final.cause
+
+
+def test_exit_actor_is_final(world: World) -> None:
+    world.create(max_restarts=-1)
+    world.start()
+    assert world.die(intended=True) == []
+    assert (world.now().state, world.now().intended) == ("DEAD", True)
+
+
+def test_kill_is_final_and_its_certificate_comes_later(world: World) -> None:
+    world.create(max_restarts=-1)
+    world.start()
+    assert kinds(world.kill()) == ["Done", "StopActor"]
+    assert world.now().certificate is None
+    world.die(intended=True)
+    assert world.now().certificate is not None
+
+
+def test_kill_without_no_restart_waits_for_the_old_process(world: World) -> None:
+    world.create(max_restarts=1)
+    world.start()
+    assert kinds(world.kill(no_restart=False)) == ["Done", "StopActor"]
+    assert world.die(intended=True) == ["PlaceActor"]
+    world.start(1)
+    world.kill(no_restart=False)
+    assert world.now().state == "DEAD"
+
+
+def test_constructor_error_is_final(world: World) -> None:
+    world.create(max_restarts=5)
+    world.table.handle_placed(ActorPlaced(A, 0, WORKER, 1), 2.0)
+    (stop,) = world.table.handle_started(WORKER, ActorStarted(A, 0, b"boom"), 3.0)
+    assert isinstance(stop.message, StopActor)
+    assert stop.message.graceful
+    assert (world.now().state, world.now().init_error) == ("DEAD", b"boom")
+
+
+def test_out_of_scope_finishes_its_queue_and_frees_its_name(world: World) -> None:
+    world.create(name="ann", max_restarts=3)
+    world.start()
+    (stop,) = world.table.handle_out_of_scope(DRIVER, ActorOutOfScope(A), 4.0)
+    assert isinstance(stop.message, StopActor)
+    assert stop.message.graceful
+    assert world.now().state == "ALIVE"
+    assert world.create(B, name="ann") == ["ActorAccepted", "PlaceActor"]
+    world.die()
+    assert (world.now().state, world.now().intended) == ("DEAD", True)
+
+
+def test_only_the_detached_outlive_their_owner(world: World) -> None:
+    world.create(A)
+    world.create(B, detached=True)
+    assert len(list(world.storage.scan("actors"))) == 1
+    assert world.die(at=DRIVER) == ["CancelPlacement"]
+    assert (world.now(A).state, world.now(B).state) == ("DEAD", "PENDING_CREATION")
+    assert "its owner, the driver of job 01000000" in world.now(A).cause
+
+
+def test_job_end_spares_what_a_detached_actor_owns(world: World) -> None:
+    world.create(A, detached=True)
+    world.start()
+    world.create(B, owner=WORKER)
+    assert world.table.handle_job_ended(JOB, 5.0) == []
+    world.kill()
+    world.die()
+    assert world.now(B).state == "DEAD"
+
+
+def test_old_news_changes_nothing(world: World) -> None:
+    world.create(max_restarts=-1)
+    world.start()
+    world.die()
+    assert world.die() == []
+    world.table.handle_started(WORKER, ActorStarted(A, 0), 5.0)
+    assert (world.now().state, world.now().incarnation) == ("RESTARTING", 1)
+
+
+def test_a_process_nobody_wants_any_more_is_stopped(world: World) -> None:
+    world.create()
+    assert kinds(world.kill()) == ["Done", "CancelPlacement"]
+    assert kinds(world.table.handle_placed(ActorPlaced(A, 0, WORKER, 1), 5.0)) == ["StopActor"]
+
+
+def test_never_placeable_is_final_and_waiting_is_not(world: World) -> None:
+    world.create()
+    world.table.handle_unplaceable(ActorUnplaceable(A, 0, "all CPUs are in use", False), 2.0)
+    assert world.table.infos()[0].cause == "all CPUs are in use"
+    world.table.handle_unplaceable(ActorUnplaceable(A, 0, "wants 8 CPU, has 2", True), 2.0)
+    assert world.now().state == "DEAD"
+    assert "wants 8 CPU, has 2" in world.now().cause
+
+
+def test_names(world: World) -> None:
+    world.create(A, name="counter")
+    assert world.create(B, name="counter") == ["ActorNameTaken"]
+    assert world.create(B, name="counter", get_if_exists=True) == ["ActorAccepted"]
+    found = world.find("counter").spec
+    assert (found.actor_id, found.args) == (A, b"")
+    assert "Did you mean 'counter'?" in world.find("couter").hint
+    world.kill()
+    assert "ended 5.0 s ago" in world.find("counter").hint
+    assert "kill() was called by the driver" in world.find("counter").hint
+
+
+def test_who_asks_before_the_creation_is_heard_of_is_told_when_it_is(world: World) -> None:
+    assert world.table.handle_subscribe(LISTENER, SubscribeActor(A)) == []
+    assert world.create() == ["ActorAccepted", "ActorUpdate", "PlaceActor"]
+
+
+def test_killed_before_its_creation_was_heard_of(world: World) -> None:
+    world.kill()
+    assert world.create() == ["ActorAccepted"]
+    assert world.now().state == "DEAD"
+
+
+def test_the_long_dead_are_still_known_to_be_dead(world: World) -> None:
+    for number in range(4):
+        actor_id = ActorId(bytes([number]) * 12 + JOB)
+        world.create(actor_id)
+        world.table.handle_kill(DRIVER, KillActor(1, actor_id, True), 2.0)
+    assert world.now(ActorId(b"\0" * 12 + JOB)).state == "DEAD"
+
+
+def test_an_impossible_step_tells_the_story() -> None:
+    with pytest.raises(IllegalTransition, match=r"Counter is DEAD, where STARTED .*\n  once upon a time"):
+        next_state(State.DEAD, Step.STARTED, "Counter", ["once upon a time"])
