@@ -27,7 +27,7 @@ class HeadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Modules imported once, before workers are forked.
     preload: list[str] = []
     #: "module:function" that a fork runs: called with a WorkerBoot and NodeFacts.
-    worker_main: str = "beamlet.api.worker_process:main"
+    worker_main: str = "beamlet.api.worker_entry:main"
     #: Check every invariant of the GCS after every message.
     validate: bool = False
 

@@ -39,7 +39,7 @@ from beamlet.raylet.output_service import OutputService
 from beamlet.raylet.performer import Performer
 from beamlet.raylet.resource_ledger import ResourceLedger
 from beamlet.raylet.store_service import StoreService
-from beamlet.raylet.worker_pool import WorkerPool
+from beamlet.raylet.worker_pool import MAX_STARTING, WorkerPool
 from beamlet.raylet.worker_service import FromFactory, WorkerService
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.reactor import Reactor
@@ -137,7 +137,9 @@ class Raylet:
     def start(self) -> None:
         """Join the cluster and fork the first workers."""
         self._tell_gcs(cluster.NodeJoined(self.info()))
-        self._performer.perform(self._pool.prestart(self._config.warm_workers, time.monotonic()))
+        # A machine of 200 CPUs does not need 200 processes before anybody asked for one.
+        count = min(self._config.warm_workers, MAX_STARTING)
+        self._performer.perform(self._pool.prestart(count, time.monotonic()))
 
     def on_connection(self, sock: socket.socket) -> None:
         """A visitor that has proven the session's secret; it must say DriverHello first."""

@@ -22,6 +22,9 @@ from beamlet.rpc.connection import Connection
 
 FromFactory = factory.Forked | factory.ForkFailed | factory.ChildExited | factory.Preloaded
 
+#: The link is flushed after this many: one sendmsg carries 253 descriptors at most, a fork needs three.
+_FORKS_AT_ONCE = 64
+
 
 class WorkerService:
     """``link_worker(socket)`` makes the connection to a worker that is being forked."""
@@ -42,6 +45,7 @@ class WorkerService:
         self._factory = factory_link
         self._link_worker = link_worker
         self._oom_kills = OomKills()
+        self._forks = 0
         #: How to run each job's code; kept while it has workers or detached actors.
         self.jobs: dict[JobId, node.JobDescription] = {}
         performer.on(Fork, self._fork)
@@ -99,6 +103,9 @@ class WorkerService:
             return
         self._members.join(effect.worker, self._link_worker(ours), time.monotonic())
         self._factory.send(factory.ForkWorker(effect.worker), theirs.fileno(), out, err)
+        self._forks += 1
+        if self._forks % _FORKS_AT_ONCE == 0:
+            self._factory.flush()
         theirs.close()
         os.close(out)
         os.close(err)
