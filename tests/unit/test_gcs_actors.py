@@ -238,3 +238,16 @@ def test_the_long_dead_are_still_known_to_be_dead(world: World) -> None:
 def test_an_impossible_step_tells_the_story() -> None:
     with pytest.raises(IllegalTransition, match=r"Counter is DEAD, where STARTED .*\n  once upon a time"):
         next_state(State.DEAD, Step.STARTED, "Counter", ["once upon a time"])
+
+
+def test_an_owner_that_is_gone_creates_nothing(world: World) -> None:
+    world.die(at=DRIVER)
+    assert world.create() == ["ActorRefused"]
+
+
+def test_a_subscriber_hears_of_the_end_once(world: World) -> None:
+    world.create()
+    world.start()
+    world.now()
+    assert world.die() == ["ActorUpdate"]
+    assert world.die() == []
