@@ -1,0 +1,130 @@
+"""``RuntimeEnv``: what a worker process must have around it, as a dictionary that is checked when it is made.
+
+Only ``env_vars`` takes effect in this release.  The other fields that Ray knows are kept as given, so that
+programs that set them run; ``unsupported()`` names them for whoever has to say so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+#: Fields that Ray knows and this release does not act on.
+OTHER_FIELDS = (
+    *(
+        "py_modules",
+        "py_executable",
+        "working_dir",
+        "excludes",
+        "pip",
+        "conda",
+        "uv",
+        "container",
+        "image_uri",
+    ),
+    *("worker_process_setup_hook", "nsight", "rocprof_sys", "java_jars"),
+)
+
+
+class RuntimeEnv(dict[str, Any]):
+    """A runtime environment: ``RuntimeEnv(env_vars={"OMP_NUM_THREADS": "1"})``. Empty fields are left out.
+
+    Raises TypeError unless env_vars maps str to str.
+
+    >>> RuntimeEnv(env_vars={"LEVEL": "2"}, pip=None)
+    {'env_vars': {'LEVEL': '2'}}
+    """
+
+    def __init__(
+        self,
+        *,
+        env_vars: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        _validate: bool = True,
+        **fields: Any,
+    ) -> None:
+        super().__init__()
+        if env_vars is not None and _validate:
+            check_env_vars(env_vars)
+        given = {"env_vars": dict(env_vars) if env_vars else None, "config": config, **fields}
+        self.update({name: value for name, value in given.items() if value not in (None, {}, [])})
+
+    def env_vars(self) -> dict[str, str]:
+        """The environment variables; a new dictionary."""
+        return dict(self.get("env_vars") or {})
+
+    def unsupported(self) -> list[str]:
+        """The fields that are set and have no effect in this release."""
+        return [name for name in self if name in OTHER_FIELDS]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self)
+
+    def set(self, name: str, value: Any) -> None:
+        """Set one field; None removes it."""
+        if name == "env_vars" and value is not None:
+            check_env_vars(value)
+        if value is None:
+            self.pop(name, None)
+        else:
+            self[name] = value
+
+    def serialize(self) -> str:
+        """JSON, keys sorted: equal environments give equal text."""
+        return json.dumps(self, sort_keys=True)
+
+    @classmethod
+    def deserialize(cls, text: str) -> Self:
+        """Back from ``serialize()``."""
+        return cls(_validate=False, **json.loads(text))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), dict(self))
+
+
+def _rebuild(cls: type[RuntimeEnv], fields: dict[str, Any]) -> RuntimeEnv:
+    return cls(_validate=False, **fields)
+
+
+class RuntimeEnvConfig(dict[str, Any]):
+    """How an environment is made: accepted and kept; nothing takes that long in this release."""
+
+    def __init__(
+        self,
+        setup_timeout_seconds: int | None = None,
+        eager_install: bool | None = None,
+        log_files: list[str] | None = None,
+    ) -> None:
+        timeout = 600 if setup_timeout_seconds is None else setup_timeout_seconds
+        if not isinstance(timeout, int):
+            raise TypeError(f"setup_timeout_seconds must be an int, got {type(timeout).__name__}")
+        if timeout <= 0 and timeout != -1:
+            raise ValueError(f"setup_timeout_seconds must be greater than zero or -1 (never), got {timeout}")
+        eager = True if eager_install is None else eager_install
+        if not isinstance(eager, bool):
+            raise TypeError(f"eager_install must be a bool, got {type(eager).__name__}")
+        super().__init__(setup_timeout_seconds=timeout, eager_install=eager, log_files=list(log_files or []))
+
+
+def check_env_vars(env_vars: Any) -> None:
+    """Raises TypeError unless it maps str to str: the kernel takes nothing else."""
+    if not isinstance(env_vars, Mapping):
+        raise TypeError(
+            f"runtime_env['env_vars'] must map str to str, got {type(env_vars).__name__} {env_vars!r}"
+        )
+    for name, value in env_vars.items():
+        if not isinstance(name, str):
+            raise TypeError(
+                f"runtime_env['env_vars'] must map str to str: the name {name!r} is {_kind(name)}"
+            )
+        if not isinstance(value, str):
+            raise TypeError(
+                f"runtime_env['env_vars'] must map str to str: {name} is {value!r}, {_kind(value)}. "
+                f"Write {str(value)!r}."
+            )
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"

@@ -1,0 +1,112 @@
+"""RuntimeEnv, JobConfig and LoggingConfig: what they keep, leave out and refuse."""
+
+from __future__ import annotations
+
+import doctest
+import pickle
+from typing import Any
+
+import pytest
+
+from beamlet.api import logging_config, runtime_env
+from beamlet.api.job_config import JobConfig
+from beamlet.api.logging_config import LoggingConfig
+from beamlet.api.runtime_env import RuntimeEnv, RuntimeEnvConfig
+
+
+@pytest.mark.parametrize(
+    ("env_vars", "said"),
+    [
+        ({"A": 1}, "A is 1, an int. Write '1'"),
+        ({1: "1"}, "the name 1 is an int"),
+        ({"A": None}, "A is None, a NoneType"),
+        ([("A", "1")], "got list"),
+    ],
+)
+def test_env_vars_map_str_to_str(env_vars: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        RuntimeEnv(env_vars=env_vars)
+
+
+def test_what_is_empty_is_left_out() -> None:
+    assert RuntimeEnv(env_vars={}, pip=[], conda=None) == {}
+
+
+def test_it_is_a_dict_that_serializes_alike_whatever_the_order() -> None:
+    one = RuntimeEnv(env_vars={"B": "1", "A": "2"})
+    two = RuntimeEnv(env_vars={"A": "2", "B": "1"})
+    assert one.serialize() == two.serialize() == '{"env_vars": {"A": "2", "B": "1"}}'
+    assert RuntimeEnv.deserialize(one.serialize()) == one
+    assert isinstance(one, dict)
+
+
+def test_it_keeps_its_type_through_pickle() -> None:
+    env = pickle.loads(pickle.dumps(RuntimeEnv(env_vars={"A": "1"}, pip=["x"])))
+    assert type(env) is RuntimeEnv
+    assert env == {"env_vars": {"A": "1"}, "pip": ["x"]}
+
+
+def test_env_vars_are_a_copy() -> None:
+    env = RuntimeEnv(env_vars={"A": "1"})
+    env.env_vars()["A"] = "2"
+    assert env.env_vars() == {"A": "1"}
+
+
+def test_set_checks_and_removes() -> None:
+    env = RuntimeEnv()
+    with pytest.raises(TypeError):
+        env.set("env_vars", {"A": 1})
+    env.set("env_vars", {"A": "1"})
+    env.set("env_vars", None)
+    assert env == {}
+
+
+def test_what_has_no_effect_yet_is_named() -> None:
+    assert RuntimeEnv(env_vars={"A": "1"}, pip=["x"], my_plugin=1).unsupported() == ["pip"]
+
+
+def test_the_config_of_making_environments() -> None:
+    assert RuntimeEnvConfig(setup_timeout_seconds=-1)["setup_timeout_seconds"] == -1
+    with pytest.raises(ValueError, match="greater than zero or -1"):
+        RuntimeEnvConfig(setup_timeout_seconds=0)
+    with pytest.raises(TypeError, match="eager_install must be a bool"):
+        RuntimeEnvConfig(eager_install="yes")  # type: ignore[arg-type]
+
+
+def test_job_config_refuses() -> None:
+    with pytest.raises(ValueError, match="'detached', 'non_detached', not 'for ever'"):
+        JobConfig(default_actor_lifetime="for ever")
+    with pytest.raises(TypeError, match="list or tuple"):
+        JobConfig(code_search_path="lib")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="A is 1"):
+        JobConfig().set_runtime_env({"env_vars": {"A": 1}}, validate=True)
+
+
+def test_job_config_from_json() -> None:
+    config = JobConfig.from_json(
+        {"metadata": {"a": "b"}, "runtime_env": {"env_vars": {"A": "1"}}, "namespace": "n"}
+    )
+    config.set_metadata("c", "d")
+    assert config.metadata == {"a": "b", "c": "d"}
+    assert config.runtime_env == {"env_vars": {"A": "1"}}
+    assert config.ray_namespace == "n"
+
+
+def test_logging_config_refuses() -> None:
+    with pytest.raises(ValueError, match="TEXT, JSON, not 'XML'"):
+        LoggingConfig(encoding="XML")
+    with pytest.raises(ValueError, match="'colour' is not an attribute"):
+        LoggingConfig(additional_log_standard_attrs=["colour"])
+
+
+def test_logging_config_round_trips_and_ignores_the_unknown() -> None:
+    config = LoggingConfig("JSON", "DEBUG", ["process"])
+    assert LoggingConfig.from_dict({**config.to_dict(), "newer": 1}) == config
+    assert JobConfig().ensure_logging_config(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("module", [runtime_env, logging_config])
+def test_the_examples_in_the_docs(module: Any) -> None:
+    failed, tried = doctest.testmod(module)
+    assert tried
+    assert not failed
