@@ -17,6 +17,7 @@ from beamlet.core_worker.execution import Execution
 from beamlet.core_worker.execution_queue import ExecutionQueue
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.runner import Runner
+from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
 from beamlet.protocol.node import ExitedOnPurpose
 from beamlet.protocol.peer import CallActor
@@ -157,13 +158,6 @@ def shut_hook(instance: Any) -> None:
                 hook()
             except BaseException as error:
                 print(f"{name} of {type(instance).__name__} raised {error!r}", file=sys.stderr)
-
-
-def set_title(title: str) -> None:
-    """What ps and top show."""
-    import setproctitle
-
-    setproctitle.setproctitle(title)
 
 
 def _own_repr(instance: Any) -> str | None:

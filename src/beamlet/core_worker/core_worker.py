@@ -19,7 +19,8 @@ from typing import Any
 
 import msgspec
 
-from beamlet.base.ids import Address, JobId, NodeId, ObjectId, WorkerId, make_address, short
+from beamlet.base.ids import Address, JobId, NodeId, ObjectId, TaskId, WorkerId, make_address, short
+from beamlet.core_worker import cancelling
 from beamlet.core_worker.actors import ActorAccess
 from beamlet.core_worker.borrowing import (
     DeleteStored,
@@ -99,6 +100,10 @@ class CoreWorker:
         self.store = StoreClient(self, arena_fd, identity.arena_bytes, identity.strict_arrays)
         #: Set by worker_main: runs what we are sent. A driver has none.
         self.execution: Any = None
+        #: Set by worker_main: the actor this process is, or may become.
+        self.actor_process: Any = None
+        #: What this process's job is, as its workers must know it.
+        self.job: node.JobDescription | None = None
         #: Set by the driver: shows what workers print.
         self.on_output: Callable[[node.OutputLines], None] | None = None
         self.on_notice: Callable[[node.Notice], None] | None = None
@@ -140,6 +145,13 @@ class CoreWorker:
     def context(self) -> TaskContext:
         """The task that the calling code belongs to."""
         return current_task.get() or self.base_context
+
+    def job_description(self) -> node.JobDescription:
+        assert self.job is not None, "a process creates actors only after it joined a job"
+        return self.job
+
+    def cancel(self, ref: Any, force: bool, recursive: bool) -> None:
+        cancelling.cancel(self, ref, force, recursive)
 
     # -- waiting ---------------------------------------------------------------------------------
 
@@ -264,6 +276,8 @@ class CoreWorker:
                 worked = True
             elif kind is peer.HandedBack:
                 self.leases.handed_back(sender, message)
+            elif kind is peer.CancelTask and self.execution is None:
+                cancelling.cancel_task(self, TaskId(message.task_id), message.force, message.recursive)
             elif kind is peer.StealTasks or kind is peer.CancelTask:
                 self.execution.control(sender, message)
             else:

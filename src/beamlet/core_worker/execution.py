@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from beamlet.base.ids import TaskId
+from beamlet.core_worker import cancelling
 from beamlet.core_worker.borrowing import ArgumentsGuard
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.execution_queue import ExecutionQueue, Item
@@ -123,9 +125,14 @@ class Execution:
                 return
         running = self.running.get(message.task_id)
         if running is None:
+            cancelling.cancel_task(self._core, TaskId(message.task_id), message.force, message.recursive)
             return
         context, thread, _ = running
         context.cancelled = True
+        if message.recursive:
+            tasks = self._core.submission.tasks
+            for child in [i for i, pending in tasks.items() if pending.parent == message.task_id]:
+                cancelling.cancel_task(self._core, child, message.force, True)
         if message.force:
             os._exit(1)
         if self.cancel_async is not None and self.cancel_async(message.task_id):

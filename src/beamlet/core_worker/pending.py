@@ -34,3 +34,5 @@ class Pending(msgspec.Struct):
     cancelled: bool = False
     #: "file:line" of the ``.remote()``.
     call_site: str = ""
+    #: The task whose code submitted it.
+    parent: bytes = b""

@@ -48,6 +48,8 @@ class Runner:
         self._core = core
         self._execution = execution
         self._output = execution.output
+        #: Finished runs by function, where max_calls limits them.
+        self._runs: dict[bytes, int] = {}
         #: Shown in errors of actor methods.
         self.actor_repr: str | None = None
         self.actor_id: str | None = None
@@ -163,7 +165,9 @@ class Runner:
         try:
             if work.num_returns == 1:
                 data = dumps(value)
-                if type(data) is bytes and guard is None and not self._output.printed:
+                if type(data) is bytes and guard is None and not self._output.printed and not (
+                    type(work) is PushTask and work.max_calls
+                ):
                     self._execution.reply(sender, Result(work.seq, data, busy_us))
                     return
                 parts = [data]
@@ -213,12 +217,20 @@ class Runner:
                 items.append(StoredAt(self._core.node_id, size))
                 contained.append(part.contained)
         message = Results(work.seq, items)
+        message.leaving = self._is_worn_out(work)
         if any(contained):
             with self._core.lock:
                 every = [ref for refs in contained for ref in refs]
                 message.contained = contained
                 message.hold = self._core.refs.hold_results(sender.address, every, guard)
         return message
+
+    def _is_worn_out(self, work: PushTask | CallActor) -> bool:
+        """Whether this was the last run that max_calls allows."""
+        if type(work) is not PushTask or not work.max_calls:
+            return False
+        runs = self._runs[work.function] = self._runs.get(work.function, 0) + 1
+        return runs >= work.max_calls
 
     def answer_error(
         self, sender: Peer, work: PushTask | CallActor, context: TaskContext, error: BaseException

@@ -59,6 +59,8 @@ class TaskTemplate(msgspec.Struct):
     resources: dict[str, int]
     max_retries: int
     retry_exceptions: bool | tuple[type[BaseException], ...]
+    #: The worker is replaced after this many runs of the function; 0: never.
+    max_calls: int = 0
 
 
 class MethodTemplate(msgspec.Struct):
@@ -104,16 +106,20 @@ class Submission:
         with core.lock:
             if len(released) > _RELEASE_BATCH:
                 core.drain_released()
-            task_id = core.context().children.next_task()
+            context = core.context()
+            task_id = context.children.next_task()
             message = PushTask(
                 0, task_id, template.function, template.name, template.num_returns, prepared.payload
             )
             message.resources = template.resources
+            if template.max_calls:
+                message.max_calls = template.max_calls
             refs, returns = self._new_returns(task_id, template.num_returns, call_site)
             pending = Pending(
                 message, returns, [], template.max_retries, template.retry_exceptions, template.key
             )
             pending.call_site = call_site
+            pending.parent = context.task_id
             self.tasks[task_id] = pending
             if prepared.deps or prepared.nested:
                 self.hold(pending, prepared)

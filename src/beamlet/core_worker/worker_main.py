@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 
 from beamlet.base.ids import JobId, TaskId, driver_task_id, job_id_of_int
-from beamlet.core_worker.actor_process import ActorProcess, leave_process, set_title, shut_hook
+from beamlet.core_worker.actor_process import ActorProcess, leave_process, shut_hook
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import CoreWorker, Identity
 from beamlet.core_worker.execution import Execution
 from beamlet.core_worker.execution_queue import Item
 from beamlet.core_worker.output import Output
 from beamlet.core_worker.runner import Runner
+from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import StartActor
 from beamlet.protocol.node import ExitedOnPurpose, ExitWorker, JobDescription, WorkerReady
 from beamlet.protocol.peer import CallActor, PushTask
@@ -43,7 +44,7 @@ class Worker:
         self.output = Output(self._speaker)
         self.execution = self.core.execution = Execution(self.core, self.output)
         self.runner = Runner(self.core, self.execution)
-        self.actor = ActorProcess(self.core, self.execution, self.runner)
+        self.actor = self.core.actor_process = ActorProcess(self.core, self.execution, self.runner)
         self.execution.run = self._run
         self.execution.on_job = self._join_job
         self._title = ""
@@ -98,6 +99,7 @@ class Worker:
     def _join_job(self, job: JobDescription) -> None:
         """See the world as the job's driver does."""
         identity = self.core.identity
+        self.core.job = job
         identity.job_id = job.job_id
         identity.namespace = job.namespace
         identity.strict_arrays = job.strict_arrays

@@ -45,6 +45,8 @@ class PushTask(Message, tag=3):
     attempt: int = 0
     #: Resources assigned, in 1/10 000; what get_runtime_context() reports.
     resources: dict[str, int] = {}
+    #: After this many runs of the function here the worker takes no more tasks; 0: no limit.
+    max_calls: int = 0
 
 
 class CallActor(Message, tag=4):

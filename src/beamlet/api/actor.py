@@ -1,0 +1,476 @@
+"""Classes that live elsewhere: actor classes, handles, methods."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NoReturn, TypeVar, overload
+
+import msgspec
+
+from beamlet.api import backend
+from beamlet.api.call_sites import here
+from beamlet.api.object_ref import ObjectRef
+from beamlet.api.options import ActorOptions, MethodOptions, validate_actor_options, validate_method_options
+from beamlet.api.placing import strategy_of
+from beamlet.api.signatures import Signature
+from beamlet.base.ids import ActorId, Address, FunctionKey
+from beamlet.core_worker import functions
+from beamlet.core_worker.actor_process import ActorExit
+from beamlet.core_worker.actors import Creation
+from beamlet.core_worker.submission import MethodTemplate
+from beamlet.exceptions import AsyncioActorExit, PendingCallsLimitExceeded, RaySystemError
+from beamlet.protocol.gcs import ActorSpec
+from beamlet.serialization.closures import check_closure
+
+T = TypeVar("T")
+
+ASYNC_CONCURRENCY = 1000
+_IMPLICIT = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
+
+
+class ActorClassInheritanceException(TypeError):
+    """A class was derived from an actor class; derive from the plain class, and decorate the result."""
+
+
+class MethodInfo(msgspec.Struct):
+    """What a handle knows of one method. Travels with pickled handles."""
+
+    name: str
+    signature: Signature
+    options: MethodOptions
+    is_generator: bool
+
+
+class HandleInfo(msgspec.Struct):
+    """What a handle knows of its actor's class. Travels in ActorSpec.handle_info and in pickled handles."""
+
+    class_name: str
+    methods: dict[str, MethodInfo]
+    is_async: bool
+    max_task_retries: int
+    max_pending_calls: int
+    ordered: bool
+
+
+# -- methods -------------------------------------------------------------------------------------
+
+
+class ActorMethod:
+    """``handle.m``: call it with ``.remote(...)``. It keeps the handle alive."""
+
+    __slots__ = ("_handle", "_info", "_template")
+
+    def __init__(self, handle: ActorHandle[Any], info: MethodInfo, template: MethodTemplate) -> None:
+        self._handle = handle
+        self._info = info
+        self._template = template
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Submit a call. Returns at once: an ObjectRef, a list for num_returns > 1, None for 0.
+
+        Raises TypeError if the arguments do not fit, PendingCallsLimitExceeded if too many calls wait.
+        """
+        signature = self._info.signature
+        if kwargs or not signature.min_args <= len(args) <= signature.max_args:
+            signature.check(args, kwargs)
+        core = backend._current or backend.current()
+        handle = self._handle
+        link = handle._link if handle._bound_to is core else handle._bind(core)
+        if 0 <= link.max_pending_calls <= link.pending_count:
+            raise PendingCallsLimitExceeded(
+                f"{link.pending_count} calls of {handle!r} are unanswered; max_pending_calls is "
+                f"{link.max_pending_calls}. Wait for some with beamlet.wait() first."
+            )
+        return core.submit_call(link, self._template, args, kwargs)
+
+    def options(self, **options: Any) -> ActorMethod:
+        """The same method with other options."""
+        name = f"method {self._handle._info.class_name}.{self._info.name}"
+        merged = self._info.options.merge(options, target=name, is_generator=self._info.is_generator)
+        return ActorMethod(self._handle, self._info, _template(self._handle._info, self._info, merged))
+
+    def _remote(
+        self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Ray's older spelling of ``options(...).remote(...)``."""
+        return self.options(**options).remote(*args, **(kwargs or {}))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        name = f"{self._handle._info.class_name}.{self._info.name}"
+        raise TypeError(
+            f"{name} is an actor method and cannot be called directly: call handle.{self._info.name}.remote(…)."
+        )
+
+    def __repr__(self) -> str:
+        return f"ActorMethod({self._handle!r}.{self._info.name})"
+
+
+def _template(info: HandleInfo, method: MethodInfo, options: MethodOptions) -> MethodTemplate:
+    if isinstance(options.num_returns, str):
+        raise NotImplementedError(
+            f"{info.class_name}.{method.name} is a generator (num_returns={options.num_returns!r}): streaming "
+            "results are not in this release yet. Return a list instead."
+        )
+    retries = info.max_task_retries if options.max_task_retries is None else options.max_task_retries
+    return MethodTemplate(
+        method.name,
+        options.num_returns,
+        retries,
+        options.retry_exceptions,
+        options.concurrency_group or "",
+        options.name,
+    )
+
+
+# -- handles -------------------------------------------------------------------------------------
+
+
+class ActorHandle(Generic[T]):
+    """A reference to an actor, to be passed around freely. The actor lives while handles exist."""
+
+    def __init__(self, actor_id: ActorId, ref: ObjectRef[None] | None, info: HandleInfo) -> None:
+        self._id = actor_id
+        #: Counts this handle; None for handles from ``get_actor``, which do not keep the actor alive.
+        self._ref = ref
+        self._info = info
+        self._templates: dict[str, MethodTemplate] = {}
+        self._bound_to: Any = None
+        self._link: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        template = self._templates.get(name)
+        if template is not None:
+            return ActorMethod(self, self._info.methods[name], template)
+        method = self._info.methods.get(name)
+        if method is None:
+            if name.startswith("__") and name.endswith("__"):
+                raise AttributeError(name)
+            raise AttributeError(
+                f"actor {self._info.class_name} has no method {name!r}; it has "
+                f"{', '.join(n for n in self._info.methods if n not in _IMPLICIT) or 'none'}. Attributes of the "
+                "instance are not readable from here: add a method that returns them."
+            )
+        template = self._templates[name] = _template(self._info, method, method.options)
+        return ActorMethod(self, method, template)
+
+    @property
+    def _methods_of_every_actor(self) -> tuple[str, ...]:
+        return _IMPLICIT
+
+    def _bind(self, core: Any) -> Any:
+        """Our process's line to the actor, followed from the first call on."""
+        if self._bound_to is not None and self._ref is not None and core is not self._bound_to:
+            raise RaySystemError(
+                ValueError(f"{self!r} belongs to an earlier session, which was shut down")
+            )
+        with core.lock:
+            link = core.actors.link(self._id, self._info.class_name)
+            link.max_task_retries = self._info.max_task_retries
+            link.max_pending_calls = self._info.max_pending_calls
+            link.ordered = self._info.ordered
+            core.actors.subscribe(link)
+        self._link, self._bound_to = link, core
+        return link
+
+    @property
+    def _actor_id(self) -> Any:
+        from beamlet.api.public_ids import ActorID
+
+        return ActorID(self._id)
+
+    _ray_actor_id = _actor_id
+
+    def __repr__(self) -> str:
+        return f"Actor({self._info.class_name}, {self._id.hex()})"
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorHandle) and self._id == other._id
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._info.methods]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ActorHandle, (self._id, self._ref, self._info)
+
+
+# -- classes -------------------------------------------------------------------------------------
+
+
+class ActorClass(Generic[T]):
+    """A class whose ``remote(...)`` starts an instance in a process of its own.
+
+    >>> import beamlet as ray
+    >>> @ray.remote
+    ... class Counter:
+    ...     def __init__(self) -> None:
+    ...         self.n = 0
+    ...     def add(self, k: int) -> int:
+    ...         self.n += k
+    ...         return self.n
+    >>> counter = Counter.remote()
+    >>> ray.get([counter.add.remote(2), counter.add.remote(3)])
+    [2, 5]
+    """
+
+    def __init__(self, cls: type[T], options: ActorOptions, *more: Any) -> None:
+        if more or not isinstance(options, ActorOptions):
+            # Python calls our type like this for ``class B(A)`` when A is an ActorClass.
+            raise ActorClassInheritanceException(
+                f"{cls} is derived from an actor class, which is not supported: derive from the undecorated class, "
+                "and decorate the result with @remote."
+            )
+        self._cls = cls
+        self._options = options
+        self._signature = Signature.of_class(cls)
+        self._info: HandleInfo | None = None
+        self._key: FunctionKey | None = None
+        self._bound_to: Any = None
+        self.__name__ = cls.__name__
+        self.__qualname__ = cls.__qualname__
+        self.__module__ = cls.__module__
+        self.__doc__ = cls.__doc__
+        self.__ray_actor_class__ = cls
+        self._methods = _methods_of(cls)
+        self._is_async = any(
+            inspect.iscoroutinefunction(m) or inspect.isasyncgenfunction(m) for m in _functions_of(cls).values()
+        )
+        self._check_groups(options)
+
+    @classmethod
+    def make(cls, user_class: type[T], given: Mapping[str, Any]) -> ActorClass[T]:
+        """From a class and options as users write them. Raises as options.py says."""
+        return cls(user_class, validate_actor_options(given, target=f"actor {user_class.__name__}"))
+
+    def _check_groups(self, options: ActorOptions) -> None:
+        for method in self._methods.values():
+            group = method.options.concurrency_group
+            assert group is None or group in options.concurrency_groups, (
+                f"method {self.__name__}.{method.name} asks for concurrency group {group!r}, which the actor does "
+                f"not define; it has {list(options.concurrency_groups)}"
+            )
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
+        """Start an actor. Returns at once; the instance is made in its process.
+
+        Raises TypeError if the arguments do not fit ``__init__``, ActorAlreadyExistsError if the name is taken.
+        """
+        return self._create(self._options, args, kwargs, here())
+
+    def options(self, **options: Any) -> ActorClassWithOptions[T]:
+        """The same class with other options, for actors made through what this returns."""
+        return ActorClassWithOptions(self, self._options.merge(options, target=f"actor {self.__name__}"))
+
+    def _remote(
+        self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> ActorHandle[T]:
+        """Ray's older spelling of ``options(...).remote(...)``."""
+        return self._create(self.options(**options)._options, tuple(args), kwargs or {}, here())
+
+    def _create(
+        self, options: ActorOptions, args: tuple[Any, ...], kwargs: dict[str, Any], call_site: str
+    ) -> ActorHandle[T]:
+        signature = self._signature
+        if kwargs or not signature.min_args <= len(args) <= signature.max_args:
+            signature.check(args, kwargs)
+        if options.namespace == "":
+            raise ValueError(f"option namespace of actor {self.__name__} must not be empty")
+        core = backend.current()
+        if options.name and options.get_if_exists:
+            try:
+                return handle_of(core.actors.find(options.name, options.namespace or core.identity.namespace))
+            except ValueError:
+                pass  # nobody has the name yet, or not any more: the GCS decides who is first
+        info = self._handle_info(options)
+        spec = self._spec(core, options, info, call_site)
+        return handle_of(core.actors.create(spec, args, kwargs, options.get_if_exists))
+
+    def _handle_info(self, options: ActorOptions) -> HandleInfo:
+        concurrency = self._concurrency(options)
+        ordered = concurrency == 1 and not self._is_async and not options.concurrency_groups
+        if options.allow_out_of_order_execution is False and not ordered:
+            raise ValueError(
+                f"option allow_out_of_order_execution=False of actor {self.__name__} needs max_concurrency=1 and "
+                "no async methods"
+            )
+        if options.allow_out_of_order_execution:
+            ordered = False
+        return HandleInfo(
+            self.__name__,
+            self._methods,
+            self._is_async,
+            options.max_task_retries,
+            options.max_pending_calls,
+            ordered,
+        )
+
+    def _concurrency(self, options: ActorOptions) -> int:
+        return options.max_concurrency or (ASYNC_CONCURRENCY if self._is_async else 1)
+
+    def _spec(self, core: Any, options: ActorOptions, info: HandleInfo, call_site: str) -> ActorSpec:
+        if self._bound_to is not core:
+            pickled = check_closure(self._cls, self.__name__, functions.WARN_BYTES, functions.MAX_BYTES)
+            with core.lock:
+                self._key = core.functions.export(self._cls, pickled)
+            self._bound_to = core
+        assert self._key is not None
+        return ActorSpec(
+            actor_id=ActorId(b""),
+            job=core.job_description(),
+            owner=Address(b""),
+            class_key=self._key,
+            class_name=self.__name__,
+            args=b"",
+            deps=[],
+            nested=[],
+            placement_resources=options.placement_demand(),
+            lifetime_resources=options.demand(),
+            name=options.name,
+            namespace=options.namespace or core.identity.namespace,
+            detached=options.detached,
+            max_restarts=options.max_restarts,
+            max_task_retries=options.max_task_retries,
+            max_concurrency=self._concurrency(options),
+            concurrency_groups=dict(options.concurrency_groups),
+            is_async=self._is_async,
+            max_pending_calls=options.max_pending_calls,
+            env_vars=dict(options.runtime_env.get("env_vars") or {}),
+            strategy=strategy_of(options.scheduling_strategy),
+            handle_info=pickle.dumps(info, 5),
+            call_site=call_site,
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        name = self.__name__
+        raise TypeError(
+            f"Actors cannot be instantiated directly: call {name}.remote(…) to start one, or use the plain class "
+            f"{name}.__ray_actor_class__ for an object in this process."
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") and name in ("_cls", "_methods"):
+            raise AttributeError(name)
+        return getattr(self._cls, name)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
+        raise ActorClassInheritanceException(
+            f"inheriting from actor class {self.__name__} is not supported: derive from the undecorated class "
+            f"({self.__name__}.__ray_actor_class__), and decorate the result with @remote."
+        )
+
+    def __repr__(self) -> str:
+        return f"ActorClass({self.__name__})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_key"] = state["_bound_to"] = None
+        return state
+
+
+class ActorClassWithOptions(Generic[T]):
+    """What ``Cls.options(...)`` returns: only ``remote``."""
+
+    def __init__(self, actor_class: ActorClass[T], options: ActorOptions) -> None:
+        self._actor_class = actor_class
+        self._options = options
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
+        """As ``ActorClass.remote``, with these options."""
+        return self._actor_class._create(self._options, args, kwargs, here())
+
+
+def _functions_of(cls: type) -> dict[str, Callable[..., Any]]:
+    found: dict[str, Callable[..., Any]] = {}
+    for name, member in inspect.getmembers(cls):
+        if inspect.isfunction(member) or inspect.ismethod(member) or inspect.isbuiltin(member):
+            if not (name.startswith("__") and name.endswith("__")) or name == "__call__":
+                found[name] = member
+    return found
+
+
+def _methods_of(cls: type) -> dict[str, MethodInfo]:
+    methods: dict[str, MethodInfo] = {}
+    for name, function in _functions_of(cls).items():
+        is_static = isinstance(inspect.getattr_static(cls, name), staticmethod)
+        bound = inspect.ismethod(function)
+        generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        label = f"{cls.__name__}.{name}"
+        given = getattr(function, "__beamlet_method_options__", {})
+        options = validate_method_options(given, target=f"method {label}", is_generator=generator)
+        signature = Signature.of(function, skip_self=not is_static and not bound, name=label)
+        methods[name] = MethodInfo(name, signature, options, generator)
+    anything = Signature.of(lambda *args, **kwargs: None, name="")
+    plain = validate_method_options({}, target="method", is_generator=False)
+    for name in _IMPLICIT:
+        methods[name] = MethodInfo(name, anything, plain, False)
+    return methods
+
+
+# -- functions -----------------------------------------------------------------------------------
+
+
+def handle_of(creation: Creation) -> ActorHandle[Any]:
+    info = pickle.loads(creation.spec.handle_info)
+    return ActorHandle(creation.actor_id, creation.handle_ref, info)
+
+
+@overload
+def method(function: Callable[..., T], /) -> Callable[..., T]: ...
+@overload
+def method(**options: Any) -> Callable[[Callable[..., T]], Callable[..., T]]: ...
+def method(*args: Any, **options: Any) -> Any:
+    """Options of one actor method: ``@method(num_returns=2)``.
+
+    Raises AssertionError for an unknown option or a stray positional argument.
+    """
+    if len(args) == 1 and callable(args[0]) and not options:
+        return args[0]
+    assert not args, "@method takes keyword options only, such as @method(num_returns=2)"
+    validate_method_options(options)
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        function.__beamlet_method_options__ = options  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
+    """The live actor called ``name``. The handle does not keep it alive.
+
+    Raises ValueError if there is none, or the name is empty.
+    """
+    if not name:
+        raise ValueError("get_actor needs a name that is not empty")
+    if namespace is not None and not isinstance(namespace, str):
+        raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
+    if namespace == "":
+        raise ValueError("namespace must not be empty; leave it out for this job's own")
+    core = backend.current()
+    return handle_of(core.actors.find(name, namespace or core.identity.namespace))
+
+
+def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
+    """End an actor at once: running calls fail, clean-up code does not run.
+
+    no_restart: False lets max_restarts bring it back. Raises ValueError for anything but a handle.
+    """
+    core = backend.current()
+    if not isinstance(actor, ActorHandle):
+        raise ValueError(f"kill wants an actor handle, not {type(actor).__name__}; for tasks use cancel()")
+    core.actors.kill(actor._id, no_restart)
+
+
+def exit_actor() -> NoReturn:
+    """End the actor this is called in, on purpose, after the present call. Raises TypeError elsewhere."""
+    core = backend.current_or_none()
+    actor = getattr(core, "actor_process", None)
+    if actor is None or actor.spec is None:
+        raise TypeError("exit_actor can only be called inside an actor")
+    if actor.spec.is_async:
+        raise AsyncioActorExit("exit_actor() was called")
+    raise ActorExit("exit_actor() was called")

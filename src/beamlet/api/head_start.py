@@ -1,0 +1,185 @@
+"""Starting a head process and joining a node: everything between ``init()`` and a connected socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from beamlet.base.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY
+from beamlet.base.version import VERSION
+from beamlet.head.options import HeadOptions, HeadReady
+from beamlet.processes.fate_sharing import sweep
+from beamlet.processes.host import detect, raise_fd_limit
+from beamlet.processes.session import SessionDirectory, find_current, session_root, sweep_dead
+from beamlet.rpc.auth import HandshakeError
+from beamlet.rpc.listener import connect
+
+HEAD_STARTS_S = 30.0
+MIN_STORE_BYTES = 75 << 20
+
+
+class StartedHead(msgspec.Struct):
+    """A head process that listens."""
+
+    session: SessionDirectory
+    process: subprocess.Popen[bytes]
+
+
+def head_options(
+    session: SessionDirectory,
+    *,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: Mapping[str, float] | None,
+    memory: float | None,
+    object_store_memory: int | None,
+    owned: bool,
+    infeasible_grace_s: float | None,
+    preload: list[str],
+) -> HeadOptions:
+    """What this host has, with what the user said on top. Raises ValueError for impossible amounts."""
+    host = detect()
+    if object_store_memory is not None and object_store_memory < MIN_STORE_BYTES:
+        raise ValueError(
+            f"object_store_memory is {object_store_memory} bytes; the least that works is {MIN_STORE_BYTES} (75 MiB)"
+        )
+    store = int(object_store_memory or host.object_store_bytes)
+    offered: dict[str, float] = {
+        CPU: float(host.cpus if num_cpus is None else num_cpus),
+        MEMORY: float(memory or max(0, host.memory_bytes - store)),
+        OBJECT_STORE_MEMORY: float(store),
+        f"node:{host.ip}": 1.0,
+        "node:__internal_head__": 1.0,
+    }
+    gpus = host.gpus if num_gpus is None else num_gpus
+    if gpus:
+        offered[GPU] = float(gpus)
+    for name, amount in (resources or {}).items():
+        if name in (CPU, GPU):
+            raise ValueError(f"resources may not name {name!r}: use num_cpus and num_gpus")
+        if not isinstance(amount, int | float) or amount < 0:
+            raise ValueError(f"resources[{name!r}] must be a number of at least 0, got {amount!r}")
+        offered[name] = float(amount)
+    return HeadOptions(
+        session_dir=str(session.path),
+        resources={name: amount for name, amount in offered.items() if amount},
+        object_store_bytes=store,
+        node_ip=host.ip,
+        hostname=host.hostname,
+        version=VERSION,
+        owned=owned,
+        infeasible_grace_s=infeasible_grace_s,
+        preload=preload,
+    )
+
+
+def start_head(options: HeadOptions) -> StartedHead:
+    """Start the head and wait until it listens. Raises RuntimeError saying why it did not."""
+    raise_fd_limit()
+    session = SessionDirectory(Path(options.session_dir))
+    env = dict(os.environ)
+    package_root = str(Path(__file__).parents[2])
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, env.get("PYTHONPATH", "")]))
+    env["BEAMLET_SESSION"] = session.marker
+    process = subprocess.Popen(
+        [sys.executable, "-m", "beamlet.head", msgspec.json.encode(options).decode()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env=env,
+    )
+    return StartedHead(session, process)
+
+
+def await_head(head: StartedHead) -> None:
+    """Until it listens. Raises RuntimeError saying why it never will."""
+    import select
+
+    process = head.process
+    assert process.stdout is not None
+    poll = select.poll()
+    poll.register(process.stdout, select.POLLIN)
+    line = process.stdout.readline() if poll.poll(HEAD_STARTS_S * 1000) else b""
+    process.stdout.close()
+    ready = msgspec.json.decode(line, type=HeadReady) if line.startswith(b"{") else None
+    if ready is None or ready.error:
+        stop_head(head, at_once=True)
+        why = ready.error if ready is not None else f"it said nothing within {HEAD_STARTS_S:g} s or ended"
+        log = head.session.logs / "head.log"
+        tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+        raise RuntimeError(f"the head process did not start: {why}\n{tail}")
+
+
+def stop_head(head: StartedHead, at_once: bool = False) -> None:
+    """End it, and whatever it leaves. Bounded; idempotent."""
+    process = head.process
+    if process.poll() is None:
+        process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
+        try:
+            process.wait(8.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.returncode:
+        clean_up_after(head.session)
+
+
+def clean_up_after(session: SessionDirectory) -> None:
+    """The head died without cleaning up: end what it left, and disarm its session."""
+    sweep(session.marker)
+    session.remove(keep_logs=True)
+
+
+def new_session() -> SessionDirectory:
+    root = session_root()
+    session = SessionDirectory.create(root)
+    sweep_dead(root)
+    return session
+
+
+def find_session(address: str) -> SessionDirectory:
+    """The running local session that ``address`` means: "auto", a session directory, or its socket.
+
+    Raises ConnectionError if there is none.
+    """
+    root = session_root()
+    if address == "auto":
+        session = find_current(root)
+        if session is None:
+            raise ConnectionError(
+                "no running Beamlet session of this user was found (looked for the one that `beamlet start --head` "
+                f"announces in {root}). Start one with `beamlet start --head`, or call init() without an address."
+            )
+        return session
+    if address.startswith(("ray://", "beamlet://")):
+        raise ConnectionError(
+            f"{address}: connecting from another machine is not in this release. Run the driver on the head's "
+            "machine, with address='auto'."
+        )
+    path = Path(address)
+    if path.name == "node.sock":
+        path = path.parent
+    if not path.is_dir():
+        path = root / address
+    session = SessionDirectory(path)
+    if not path.is_dir() or not session.is_alive():
+        raise ConnectionError(
+            f"{address!r} names no running session of this user. Known addresses are 'auto', 'local', a session "
+            f"directory below {root}, or its name; host:port addresses come with clusters of several nodes."
+        )
+    return session
+
+
+def join(session: SessionDirectory) -> socket.socket:
+    """A proven connection to the session's node. Raises ConnectionError."""
+    try:
+        return connect(str(session.socket), session.secret())
+    except (OSError, HandshakeError) as error:
+        raise ConnectionError(f"cannot join session {session.path}: {error}") from error

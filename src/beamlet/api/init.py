@@ -1,0 +1,370 @@
+"""init, shutdown, is_initialized: a driver's way into a cluster and out of it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from beamlet.api import backend, driver_output
+from beamlet.api.context import ClusterContext
+from beamlet.api.head_start import (
+    StartedHead,
+    await_head,
+    clean_up_after,
+    find_session,
+    head_options,
+    join,
+    new_session,
+    start_head,
+    stop_head,
+)
+from beamlet.api.init_options import InitOptions, checked
+from beamlet.api.object_ref import ObjectRef
+from beamlet.base.ids import Address, driver_task_id, make_address
+from beamlet.base.version import VERSION
+from beamlet.core_worker.context import TaskContext
+from beamlet.core_worker.core_worker import CoreWorker, Identity
+from beamlet.processes.session import SessionDirectory, find_current, session_root
+from beamlet.protocol.node import (
+    DriverHello,
+    Goodbye,
+    JobDescription,
+    OutputLines,
+    OutputPrinted,
+    Refused,
+    Welcome,
+)
+from beamlet.rpc.connection import Connection, encode_frame
+from beamlet.rpc.turns import SharedReactor, Waiter
+
+logger = logging.getLogger("beamlet")
+_JOIN_S = 15.0
+_GOODBYE_S = 10.0
+
+
+class Driver:
+    """This process's membership of a cluster: one at a time."""
+
+    def __init__(self, session: SessionDirectory, head: StartedHead | None, options: InitOptions) -> None:
+        self.session = session
+        self.head = head
+        self.options = options
+        self.core: CoreWorker | None = None
+        self.context: ClusterContext | None = None
+        self._left = threading.Event()
+
+    # -- joining ---------------------------------------------------------------------------------
+
+    def join(self) -> ClusterContext:
+        """Connect, introduce ourselves, become the current backend."""
+        sock = join(self.session)
+        hello = self._hello()
+        sock.sendall(encode_frame([hello]))
+        welcome, arena_fd = _await_welcome(sock)
+        identity = Identity(
+            node_id=welcome.node_id,
+            worker_id=welcome.worker_id,
+            job_id=welcome.job_id,
+            namespace=welcome.namespace,
+            session_dir=welcome.session_dir,
+            node_ip=welcome.node_ip,
+            arena_bytes=welcome.arena_bytes,
+            strict_arrays=hello.strict_arrays,
+        )
+        context = TaskContext(driver_task_id(welcome.job_id))
+        core = self.core = CoreWorker(identity, sock, arena_fd, context, ObjectRef, self._lost)
+        core.job = _job(hello, welcome, make_address(identity.node_id, identity.worker_id))
+        core.runtime_env = dict(self.options.runtime_env)
+        core.on_output = self._show
+        core.on_notice = driver_output.show_notice
+        core.start()
+        backend.set_current(core)
+        self.context = ClusterContext(identity, str(self.session.socket))
+        return self.context
+
+    def _hello(self) -> DriverHello:
+        options = self.options
+        main_file = getattr(sys.modules.get("__main__"), "__file__", None) or ""
+        script_dir = os.path.dirname(os.path.abspath(main_file)) if main_file else os.getcwd()
+        return DriverHello(
+            pid=os.getpid(),
+            python=f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}",
+            version=VERSION,
+            namespace=options.namespace,
+            entrypoint=" ".join(sys.argv),
+            sys_path=[os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path],
+            cwd=os.getcwd(),
+            script_dir=script_dir,
+            env_vars=dict(options.runtime_env.get("env_vars") or {}),
+            strict_arrays=options.compat == "ray",
+            log_to_driver=options.log_to_driver,
+            logging_level=options.logging_level,
+            owns_cluster=self.head is not None,
+            main_file=main_file,
+        )
+
+    # -- while joined ----------------------------------------------------------------------------
+
+    def _show(self, lines: OutputLines) -> None:
+        driver_output.show(lines)
+        if lines.token and self.core is not None:
+            self.core.link.send(OutputPrinted(lines.token))
+
+    def _lost(self, reason: str) -> None:
+        """The raylet's connection closed. Under the core worker's lock, in any thread."""
+        self._left.set()
+        core = self.core
+        if core is None or _leaving:
+            return
+        logger.error("lost the connection to the cluster in %s: %s", self.session.path, reason)
+        threading.Thread(target=self._after_loss, name="beamlet-cleanup", daemon=True).start()
+
+    def _after_loss(self) -> None:
+        if self.head is not None:
+            self.head.process.wait()
+            clean_up_after(self.session)
+
+    # -- leaving ---------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Say goodbye, wait until all that was ours is down, close. Bounded."""
+        core = self.core
+        if core is not None:
+            with core.lock:
+                core.link.send(Goodbye())
+                core.reactor.flush()
+            deadline = monotonic() + _GOODBYE_S
+            while not self._left.is_set() and monotonic() < deadline:
+                core.reactor.wait(Waiter(), min(deadline, monotonic() + 0.005))
+            core.shut()
+        if self.head is not None:
+            stop_head(self.head)
+
+
+_driver: Driver | None = None
+_leaving = False
+_lock = threading.RLock()
+
+
+def init(address: str | None = None, **options: Any) -> ClusterContext:
+    """Start a local cluster, or join a running one, and make this process its driver.
+
+    address: None (join BEAMLET_ADDRESS / RAY_ADDRESS or a session that ``beamlet start --head`` announced, else
+    start one), "local" (always start), "auto" (join or fail), a session's directory.
+    num_cpus, num_gpus, resources, memory, object_store_memory (bytes): what the new node offers; detected by
+    default.  namespace: scope of actor names.  runtime_env: {"env_vars": {…}} for all workers.
+    ignore_reinit_error, log_to_driver, logging_level, compat="ray": see docs/guide.md.  Ray's other arguments
+    are accepted.
+
+    Returns a context: ``with init(): …`` shuts down at the end.  Raises RuntimeError when called twice,
+    ConnectionError when there is nothing to join, ValueError/TypeError/RuntimeError for bad arguments.
+
+    >>> import beamlet as ray
+    >>> context = ray.init(num_cpus=2, ignore_reinit_error=True)
+    >>> ray.is_initialized()
+    True
+    """
+    global _driver
+    given = checked(address, options)
+    with _lock:
+        if _driver is not None:
+            return _again(_driver, given)
+        if backend.is_connected():
+            raise RuntimeError("init() was called inside a worker: tasks and actors are connected already.")
+        driver = _join_running(given) or _start_new(given)
+        _driver = driver
+    _install_ends()
+    assert driver.context is not None
+    return driver.context
+
+
+def _again(driver: Driver, given: InitOptions) -> ClusterContext:
+    assert driver.context is not None
+    if given.ignore_reinit_error:
+        logger.info("Calling init() again after it has already been called.")
+        return driver.context
+    raise RuntimeError(
+        "Maybe you called ray.init twice by accident? This process is connected to "
+        f"{driver.session.path} already; init(ignore_reinit_error=True) makes the second call harmless, "
+        "shutdown() makes room for another cluster."
+    )
+
+
+def _join_running(given: InitOptions) -> Driver | None:
+    """The driver of an existing session; None: none is meant."""
+    address = given.address
+    if address in (None, "auto"):
+        address = os.environ.get("BEAMLET_ADDRESS") or os.environ.get("RAY_ADDRESS") or address
+    if address is None and find_current(session_root()) is not None:
+        address = "auto"
+    if address is None or address == "local":
+        return None
+    given.refuse_node_arguments(address)
+    driver = Driver(find_session(address), None, given)
+    driver.join()
+    logger.info("Connected to Beamlet session %s", driver.session.path)
+    return driver
+
+
+def _start_new(given: InitOptions) -> Driver:
+    session = new_session()
+    driver: Driver | None = None
+    try:
+        head = start_head(
+            head_options(
+                session,
+                num_cpus=given.num_cpus,
+                num_gpus=given.num_gpus,
+                resources=given.resources,
+                memory=given.memory,
+                object_store_memory=given.object_store_memory,
+                owned=True,
+                infeasible_grace_s=None if given.waits_for_infeasible else given.infeasible_grace_s,
+                preload=given.preload,
+            )
+        )
+    except BaseException:
+        session.remove()
+        raise
+    try:
+        await_head(head)
+        driver = Driver(session, head, given)
+        context = driver.join()
+    except BaseException:
+        stop_head(head, at_once=True)
+        raise
+    logger.info("Started a local Beamlet instance (%s)", context.session_dir)
+    return driver
+
+
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
+    """Leave the cluster; one that ``init`` started ends, and leaves no process, socket or shared memory.
+
+    Idempotent.  wait_for_processes: accepted for Ray's sake; it is always so.
+    """
+    global _driver, _leaving
+    with _lock:
+        driver, _driver = _driver, None
+        if driver is None:
+            return
+        _leaving = True
+        try:
+            driver.leave()
+        finally:
+            _leaving = False
+            backend.set_current(None)
+
+
+def is_initialized() -> bool:
+    """Whether this process is connected to a cluster."""
+    return backend.is_connected()
+
+
+# -- the process's end ---------------------------------------------------------------------------
+
+_ends_installed = False
+
+
+def _install_ends() -> None:
+    """Leave in order when the interpreter exits or is asked to terminate; never in a forked child."""
+    global _ends_installed
+    if _ends_installed:
+        return
+    _ends_installed = True
+    atexit.register(shutdown, _exiting_interpreter=True)
+    os.register_at_fork(after_in_child=_forget_in_child)
+    if threading.current_thread() is threading.main_thread():
+        with contextlib.suppress(ValueError):
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(signum: int, frame: Any) -> None:
+    """SIGTERM becomes SystemExit, so that ``finally`` and atexit run."""
+    sys.exit(128 + signum)
+
+
+def _forget_in_child() -> None:
+    """A fork of the driver (multiprocessing) is not the driver: it must not speak on its connections."""
+    global _driver
+    _driver = None
+    backend.set_current(None)
+
+
+def _auto_init() -> None:
+    """The first use of the API starts a local cluster, unless that was switched off."""
+    if os.environ.get("BEAMLET_ENABLE_AUTO_CONNECT", os.environ.get("RAY_ENABLE_AUTO_CONNECT", "1")) == "0":
+        from beamlet.exceptions import RaySystemError
+
+        raise RaySystemError(RuntimeError("Ray has not been started yet. You can start Ray with 'ray.init()'."))
+    init()
+
+
+backend.set_auto_init(_auto_init)
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def _await_welcome(sock: socket.socket) -> tuple[Welcome, int]:
+    """The raylet's answer to our hello. Raises ConnectionError saying why it refused."""
+    reactor = SharedReactor("join")
+    received: list[Any] = []
+    waiter = Waiter()
+
+    def on_message(connection: Connection, message: Any) -> None:
+        received.append((message, connection.take_fd() if isinstance(message, Welcome) else -1))
+        waiter.complete()
+
+    def on_close(_: Connection, reason: str) -> None:
+        received.append((Refused(reason), -1))
+        waiter.complete()
+
+    probe = sock.dup()
+    connection = Connection(
+        probe, reactor, messages=Welcome | Refused, on_message=on_message, on_close=on_close, carries_fds=True
+    )
+    try:
+        if not reactor.wait(waiter, monotonic() + _JOIN_S):
+            raise ConnectionError(f"the head did not answer within {_JOIN_S:g} s")
+    finally:
+        connection.close()
+        reactor.close()
+    message, fd = received[0]
+    if isinstance(message, Refused):
+        sock.close()
+        raise ConnectionError(f"the cluster refused this driver: {message.reason}")
+    return message, fd
+
+
+def _job(hello: DriverHello, welcome: Welcome, address: Address) -> JobDescription:
+    return JobDescription(
+        job_id=welcome.job_id,
+        namespace=welcome.namespace,
+        sys_path=hello.sys_path,
+        cwd=hello.cwd,
+        script_dir=hello.script_dir,
+        env_vars=hello.env_vars,
+        strict_arrays=hello.strict_arrays,
+        driver=address,
+        log_to_driver=hello.log_to_driver,
+        logging_level=hello.logging_level,
+        main_file=hello.main_file,
+    )
+
+
+def session_path() -> Path | None:
+    """The directory of the session this driver is in."""
+    return _driver.session.path if _driver is not None else None
+
+
+__all__ = ["init", "is_initialized", "session_path", "shutdown"]

@@ -1,0 +1,64 @@
+"""``@remote``, on functions and classes, bare and with options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+from beamlet.api.actor import ActorClass
+from beamlet.api.remote_function import RemoteFunction
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class RemoteDecorator(Protocol):
+    """What ``@remote(num_cpus=2)`` is before it meets its function or class."""
+
+    @overload
+    def __call__(self, target: type[T], /) -> ActorClass[T]: ...
+    @overload
+    def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+
+
+@overload
+def remote(target: type[T], /) -> ActorClass[T]: ...
+@overload
+def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+@overload
+def remote(**options: Any) -> RemoteDecorator: ...
+def remote(*args: Any, **options: Any) -> Any:
+    """Make a function a task, or a class an actor.
+
+    Bare (``@remote``), with options (``@remote(num_cpus=2)``), or as a call (``remote(f)``).  Options are checked
+    here: ValueError for unknown or impossible ones, TypeError for wrong types; AssertionError for misuse of
+    the decorator itself; TypeError for something that is neither function nor class.
+
+    >>> import beamlet as ray
+    >>> @ray.remote(num_cpus=0.5, name="square")
+    ... def f(x: int) -> int:
+    ...     return x * x
+    >>> ray.get(f.remote(3))
+    9
+    """
+    if len(args) == 1 and not options:
+        return _make(args[0], {})
+    assert not args and options, (
+        "The @ray.remote decorator must be applied either with no arguments and no parentheses, for example "
+        "'@ray.remote', or it must be applied using some of the options as keyword arguments, for example "
+        "'@ray.remote(num_returns=2, resources={\"CustomResource\": 1})'."
+    )
+    return lambda target: _make(target, options)
+
+
+def _make(target: Any, options: dict[str, Any]) -> Any:
+    if inspect.isclass(target):
+        return ActorClass.make(target, options)
+    if inspect.isfunction(target) or inspect.isbuiltin(target) or inspect.ismethod(target):
+        return RemoteFunction.make(target, options)
+    raise TypeError(
+        "The @ray.remote decorator must be applied to either a function or a class, not to "
+        f"{type(target).__name__} {target!r:.80}."
+    )

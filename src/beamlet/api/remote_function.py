@@ -1,0 +1,173 @@
+"""Functions that run elsewhere: what ``@remote`` makes of a function."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
+
+from beamlet.api import backend
+from beamlet.api.object_ref import ObjectRef
+from beamlet.api.options import TaskOptions, validate_task_options
+from beamlet.api.placing import strategy_of
+from beamlet.api.signatures import Signature
+from beamlet.core_worker import functions
+from beamlet.core_worker.submission import TaskTemplate
+from beamlet.core_worker.task_submitter import SchedulingKey
+from beamlet.serialization.closures import check_closure
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class RemoteFunction(Generic[P, R]):
+    """A function whose ``remote(...)`` runs it in a worker and returns a reference to its result.
+
+    >>> import beamlet as ray
+    >>> @ray.remote
+    ... def double(x: int) -> int:
+    ...     return 2 * x
+    >>> ray.get(double.remote(21))
+    42
+    """
+
+    def __init__(self, function: Callable[P, R], options: TaskOptions) -> None:
+        self._function = function
+        self._name = function.__qualname__.rpartition("<locals>.")[2]
+        self._options = options
+        self._signature = Signature.of(function)
+        self._template: TaskTemplate | None = None
+        self._bound_to: Any = None
+        self.__name__ = function.__name__
+        self.__qualname__ = function.__qualname__
+        self.__module__ = function.__module__
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    @classmethod
+    def make(cls, function: Callable[P, R], given: Mapping[str, Any]) -> RemoteFunction[P, R]:
+        """From a function and options as users write them. Raises as options.py says."""
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise ValueError(
+                f"{function.__qualname__} is an 'async def' function: tasks are plain functions. Make it a method "
+                "of an actor, or run it inside the task with asyncio.run()."
+            )
+        options = validate_task_options(
+            given, target=f"task {function.__name__}", is_generator=inspect.isgeneratorfunction(function)
+        )
+        return cls(function, options)
+
+    # -- calling ---------------------------------------------------------------------------------
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
+        """Submit a call. Returns at once: one ObjectRef, a list of them for num_returns > 1, None for 0.
+
+        Raises TypeError if the arguments do not fit, or one of them cannot be pickled.
+        """
+        return self._submit(self, args, kwargs)  # type: ignore[no-any-return]
+
+    def _submit(self, template_of: Any, args: Any, kwargs: Any) -> Any:
+        signature = self._signature
+        if kwargs or not signature.min_args <= len(args) <= signature.max_args:
+            signature.check(args, kwargs)
+        core = backend._current or backend.current()
+        if template_of._bound_to is not core:
+            template_of._template = self._make_template(core, template_of._options)
+            template_of._bound_to = core
+        frame = sys._getframe(2)
+        site = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        return core.submit_task(template_of._template, args, kwargs, site)
+
+    def _make_template(self, core: Any, options: TaskOptions) -> TaskTemplate:
+        """Export the function and fix what all calls with these options share."""
+        returns = options.num_returns
+        if isinstance(returns, str):
+            raise NotImplementedError(
+                f"{self._name} is a generator (num_returns={returns!r}): streaming results are not in this release "
+                "yet. Return a list, or yield inside an actor method that is called repeatedly."
+            )
+        pickled = check_closure(self._function, self._name, functions.WARN_BYTES, functions.MAX_BYTES)
+        with core.lock:
+            key = core.functions.export(self._function, pickled)
+        resources = options.demand()
+        env_vars = dict(options.runtime_env.get("env_vars") or {})
+        scheduling_key = SchedulingKey(
+            tuple(sorted(resources.items())),
+            tuple(sorted(env_vars.items())),
+            strategy_of(options.scheduling_strategy),
+            key if options.max_calls else b"",
+        )
+        retry = options.retry_exceptions
+        return TaskTemplate(
+            key,
+            options.name or self._name,
+            returns,
+            scheduling_key,
+            resources,
+            options.max_retries,
+            retry,
+            options.max_calls,
+        )
+
+    def options(self, **options: Any) -> RemoteFunctionWithOptions[P, R]:
+        """The same function with other options, for calls through what this returns."""
+        merged = self._options.merge(
+            options,
+            target=f"task {self.__name__}",
+            is_generator=inspect.isgeneratorfunction(self._function),
+        )
+        return RemoteFunctionWithOptions(self, merged)
+
+    def _remote(
+        self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Ray's older spelling of ``options(...).remote(...)``."""
+        wrapped = self.options(**options)
+        return self._submit(wrapped, tuple(args), kwargs or {})
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here, as if it were not remote."""
+        return self._function(*args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(
+            f"{self._name} is a remote function and cannot be called directly: call {self._name}.remote(…) to run "
+            f"it in a worker, or {self._name}.local(…) to run it here."
+        )
+
+    def __repr__(self) -> str:
+        return f"RemoteFunction({self.__module__}.{self.__qualname__})"
+
+    @property
+    def _function_name(self) -> str:
+        return f"{self.__module__}.{self.__qualname__}"
+
+    @property
+    def _default_options(self) -> Mapping[str, Any]:
+        return self._options.given
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_template"] = state["_bound_to"] = None
+        return state
+
+
+class RemoteFunctionWithOptions(Generic[P, R]):
+    """What ``f.options(...)`` returns: only ``remote``."""
+
+    def __init__(self, function: RemoteFunction[P, R], options: TaskOptions) -> None:
+        self._remote_function = function
+        self._options = options
+        self._template: TaskTemplate | None = None
+        self._bound_to: Any = None
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
+        """As ``RemoteFunction.remote``, with these options."""
+        return self._remote_function._submit(self, args, kwargs)  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_template"] = state["_bound_to"] = None
+        return state

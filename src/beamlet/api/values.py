@@ -1,0 +1,121 @@
+"""get, put, wait, cancel: what users do with references."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar, overload
+
+from beamlet.api import backend
+from beamlet.api.call_sites import here
+from beamlet.api.object_ref import ObjectRef
+
+T = TypeVar("T")
+
+
+@overload
+def get(object_refs: ObjectRef[T], timeout: float | None = None, *, _use_object_store: bool = False) -> T: ...
+@overload
+def get(
+    object_refs: Sequence[ObjectRef[T]], timeout: float | None = None, *, _use_object_store: bool = False
+) -> list[T]: ...
+def get(object_refs: Any, timeout: float | None = None, *, _use_object_store: bool = False) -> Any:
+    """Wait for values.
+
+    object_refs: an ObjectRef, or a list of them. timeout: seconds; 0 polls; None or -1 waits for ever.
+    Raises what the task raised (its own class stays catchable), GetTimeoutError, ValueError for a tuple or
+    anything else, TypeError for a list element that is no reference.
+
+    >>> import beamlet as ray
+    >>> ray.get([ray.put(1), ray.put("two")])
+    [1, 'two']
+    """
+    core = backend._current or backend.current()
+    if type(object_refs) is ObjectRef:
+        return core.get((object_refs,), _timeout(timeout))[0]
+    if not isinstance(object_refs, list):
+        raise ValueError(
+            f"Invalid type of object refs, {type(object_refs)}, is given. 'object_refs' must either be a "
+            "single ObjectRef or a list of ObjectRefs."
+        )
+    if not object_refs:
+        return []
+    if set(map(type, object_refs)) != {ObjectRef}:
+        _refuse_element("get", object_refs)
+    return core.get(object_refs, _timeout(timeout))
+
+
+def put(value: T, *, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef[T]:
+    """Store a value once; a reference to pass to any number of tasks.
+
+    Raises TypeError for an ObjectRef or something that cannot be pickled (naming the path to it), and
+    ObjectStoreFullError.
+    """
+    if isinstance(value, ObjectRef):
+        raise TypeError("Calling 'put' on an ObjectRef is not allowed: it already refers to a stored value.")
+    if _owner is not None:
+        raise ValueError("_owner is not supported: the process that puts a value owns it")
+    core = backend._current or backend.current()
+    return core.put(value, here())  # type: ignore[no-any-return]
+
+
+def wait(
+    ray_waitables: list[ObjectRef[T]],
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    """Wait until ``num_returns`` of the references have values, or errors.
+
+    Returns (ready, not ready), each in the given order; never more than ``num_returns`` ready ones.
+    timeout: seconds; None waits for ever. Raises TypeError for anything but a list of references,
+    ValueError for duplicates, an impossible ``num_returns`` or a negative timeout.
+    """
+    core = backend._current or backend.current()
+    if isinstance(ray_waitables, ObjectRef):
+        raise TypeError("wait() expected a list of ray.ObjectRef, got a single ray.ObjectRef: pass [ref]")
+    if not isinstance(ray_waitables, list):
+        raise TypeError(f"wait() expected a list of ObjectRefs, got {type(ray_waitables)}")
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")
+    if not ray_waitables:
+        return [], []
+    if set(map(type, ray_waitables)) != {ObjectRef}:
+        _refuse_element("wait", ray_waitables)
+    if num_returns <= 0:
+        raise ValueError(f"num_returns must be at least 1, got {num_returns}")
+    if num_returns > len(ray_waitables):
+        raise ValueError(f"num_returns is {num_returns}, but only {len(ray_waitables)} ObjectRefs were given")
+    # Equal references are usually the same object, and identity is cheap to compare for long lists.
+    if len(set(ray_waitables)) != len(ray_waitables):
+        raise ValueError("wait() requires a list of unique ObjectRefs: some are given twice")
+    return core.wait(ray_waitables, num_returns, timeout, fetch_local)  # type: ignore[no-any-return]
+
+
+def cancel(ray_waitable: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+    """Stop the task that makes this value; getting it then raises TaskCancelledError.
+
+    A queued task never runs; a running one gets a KeyboardInterrupt, and with ``force`` its worker is ended.
+    A finished one is left alone. recursive: the task's children too. Raises TypeError for anything but a
+    reference, ValueError for ``force`` on an actor's call.
+    """
+    if not isinstance(ray_waitable, ObjectRef):
+        raise TypeError(f"cancel() expected an ObjectRef, got {type(ray_waitable)}; for actors use kill()")
+    backend.current().cancel(ray_waitable, force, recursive)
+
+
+def _timeout(timeout: float | None) -> float | None:
+    if timeout is None or timeout == -1:
+        return None
+    if timeout < 0 or math.isnan(timeout):
+        raise ValueError(f"timeout must be None, -1 or at least 0 seconds, got {timeout}")
+    return timeout
+
+
+def _refuse_element(name: str, refs: list[Any]) -> None:
+    for index, ref in enumerate(refs):
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(
+                f"Attempting to call `{name}` on the value {ref!r:.100}, which is not an ObjectRef: "
+                f"element {index} of the list is a {type(ref).__name__}"
+            )
