@@ -145,8 +145,25 @@ class PoolInAnyOrder(RuleBasedStateMachine):
         assert not [ticket for ticket, times in self.answers.items() if times > 1]
         assert not [worker for worker, times in self.announced.items() if times > 1]
 
+    @rule()
+    def everyone_reports(self) -> None:
+        for worker in sorted(self.alive - self.reported):
+            self.reported.add(worker)
+            self.perform(self.pool.ready(worker, 1, self.now))
+
     def teardown(self) -> None:
-        """Every death is announced in bounded time, even if its exit status and pipes never come."""
+        self.every_want_is_answered_when_nothing_goes_wrong_any_more()
+        self.every_death_is_announced()
+
+    def every_want_is_answered_when_nothing_goes_wrong_any_more(self) -> None:
+        for _ in range(len(self.wants) + 2):
+            self.everyone_reports()
+            self.now = max(self.now, self.pool.next_wake() or 0.0)
+            self.perform(self.pool.tick(self.now))
+        assert not [ticket for ticket in self.wants if not self.answers[ticket]]
+
+    def every_death_is_announced(self) -> None:
+        """In bounded time, even if exit status and pipes never come."""
         for worker in list(self.alive):
             self.perform(self.pool.link_closed(worker, self.now))
         doomed = set(self.alive)
@@ -157,4 +174,4 @@ class PoolInAnyOrder(RuleBasedStateMachine):
 
 
 TestPoolInAnyOrder = PoolInAnyOrder.TestCase
-TestPoolInAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPoolInAnyOrder.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
