@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
 from typing import Any
 
 import numpy as np
 import pytest
-from conformance import get
+from conformance import get, process_is_gone, wait_until
 from gates import Gate
 
 import beamlet as ray
+from beamlet.exceptions import OwnerDiedError
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -193,3 +195,23 @@ def test_kept_actor_handles_work_from_borrowed_values() -> None:
     gc.collect()
     (again,) = get(keeper.read.remote())
     assert get(again.read.remote()) == "held"
+
+
+def test_an_object_whose_owner_died_is_there_or_an_owner_died_error(value: Any) -> None:
+    @ray.remote
+    class Maker:
+        def make(self) -> list[Any]:
+            return [ray.put(value)]
+
+        def pid(self) -> int:
+            return os.getpid()
+
+    maker = Maker.remote()
+    pid = get(maker.pid.remote())
+    (ref,) = get(maker.make.remote())
+    ray.kill(maker)
+    wait_until(lambda: process_is_gone(pid), "the owner to end")
+    try:
+        assert same(get(ref), value)
+    except OwnerDiedError:
+        pass  # which of the two is a matter of where the value happened to be; hanging is neither

@@ -389,3 +389,43 @@ def test_python_dash_c() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "from -c\n"), done.stderr
+
+
+def test_typed_at_a_prompt() -> None:
+    import subprocess
+    import sys
+
+    from conformance import DEADLINE_S, environment
+
+    typed = "\n".join(
+        [
+            "import beamlet as ray",
+            "FACTOR = 4",
+            "@ray.remote",
+            "def f(x):",
+            "    return Box(x * FACTOR)",
+            "",
+            "class Box:",
+            "    def __init__(self, x):",
+            "        self.x = x",
+            "",
+            "print(ray.get(f.remote(2)).x)",
+            "FACTOR = 5",
+            "@ray.remote",
+            "def f(x):",
+            "    return x * FACTOR",
+            "",
+            "print(ray.get(f.remote(2)))",
+            "",
+        ]
+    )
+    done = subprocess.run(
+        [sys.executable, "-i", "-q"],
+        input=typed,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.stdout == "8\n10\n", done.stderr
