@@ -418,6 +418,11 @@ def handle_of(creation: Creation) -> ActorHandle[Any]:
     return ActorHandle(creation.actor_id, creation.handle_ref, info)
 
 
+def handle_of_current_actor(spec: ActorSpec) -> ActorHandle[Any]:
+    """A handle for the actor's own code: it does not keep the actor alive."""
+    return ActorHandle(spec.actor_id, None, pickle.loads(spec.handle_info))
+
+
 @overload
 def method(function: Callable[..., T], /) -> Callable[..., T]: ...
 @overload

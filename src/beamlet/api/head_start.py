@@ -50,10 +50,10 @@ def head_options(
         raise ValueError(
             f"object_store_memory is {object_store_memory} bytes; the least that works is {MIN_STORE_BYTES} (75 MiB)"
         )
-    store = int(object_store_memory or host.object_store_bytes)
+    store = int(host.object_store_bytes if object_store_memory is None else object_store_memory)
     offered: dict[str, float] = {
         CPU: float(host.cpus if num_cpus is None else num_cpus),
-        MEMORY: float(memory or max(0, host.memory_bytes - store)),
+        MEMORY: float(max(0, host.memory_bytes - store) if memory is None else memory),
         OBJECT_STORE_MEMORY: float(store),
         f"node:{host.ip}": 1.0,
         "node:__internal_head__": 1.0,

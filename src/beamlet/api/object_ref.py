@@ -67,13 +67,14 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
 
     def call_site(self) -> str:
         """ "file:line" where the value was asked for, if this process asked for it."""
-        return backend.current().call_site_of(self._id)
+        return str(backend.current().call_site_of(self._id))
 
     # -- waiting ---------------------------------------------------------------------------------
 
     def future(self) -> concurrent.futures.Future[T_co]:
         """A concurrent.futures.Future of the value. Cancelling it does not cancel the task."""
-        return backend.current().future_of(self)
+        future: concurrent.futures.Future[T_co] = backend.current().future_of(self)
+        return future
 
     def as_future(self, _internal: bool = False) -> Any:
         """An asyncio future of the value, on the running loop."""
@@ -82,7 +83,8 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
         return asyncio.wrap_future(self.future())
 
     def __await__(self) -> Generator[Any, None, T_co]:
-        return backend.current().await_ref(self).__await__()
+        waiting: Generator[Any, None, T_co] = backend.current().await_ref(self).__await__()
+        return waiting
 
     def _on_completed(self, callback: Any) -> None:
         """Call ``callback(value or exception)`` when ready, in no particular thread."""
@@ -124,7 +126,8 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
 
 
 def _restore_out_of_band(object_id: ObjectId, owner: Address) -> ObjectRef[Any]:
-    return backend.current().adopt_ref(object_id, owner)
+    ref: ObjectRef[Any] = backend.current().adopt_ref(object_id, owner)
+    return ref
 
 
 def _misused(ref: ObjectRef[Any], what: str) -> NoReturn:

@@ -18,13 +18,13 @@ class RemoteDecorator(Protocol):
     """What ``@remote(num_cpus=2)`` is before it meets its function or class."""
 
     @overload
-    def __call__(self, target: type[T], /) -> ActorClass[T]: ...
+    def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 
 
 @overload
-def remote(target: type[T], /) -> ActorClass[T]: ...
+def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
 @overload
 def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload

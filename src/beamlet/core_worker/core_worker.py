@@ -102,6 +102,8 @@ class CoreWorker:
         self.execution: Any = None
         #: Set by worker_main: the actor this process is, or may become.
         self.actor_process: Any = None
+        #: What the driver gave to ``init(runtime_env=…)``.
+        self.runtime_env: dict[str, Any] = {}
         #: What this process's job is, as its workers must know it.
         self.job: node.JobDescription | None = None
         #: Set by the driver: shows what workers print.

@@ -61,10 +61,8 @@ def _captured(target: Any) -> list[tuple[str, str, Any]]:
         functions = [f for f in vars(target).values() if isinstance(f, types.FunctionType)]
         found = [("class attribute", n, v) for n, v in vars(target).items() if not callable(v)]
     else:
-        functions, found = [target], []
+        functions, found = [target] if isinstance(target, types.FunctionType) else [], []
     for function in functions:
-        if not isinstance(function, types.FunctionType):
-            continue
         closure = inspect.getclosurevars(function)
         found += [("closure", n, v) for n, v in closure.nonlocals.items()]
         found += [("global", n, v) for n, v in closure.globals.items() if not inspect.ismodule(v)]
