@@ -1,0 +1,120 @@
+"""``beamlet stop``: end a cluster and whatever it started; nothing is left when the command returns."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import sys
+from typing import Any
+
+from beamlet.api.head_start import clean_up_after, find_session
+from beamlet.cli.terminal import Paint
+from beamlet.processes.fate_sharing import sweep
+from beamlet.processes.session import (
+    SessionDirectory,
+    find_current,
+    find_running,
+    session_root,
+    sweep_dead,
+)
+
+GRACE_S = 16.0
+#: The kernel's time to end what cannot refuse.
+_KILLED_S = 10.0
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser(
+        "stop",
+        help="end the cluster that `start` started",
+        description="End the cluster that `beamlet start` started, and everything that runs in it.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--session", metavar="ID", help="end this one (a session's name or directory)")
+    which.add_argument(
+        "--all", action="store_true", help="end all sessions of this user, those of running programs too"
+    )
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="kill at once, without a chance to clean up"
+    )
+    parser.add_argument(
+        "-g",
+        "--grace-period",
+        type=float,
+        default=GRACE_S,
+        metavar="S",
+        help=f"seconds before it is killed ({GRACE_S:g})",
+    )
+    parser.add_argument("-v", "--verbose", action="count", default=0, help=argparse.SUPPRESS)
+
+
+def run(options: argparse.Namespace) -> int:
+    """End the chosen sessions. It is no error if there is none."""
+    root = session_root()
+    chosen = choose(options)
+    for session in chosen:
+        how = end(session, 0.0 if options.force else options.grace_period)
+        print(f"{Paint.on(sys.stdout)('green', 'Stopped')} session {session.path.name}{how}.")
+    sweep_dead(root)
+    if not chosen:
+        others = find_running(root)
+        hint = f" {len(others)} of running programs: `beamlet stop --all` ends them." if others else ""
+        print(f"No cluster started by `beamlet start` is running.{hint}")
+    return 0
+
+
+def choose(options: argparse.Namespace) -> list[SessionDirectory]:
+    if options.session is not None:
+        return [find_session(options.session)]
+    if options.all:
+        return find_running(session_root())
+    current = find_current(session_root())
+    return [] if current is None else [current]
+
+
+def end(session: SessionDirectory, grace_s: float) -> str:
+    """SIGTERM to the head, then after ``grace_s`` SIGKILL and a sweep. Returns how it went, for a person.
+
+    Raises RuntimeError if even that does not help.
+    """
+    info = session.info()
+    if info is None:
+        return ""
+    try:
+        pidfd = os.pidfd_open(info.pid)
+    except ProcessLookupError:
+        return _swept(session)
+    try:
+        # From here on the descriptor means one process, whatever becomes of its number: is it the head?
+        if not session.is_alive():
+            return _swept(session)
+        if grace_s > 0:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            if _ends(pidfd, grace_s):
+                return "" if not sweep(session.marker) else ", and killed what it left behind"
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if not _ends(pidfd, _KILLED_S):
+            raise RuntimeError(
+                f"process {info.pid}, the head of session {session.path.name}, survives SIGKILL: it "
+                "hangs in the kernel (a dead disk or network mount?)."
+            )
+    finally:
+        os.close(pidfd)
+    clean_up_after(session)
+    return ", by force" if grace_s <= 0 else f", by force: it did not end within {grace_s:g} s"
+
+
+def _ends(pidfd: int, seconds: float) -> bool:
+    """Whether the process ends in time; one that nobody reaps counts as ended."""
+    waiter = select.poll()
+    waiter.register(pidfd, select.POLLIN)
+    return bool(waiter.poll(seconds * 1000))
+
+
+def _swept(session: SessionDirectory) -> str:
+    clean_up_after(session)
+    return ": its head was gone already, the rest is now"
