@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from beamlet import exceptions
 from beamlet.api.actor import ActorClass, ActorHandle, get_actor, kill, method
 from beamlet.api.cluster_state import available_resources, cluster_resources, nodes, timeline
@@ -25,6 +27,34 @@ from beamlet.api.runtime_context import get_gpu_ids, get_runtime_context
 from beamlet.api.values import cancel, get, put, wait
 from beamlet.base.version import VERSION as __version__
 
+if TYPE_CHECKING:
+    from beamlet import (
+        actor as actor,
+        cloudpickle as cloudpickle,
+        experimental as experimental,
+        internal as internal,
+        job_config as job_config,
+        remote_function as remote_function,
+        runtime_context as runtime_context,
+        runtime_env as runtime_env,
+        types as types,
+        util as util,
+    )
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Modules that ``import ray`` binds, too; here they are loaded when they are first named."""
+        if name not in _LAZY_MODULES:
+            raise AttributeError(f"module 'beamlet' has no attribute {name!r}")
+        import importlib
+
+        return importlib.import_module(f"beamlet.{name}")
+
+
+_LAZY_MODULES = (
+    *("actor", "cloudpickle", "experimental", "internal", "job_config", "remote_function", "runtime_context"),
+    *("runtime_env", "types", "util"),
+)
 #: Ray's older name.
 ObjectID = ObjectRef
 __commit__ = ""

@@ -15,7 +15,6 @@ from beamlet.base.ids import NodeId, TaskId
 from beamlet.exceptions import RaySystemError
 from beamlet.protocol import gcs
 
-
 KEYS = {
     *("NodeID", "Alive", "alive", "NodeManagerAddress", "NodeManagerHostname", "NodeManagerPort", "NodeName"),
     *("ObjectManagerPort", "ObjectStoreSocketName", "RayletSocketName", "MetricsExportPort", "Labels"),

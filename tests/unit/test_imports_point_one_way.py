@@ -26,17 +26,22 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core_worker", "raylet", "gcs"),
     ("head",),
     ("api",),
-    # The names Ray's users import: modules that only re-export from api.
+    # The names Ray's users import: what re-exports from api, and tools made of it.
     (
         "",
+        "_common",
+        "_private",
         "actor",
+        "cloudpickle",
         "cluster_utils",
         "dag",
         "experimental",
+        "internal",
         "job_config",
         "remote_function",
         "runtime_context",
         "runtime_env",
+        "types",
         "util",
     ),
     ("cli", "__main__"),

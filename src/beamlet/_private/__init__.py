@@ -1,0 +1,1 @@
+"""Where Ray keeps its insides; programs import the test tools all the same."""

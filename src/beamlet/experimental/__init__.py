@@ -1,0 +1,1 @@
+"""Names Ray has in ``ray.experimental``; here only ``internal_kv``."""

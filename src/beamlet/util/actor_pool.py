@@ -1,0 +1,160 @@
+"""``ActorPool``: a few actors, many values; each actor gets the next value when it is free."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import beamlet
+from beamlet.exceptions import ActorDiedError
+
+V = TypeVar("V")
+
+#: (actor, value) → reference to the result.
+Submit = Callable[[Any, V], Any]
+
+
+class ActorPool(Generic[V]):
+    """Spreads calls over actors. Not thread-safe.
+
+    >>> import beamlet as ray
+    >>> @ray.remote
+    ... class Doubler:
+    ...     def double(self, x: int) -> int:
+    ...         return 2 * x
+    >>> pool = ActorPool([Doubler.remote(), Doubler.remote()])
+    >>> list(pool.map(lambda actor, x: actor.double.remote(x), [1, 2, 3]))
+    [2, 4, 6]
+    """
+
+    def __init__(self, actors: Iterable[Any]) -> None:
+        self._idle: list[Any] = list(actors)
+        #: Of calls not yet returned: result → (its number, its actor).
+        self._running: dict[Any, tuple[int, Any]] = {}
+        self._numbered: dict[int, Any] = {}
+        self._waiting: deque[tuple[Submit[V], V]] = deque()
+        self._next_number = 0
+        #: The number that get_next() returns next.
+        self._next_wanted = 0
+
+    # -- submitting ------------------------------------------------------------------------------
+
+    def submit(self, fn: Submit[V], value: V) -> None:
+        """Call ``fn(actor, value)`` with a free actor, now or as soon as there is one."""
+        if not self._idle:
+            self._waiting.append((fn, value))
+            return
+        actor = self._idle.pop()
+        ref = fn(actor, value)
+        self._running[ref] = (self._next_number, actor)
+        self._numbered[self._next_number] = ref
+        self._next_number += 1
+
+    def map(self, fn: Submit[V], values: Iterable[V]) -> Iterator[Any]:
+        """Results of ``fn`` for all values, in their order. What was submitted before is dropped."""
+        self._submit_all(fn, values)
+        return self._drain(self.get_next)
+
+    def map_unordered(self, fn: Submit[V], values: Iterable[V]) -> Iterator[Any]:
+        """Results of ``fn`` for all values, each when it is there. What was submitted before is dropped."""
+        self._submit_all(fn, values)
+        return self._drain(self.get_next_unordered)
+
+    def _submit_all(self, fn: Submit[V], values: Iterable[V]) -> None:
+        self._forget_pending()
+        for value in values:
+            self.submit(fn, value)
+
+    def _drain(self, next_result: Callable[[], Any]) -> Iterator[Any]:
+        while self.has_next():
+            yield next_result()
+
+    def _forget_pending(self) -> None:
+        """Their actors are free for us at once: what they still do comes first in their own queue."""
+        self._idle += [actor for _, actor in self._running.values()]
+        self._running.clear()
+        self._numbered.clear()
+        self._waiting.clear()
+        self._next_wanted = self._next_number
+
+    # -- results ---------------------------------------------------------------------------------
+
+    def has_next(self) -> bool:
+        """Whether a result is still to be returned."""
+        return bool(self._running or self._waiting)
+
+    def get_next(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
+        """The result of the earliest submission not yet returned.
+
+        timeout: seconds. ignore_if_timedout: then drop that submission and return None.
+        Raises StopIteration if nothing is pending, TimeoutError, ValueError if get_next_unordered() has
+        returned something later, or what the call raised.
+        """
+        self._refuse_if_empty()
+        ref = self._numbered.get(self._next_wanted)
+        if ref is None:
+            raise ValueError(
+                "get_next() does not go with get_next_unordered(), which has returned or overtaken the next "
+                "in order. Use one of the two."
+            )
+        ready, _ = beamlet.wait([ref], timeout=timeout)
+        if not ready and not ignore_if_timedout:
+            raise TimeoutError(f"the next result of the pool was not there within {timeout} s")
+        return self._return(ref, bool(ready))
+
+    def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
+        """Whatever result is there first. Arguments and errors as of ``get_next``."""
+        self._refuse_if_empty()
+        ready, _ = beamlet.wait(list(self._running), num_returns=1, timeout=timeout)
+        if not ready and not ignore_if_timedout:
+            raise TimeoutError(f"no result of the pool was there within {timeout} s")
+        return self._return(ready[0] if ready else next(iter(self._running)), bool(ready))
+
+    def _refuse_if_empty(self) -> None:
+        if not self.has_next():
+            raise StopIteration("no more results: nothing that was submitted is pending")
+        if not self._running:
+            raise RuntimeError(
+                f"{len(self._waiting)} submissions wait and all actors of the pool have died: "
+                "push() a living one"
+            )
+
+    def _return(self, ref: Any, is_ready: bool) -> Any:
+        """Free the call's actor, unless it turns out to be dead, then return the result or raise it."""
+        number, actor = self._running.pop(ref)
+        del self._numbered[number]
+        self._next_wanted = max(self._next_wanted, number + 1)
+        if not is_ready:
+            self._free(actor)
+            return None
+        try:
+            value = beamlet.get(ref)
+        except ActorDiedError:
+            raise
+        except BaseException:
+            self._free(actor)
+            raise
+        self._free(actor)
+        return value
+
+    # -- actors ----------------------------------------------------------------------------------
+
+    def has_free(self) -> bool:
+        """Whether an actor has nothing to do."""
+        return bool(self._idle) and not self._waiting
+
+    def pop_idle(self) -> Any:
+        """Take a free actor out of the pool; None if there is none."""
+        return self._idle.pop() if self.has_free() else None
+
+    def push(self, actor: Any) -> None:
+        """Add an actor. Raises ValueError if it is in the pool."""
+        if actor in self._idle or any(actor == busy for _, busy in self._running.values()):
+            raise ValueError(f"{actor!r} belongs to the pool already")
+        self._free(actor)
+
+    def _free(self, actor: Any) -> None:
+        self._idle.append(actor)
+        if self._waiting:
+            self.submit(*self._waiting.popleft())
