@@ -137,3 +137,15 @@ def test_everything_is_given_back_at_the_end() -> None:
         lambda: ray.available_resources().get("CPU") == 2 and ray.available_resources().get("widget") == 2,
         "all CPUs and widgets to be free",
     )
+
+
+@pytest.mark.parametrize(("cpus", "inside"), [(1, 2), (0.5, 4), (0, 6)])
+def test_long_tasks_after_short_ones_do_not_queue_behind_each_other(
+    cpus: float, inside: int, gauge: Callable[[], int], gate: Gate, tmp_path: Path
+) -> None:
+    """Short tasks invite sending several at once to a worker; long ones must spread all the same."""
+    get([ray.remote(num_cpus=cpus)(lambda: None).remote() for _ in range(100)])
+    refs = [ray.remote(num_cpus=cpus)(enter).remote(gate, str(tmp_path)) for _ in range(inside)]
+    wait_until(lambda: gauge() == inside, f"{inside} long tasks to run at once", timeout_s=10)
+    gate.open()
+    get(refs)

@@ -260,3 +260,13 @@ def test_tasks_run_in_the_drivers_folder() -> None:
         return os.getcwd()
 
     assert get(folder.remote()) == os.getcwd()
+
+
+def test_a_task_of_one_cpu_gets_one_thread_of_numeric_libraries() -> None:
+    """Otherwise every worker starts as many as the machine has cores, and they fight for them."""
+
+    @ray.remote
+    def threads() -> str | None:
+        return os.environ.get("OMP_NUM_THREADS")
+
+    assert get(threads.remote()) == os.environ.get("OMP_NUM_THREADS", "1")
