@@ -67,7 +67,7 @@ class ActorMethod:
         self._info = info
         self._template = template
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Submit a call. Returns at once: an ObjectRef, a list for num_returns > 1, None for 0.
 
         Raises TypeError if the arguments do not fit, PendingCallsLimitExceeded if too many calls wait.
@@ -97,7 +97,7 @@ class ActorMethod:
         """Ray's older spelling of ``options(...).remote(...)``."""
         return self.options(**options).remote(*args, **(kwargs or {}))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         name = f"{self._handle._info.class_name}.{self._info.name}"
         raise TypeError(
             f"{name} is an actor method and cannot be called directly: call handle.{self._info.name}.remote(…)."
@@ -254,7 +254,7 @@ class ActorClass(Generic[T]):
                 f"not define; it has {list(options.concurrency_groups)}"
             )
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
+    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """Start an actor. Returns at once; the instance is made in its process.
 
         Raises TypeError if the arguments do not fit ``__init__``, ActorAlreadyExistsError if the name is taken.
@@ -344,7 +344,7 @@ class ActorClass(Generic[T]):
             call_site=call_site,
         )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         name = self.__name__
         raise TypeError(
             f"Actors cannot be instantiated directly: call {name}.remote(…) to start one, or use the plain class "
@@ -378,7 +378,7 @@ class ActorClassWithOptions(Generic[T]):
         self._actor_class = actor_class
         self._options = options
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
+    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """As ``ActorClass.remote``, with these options."""
         return self._actor_class._create(self._options, args, kwargs, here())
 

@@ -29,7 +29,7 @@ from beamlet.api.head_start import (
 )
 from beamlet.api.init_options import InitOptions, checked
 from beamlet.api.object_ref import ObjectRef
-from beamlet.base.ids import Address, driver_task_id, make_address
+from beamlet.base.ids import Address, make_address, own_task_id
 from beamlet.base.version import VERSION
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import CoreWorker, Identity
@@ -80,7 +80,7 @@ class Driver:
             arena_bytes=welcome.arena_bytes,
             strict_arrays=hello.strict_arrays,
         )
-        context = TaskContext(driver_task_id(welcome.job_id))
+        context = TaskContext(own_task_id(welcome.worker_id, welcome.job_id))
         core = self.core = CoreWorker(identity, sock, arena_fd, context, ObjectRef, self._lost)
         core.job = _job(hello, welcome, make_address(identity.node_id, identity.worker_id))
         core.runtime_env = dict(self.options.runtime_env)

@@ -61,7 +61,7 @@ class RemoteFunction(Generic[P, R]):
 
     # -- calling ---------------------------------------------------------------------------------
 
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
+    def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
         """Submit a call. Returns at once: one ObjectRef, a list of them for num_returns > 1, None for 0.
 
         Raises TypeError if the arguments do not fit, or one of them cannot be pickled.
@@ -127,11 +127,11 @@ class RemoteFunction(Generic[P, R]):
         wrapped = self.options(**options)
         return self._submit(wrapped, tuple(args), kwargs or {})
 
-    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, as if it were not remote."""
         return self._function(*args, **kwargs)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
             f"{self._name} is a remote function and cannot be called directly: call {self._name}.remote(…) to run "
             f"it in a worker, or {self._name}.local(…) to run it here."
@@ -163,7 +163,7 @@ class RemoteFunctionWithOptions(Generic[P, R]):
         self._template: TaskTemplate | None = None
         self._bound_to: Any = None
 
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
+    def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
         """As ``RemoteFunction.remote``, with these options."""
         return self._remote_function._submit(self, args, kwargs)  # type: ignore[no-any-return]
 

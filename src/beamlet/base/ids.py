@@ -71,6 +71,15 @@ def driver_task_id(job: JobId) -> TaskId:
     return TaskId(b"\xff" * 8 + nil_actor_id(job))
 
 
+def own_task_id(worker: WorkerId, job: JobId) -> TaskId:
+    """The task that a process's code counts as when it runs no task.
+
+    Unlike ``driver_task_id`` it differs from process to process and session to session, so that what is named
+    after it never meets a namesake: a reference of an earlier session may die in this one.
+    """
+    return TaskId(worker[:8] + nil_actor_id(job))
+
+
 def actor_creation_task_id(actor: ActorId) -> TaskId:
     return TaskId(b"\x00" * 8 + actor)
 

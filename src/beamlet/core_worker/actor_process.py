@@ -16,7 +16,7 @@ from beamlet.core_worker.context import TaskContext, current_task
 from beamlet.core_worker.execution import Execution
 from beamlet.core_worker.execution_queue import ExecutionQueue
 from beamlet.core_worker.peers import Peer
-from beamlet.core_worker.runner import Runner
+from beamlet.core_worker.runner import Runner, show_devices
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
 from beamlet.protocol.node import ExitedOnPurpose
@@ -53,6 +53,7 @@ class ActorProcess:
         self.shown_as = spec.class_name
         self._runner.actor_id = spec.actor_id.hex()
         set_title(f"beamlet::{spec.class_name}")
+        show_devices(message.accelerators)
         context = TaskContext(
             actor_creation_task_id(spec.actor_id),
             f"{spec.class_name}.__init__",

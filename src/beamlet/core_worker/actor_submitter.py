@@ -46,6 +46,7 @@ class ActorLink:
         "actor_id",
         "address",
         "death",
+        "holds_handle",
         "in_flight",
         "incarnation",
         "interrupted",
@@ -82,6 +83,8 @@ class ActorLink:
         #: False for threaded and asyncio actors.
         self.ordered = True
         self.subscribed = False
+        #: We count the actor's handle while calls are unanswered, so that it finishes them.
+        self.holds_handle = False
 
     @property
     def pending_count(self) -> int:

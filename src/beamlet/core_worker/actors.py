@@ -190,6 +190,18 @@ class ActorAccess:
             link.subscribed = True
             self._core.link.send(SubscribeActor(link.actor_id))
 
+    def hold_handle(self, link: ActorLink) -> None:
+        """The first unanswered call: the actor is in use although every handle may go meanwhile."""
+        object_id = actor_handle_object(link.actor_id)
+        if object_id in self._core.refs.objects:
+            link.holds_handle = True
+            self._core.refs.add_submitted((object_id,))
+
+    def release_handle(self, link: ActorLink) -> None:
+        """The last answer is here."""
+        link.holds_handle = False
+        self._core.refs.remove_submitted((actor_handle_object(link.actor_id),))
+
     def updated(self, update: ActorUpdate) -> None:
         """News of an actor. Under the lock."""
         link = self.links.get(update.actor_id)
@@ -203,6 +215,8 @@ class ActorAccess:
         if update.state == "DEAD":
             self._release_creation(update.actor_id)
             self.fail_dead(link, failed)
+            if link.holds_handle:
+                self.release_handle(link)
         elif failed:
             error = ActorUnavailableError(
                 f"its process died while this call was on its way, and it is being restarted ({update.cause}); "

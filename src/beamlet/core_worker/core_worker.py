@@ -343,6 +343,7 @@ class CoreWorker:
             self.objects.close()
             self.refs.objects.clear()
             released.clear()
+        self.reactor.close()
         self.store.close()
 
     @property

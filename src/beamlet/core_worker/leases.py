@@ -91,11 +91,16 @@ class Leases:
                 return
             peer = known
         worker = core.tasks.granted(
-            message.req, message.lease_id, message.worker, message.pid, peer, core.reactor.now()
+            message.req,
+            message.lease_id,
+            message.worker,
+            message.pid,
+            peer,
+            core.reactor.now(),
+            message.accelerators,
         )
         peer.leased = worker
         if worker is not None:
-            worker.accelerators = message.accelerators
             self._schedule_tick()
 
     def handed_back(self, sender: Peer, message: HandedBack) -> None:

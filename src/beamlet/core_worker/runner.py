@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,8 @@ class Runner:
         token = current_task.set(context)
         running = self._execution.running
         running[task.task_id] = (context, threading.get_ident(), sender)
+        if task.accelerators:
+            show_devices(task.accelerators)
         started = perf_counter_ns()
         try:
             function = self._core.functions.loaded.get(task.function)
@@ -175,8 +178,7 @@ class Runner:
                 parts = self._several(work, value)
             message = self._results(sender, work, parts, guard)
         except BaseException as error:
-            explain_unpicklable(error, (value,), {}, context.name, result=True)
-            self.answer_error(sender, work, context, error)
+            self.answer_error(sender, work, context, explained(error, value, context.name))
             return
         message.busy_us = busy_us
         del value, parts
@@ -185,12 +187,12 @@ class Runner:
     def _several(self, work: PushTask | CallActor, value: Any) -> list[bytes | Serialized]:
         if work.num_returns == 0:
             return []
-        values = list(value) if isinstance(value, tuple | list) else None
+        values = list(value) if isinstance(value, tuple | list | Iterator) else None
         if values is None or len(values) != work.num_returns:
             found = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
             raise ValueError(
                 f"{work.name or getattr(work, 'method', 'the task')} was submitted with num_returns="
-                f"{work.num_returns} and must return that many values as a tuple or list; it returned {found}"
+                f"{work.num_returns} and must return (or yield) that many values; it returned {found}"
             )
         return [dumps(part) for part in values]
 
@@ -271,3 +273,23 @@ class Runner:
         )
 
 
+
+
+def explained(error: BaseException, value: Any, name: str) -> BaseException:
+    """The error of a result that could not be sent, with the path to what is to blame if that is pickling."""
+    try:
+        explain_unpicklable(error, (value,), {}, name, result=True)
+    except TypeError as better:
+        return better
+    return error
+
+
+def show_devices(accelerators: dict[str, list[int]]) -> None:
+    """Let libraries see the assigned GPUs only: of those this process was started with, these indices."""
+    if "GPU" in accelerators and not os.environ.get("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"):
+        inherited = _INHERITED_DEVICES
+        named = [inherited[i] if i < len(inherited) else str(i) for i in accelerators["GPU"]]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(named)
+
+
+_INHERITED_DEVICES = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]

@@ -164,6 +164,8 @@ class Submission:
             )
             if prepared is not None and (prepared.deps or prepared.nested):
                 self.hold(pending, prepared)
+            if not link.holds_handle:
+                core.actors.hold_handle(link)
             if pending.cancelled:
                 pass  # an argument is an error already: its result is on the way
             elif not link.submit(pending):
@@ -336,7 +338,10 @@ class Submission:
     def _pop(self, peer: Peer, seq: int, busy_us: int) -> Pending | None:
         link = peer.actor
         if link is not None:
-            return link.answered(seq)
+            pending = link.in_flight.pop(seq, None)
+            if not link.in_flight and not link.queue and link.holds_handle:
+                self._core.actors.release_handle(link)
+            return pending
         worker = peer.leased
         if worker is None:
             return None

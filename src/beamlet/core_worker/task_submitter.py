@@ -166,6 +166,8 @@ class TaskSubmitter:
         task.message.seq = seq
         worker.in_flight[seq] = task
         worker.idle_since = 0.0
+        if worker.accelerators:
+            task.message.accelerators = worker.accelerators  # type: ignore[union-attr]
         worker.link.send(task.message)
 
     def take_result(self, worker: LeasedWorker, seq: int, busy_us: int) -> Pending | None:
@@ -190,8 +192,16 @@ class TaskSubmitter:
             self._give_up(worker, dispose=True)
         elif not self._steal_for(state, worker):
             worker.idle_since = now
-            if not state.queue:
+            if not self._waiting(state):
                 self._cancel_requests(state)
+
+    def _waiting(self, state: KeyState) -> int:
+        """Tasks that nobody is running: queued here, or behind another at a worker."""
+        waiting = len(state.queue)
+        for worker in state.workers:
+            if len(worker.in_flight) > 1:
+                waiting += len(worker.in_flight) - 1
+        return waiting
 
     def _fill(self, state: KeyState, worker: LeasedWorker) -> None:
         if worker.blocked or worker.leaving:
@@ -212,8 +222,7 @@ class TaskSubmitter:
         for other in list(state.workers):
             if state.queue and other is not worker:
                 self._fill(state, other)
-        if state.queue:
-            self._want_workers(state)
+        self._want_workers(state)
         for other in list(state.workers):
             if not other.in_flight and not other.idle_since:
                 other.idle_since = now
@@ -232,9 +241,7 @@ class TaskSubmitter:
 
     def _want_workers(self, state: KeyState) -> None:
         """Ask for as many workers as there are tasks nobody is running, within bounds."""
-        waiting = len(state.queue)
-        for worker in state.workers:
-            waiting += max(0, len(worker.in_flight) - 1)
+        waiting = self._waiting(state)
         while len(state.requests) < min(waiting, MAX_LEASE_REQUESTS):
             name = state.queue[0].message.name if state.queue else ""
             req = self._port.request_lease(state.key, name, waiting)
@@ -248,7 +255,14 @@ class TaskSubmitter:
         state.requests.clear()
 
     def granted(
-        self, req: int, lease_id: int, address: bytes, pid: int, link: Link, now: float
+        self,
+        req: int,
+        lease_id: int,
+        address: bytes,
+        pid: int,
+        link: Link,
+        now: float,
+        accelerators: dict[str, list[int]] | None = None,
     ) -> LeasedWorker | None:
         """A lease came. None: nobody wants it any more and it was returned."""
         state = self._answered(req)
@@ -256,10 +270,13 @@ class TaskSubmitter:
             self._port.return_lease(lease_id, False)
             return None
         worker = LeasedWorker(lease_id, address, pid, link, state)
+        worker.accelerators = accelerators or {}
         state.workers.append(worker)
         self._fill(state, worker)
         if not worker.in_flight and not self._steal_for(state, worker):
             worker.idle_since = now
+        if len(state.requests) < MAX_LEASE_REQUESTS:
+            self._want_workers(state)
         return worker
 
     def refused(self, req: int) -> list[Pending]:

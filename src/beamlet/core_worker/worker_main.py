@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from beamlet.base.ids import JobId, TaskId, driver_task_id, job_id_of_int
+from beamlet.base.ids import job_id_of_int, own_task_id
 from beamlet.core_worker.actor_process import ActorProcess, leave_process, shut_hook
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import CoreWorker, Identity
@@ -37,7 +37,7 @@ class Worker:
     """One worker process."""
 
     def __init__(self, birth: Birth, make_ref: Any) -> None:
-        no_job = driver_task_id(JobId(job_id_of_int(0)))
+        no_job = own_task_id(birth.identity.worker_id, job_id_of_int(0))
         self.core = CoreWorker(
             birth.identity, birth.sock, birth.arena_fd, TaskContext(no_job), make_ref, self._raylet_lost
         )
@@ -104,8 +104,7 @@ class Worker:
         identity.namespace = job.namespace
         identity.strict_arrays = job.strict_arrays
         self.core.store.set_strict(job.strict_arrays)
-        unique = TaskId(identity.worker_id[:8] + driver_task_id(job.job_id)[8:])
-        self.core.base_context = TaskContext(unique)
+        self.core.base_context = TaskContext(own_task_id(identity.worker_id, job.job_id))
         if job.script_dir and job.script_dir not in job.sys_path:
             sys.path[:] = [job.script_dir, *job.sys_path]
         else:

@@ -47,6 +47,8 @@ class PushTask(Message, tag=3):
     resources: dict[str, int] = {}
     #: After this many runs of the function here the worker takes no more tasks; 0: no limit.
     max_calls: int = 0
+    #: Device indices assigned by the lease, per resource: {"GPU": [0]}.
+    accelerators: dict[str, list[int]] = {}
 
 
 class CallActor(Message, tag=4):

@@ -45,7 +45,7 @@ class Introductions:
         """It is dead: those who know it, to be told."""
         known = self._known.pop(address, set())
         for other in known:
-            self._known[other].discard(address)
+            self._known.get(other, set()).discard(address)
         return [member for other in sorted(known) if (member := self._members.get(other)) is not None]
 
     def _unreachable(self, message: ConnectPeer) -> PeerUnreachable:

@@ -106,6 +106,8 @@ class Reactor:
 
     def wake(self) -> None:
         """End a sleep in ``run_once``, from any thread or signal handler."""
+        if self._wakeup < 0:
+            return  # closed: nobody sleeps here any more
         try:
             os.eventfd_write(self._wakeup, 1)
         except BlockingIOError:
@@ -189,8 +191,11 @@ class Reactor:
         self.wake()
 
     def close(self) -> None:
-        self._epoll.close()
-        os.close(self._wakeup)
+        """Give back the descriptors. Nobody may be in ``poll``, and nobody will be again. Idempotent."""
+        wakeup, self._wakeup = self._wakeup, -1
+        if wakeup >= 0:
+            self._epoll.close()
+            os.close(wakeup)
 
     # -- parts -----------------------------------------------------------------------------------
 

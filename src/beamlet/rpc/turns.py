@@ -30,6 +30,8 @@ PARK_S = 0.002
 IDLE_S = 0.25
 #: How often a wait returns to Python so that signal handlers (Ctrl-C) run; epoll itself is interruptible.
 _FOLLOW_S = 1.0
+#: How long the end waits for the thread that leads to notice it.
+_LEADER_LEAVES_S = 2.0
 
 
 class Waiter:
@@ -81,6 +83,7 @@ class SharedReactor(Reactor):
         self._woken = False
         #: ``nudge`` asked for a background turn.
         self._wanted = False
+        self._next_idle = 0.0
         self._closing = False
         self._thread = threading.Thread(target=self._background, name=name, daemon=True)
 
@@ -98,6 +101,8 @@ class SharedReactor(Reactor):
             return True
         if self._turn.acquire(blocking=False):
             try:
+                if self._closing:
+                    return False
                 self._user_leads = True
                 self._turns_taken += 1
                 return self._lead(waiter, deadline)
@@ -120,8 +125,8 @@ class SharedReactor(Reactor):
             events = self.poll(timeout)
             with self.lock:
                 self.dispatch(events)
-                if not events and self._on_idle is not None:
-                    self._on_idle()
+                if not events:
+                    self._idle()
         return True
 
     def lead_once(self, timeout_s: float | None) -> bool:
@@ -143,8 +148,8 @@ class SharedReactor(Reactor):
             events = self.poll(limit)
             with self.lock:
                 self.dispatch(events)
-                if not events and limit and self._on_idle is not None:
-                    self._on_idle()
+                if not events and limit:
+                    self._idle()
         finally:
             self._user_leads = False
             self._turn.release()
@@ -201,6 +206,9 @@ class SharedReactor(Reactor):
     def _background(self) -> None:
         seen = -1
         while not self._closing:
+            if monotonic() > self._next_idle:
+                with self.lock:
+                    self._idle()
             quiet = seen == self._turns_taken
             seen = self._turns_taken
             if (quiet or self._wanted or self._followers) and self._turn.acquire(blocking=False):
@@ -224,6 +232,13 @@ class SharedReactor(Reactor):
     def _unpark(self) -> None:
         self._parked.set()
 
+    def _idle(self) -> None:
+        """Under the lock: what should happen now and then, busy or not."""
+        self._next_idle = monotonic() + IDLE_S
+        if self._on_idle is not None:
+            self._on_idle()
+            self.flush()
+
     def _lead_in_background(self, seen: int) -> None:
         self._wanted = False
         while not self._closing and (self._followers or seen == self._turns_taken):
@@ -234,15 +249,27 @@ class SharedReactor(Reactor):
             with self.lock:
                 self._sleeping = False
                 self.dispatch(events)
-                if not events and self._on_idle is not None:
-                    self._on_idle()
+                if not events:
+                    self._idle()
             if self._followers:
                 seen = self._turns_taken
 
     def shut(self) -> None:
-        """Stop the background thread and every wait. Idempotent; the caller closes connections."""
+        """Stop the background thread and every wait. Idempotent; then the caller closes connections."""
         self._closing = True
         self.wake()
         self._unpark()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(timeout=2.0)
+            self._thread.join(timeout=_LEADER_LEAVES_S)
+
+    def close(self) -> None:
+        """After ``shut`` and the end of all connections: give back the descriptors.
+
+        A leader that is still in a handler keeps them, until the process ends, rather than losing them to
+        whoever opens something next.
+        """
+        if self._turn.acquire(timeout=_LEADER_LEAVES_S):
+            try:
+                super().close()
+            finally:
+                self._turn.release()
