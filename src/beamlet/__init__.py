@@ -28,7 +28,7 @@ from beamlet.api.values import cancel, get, put, wait
 from beamlet.base.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from beamlet import (
+    from beamlet import (  # noqa: I001 — a list, not ten statements
         actor as actor,
         cloudpickle as cloudpickle,
         experimental as experimental,

@@ -1,0 +1,452 @@
+"""beamlet.util on a running cluster: the pool, the queue, results as they come, names, and the test tools."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conformance import AGAINST_RAY, beamlet_only, get, wait_until
+
+import beamlet as ray
+from beamlet.util import ActorPool, as_completed, inspect_serializability, list_named_actors, map_unordered
+from beamlet.util.queue import Empty, Full, Queue
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@ray.remote(num_cpus=0)
+class Worker:
+    def double(self, value: int) -> int:
+        return 2 * value
+
+    def wait_at(self, gate: Any, value: int) -> int:
+        gate.wait()
+        return value
+
+    def fail(self, value: int) -> None:
+        raise ValueError(value)
+
+
+def double(actor: Any, value: int) -> Any:
+    return actor.double.remote(value)
+
+
+@pytest.fixture
+def pool() -> ActorPool[int]:
+    return ActorPool([Worker.remote(), Worker.remote()])
+
+
+# -- ActorPool -----------------------------------------------------------------------------------
+
+
+def test_map_keeps_the_order(pool: ActorPool[int]) -> None:
+    assert list(pool.map(double, range(10))) == [2 * i for i in range(10)]
+
+
+def test_map_unordered_gives_all(pool: ActorPool[int]) -> None:
+    assert sorted(pool.map_unordered(double, range(10))) == [2 * i for i in range(10)]
+
+
+def test_unordered_gives_first_what_is_there_first(pool: ActorPool[int], gate: Any) -> None:
+    pool.submit(lambda actor, value: actor.wait_at.remote(gate, value), 1)
+    pool.submit(double, 2)
+    assert pool.get_next_unordered(timeout=20) == 4
+    gate.open()
+    assert pool.get_next_unordered(timeout=20) == 1
+
+
+def test_a_pool_with_nothing_pending(pool: ActorPool[int]) -> None:
+    assert not pool.has_next()
+    for ask in (pool.get_next, pool.get_next_unordered):
+        with pytest.raises(StopIteration):
+            ask()
+
+
+def test_a_timeout_leaves_the_result_to_be_had(pool: ActorPool[int], gate: Any) -> None:
+    pool.submit(lambda actor, value: actor.wait_at.remote(gate, value), 7)
+    with pytest.raises(TimeoutError):
+        pool.get_next(timeout=0.01)
+    gate.open()
+    assert pool.get_next(timeout=20) == 7
+
+
+def test_a_timeout_that_is_ignored_drops_the_submission(pool: ActorPool[int], gate: Any) -> None:
+    pool.submit(lambda actor, value: actor.wait_at.remote(gate, value), 7)
+    pool.get_next(timeout=0.01, ignore_if_timedout=True)
+    gate.open()
+    assert not pool.has_next()
+
+
+def test_get_next_after_unordered_overtook_is_a_value_error(pool: ActorPool[int], gate: Any) -> None:
+    pool.submit(lambda actor, value: actor.wait_at.remote(gate, value), 1)
+    pool.submit(double, 2)
+    assert pool.get_next_unordered(timeout=20) == 4
+    with pytest.raises(ValueError, match="get_next"):
+        pool.get_next()
+    gate.open()
+
+
+def test_an_error_comes_out_and_the_actor_stays(pool: ActorPool[int]) -> None:
+    pool.submit(lambda actor, value: actor.fail.remote(value), 1)
+    with pytest.raises(ValueError, match="1"):
+        pool.get_next(timeout=20)
+    assert list(pool.map(double, [1, 2, 3])) == [2, 4, 6]
+
+
+def test_idle_actors_are_taken_and_given(pool: ActorPool[int]) -> None:
+    taken = pool.pop_idle()
+    assert taken is not None
+    pool.push(taken)
+    with pytest.raises(ValueError, match="already"):
+        pool.push(taken)
+    pool.pop_idle()
+    pool.pop_idle()
+    assert pool.pop_idle() is None
+    assert not pool.has_free()
+
+
+def test_more_values_than_actors_wait_for_one(pool: ActorPool[int], gate: Any) -> None:
+    for value in range(4):
+        pool.submit(lambda actor, value: actor.wait_at.remote(gate, value), value)
+    assert not pool.has_free()
+    gate.open()
+    assert [pool.get_next(timeout=20) for _ in range(4)] == [0, 1, 2, 3]
+
+
+def test_a_dead_actor_leaves_the_pool() -> None:
+    dying, living = Worker.remote(), Worker.remote()
+    get(dying.double.remote(1))
+    ray.kill(dying)
+    pool = ActorPool([living, dying])
+    pool.submit(double, 1)
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        pool.get_next(timeout=20)
+    assert list(pool.map(double, [1, 2])) == [2, 4]
+
+
+@beamlet_only
+def test_a_pool_of_the_dead_says_so() -> None:
+    dying = Worker.remote()
+    get(dying.double.remote(1))
+    ray.kill(dying)
+    pool = ActorPool([dying])
+    pool.submit(double, 1)
+    pool.submit(double, 2)
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        pool.get_next(timeout=20)
+    with pytest.raises(RuntimeError, match="1 submissions wait and all actors"):
+        pool.get_next(timeout=20)
+
+
+# -- Queue ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queue() -> Iterator[Queue]:
+    made = Queue(maxsize=2)
+    yield made
+    made.shutdown(force=True)
+
+
+def test_first_in_first_out(queue: Queue) -> None:
+    queue.put("a")
+    queue.put("b")
+    assert queue.full()
+    assert (queue.get(), queue.get()) == ("a", "b")
+    assert queue.empty()
+
+
+def test_full_and_empty_are_those_of_the_standard_library(queue: Queue) -> None:
+    import queue as standard
+
+    with pytest.raises(standard.Empty):
+        queue.get_nowait()
+    with pytest.raises(Empty):
+        queue.get(timeout=0.01)
+    queue.put_nowait_batch([1, 2])
+    with pytest.raises(standard.Full):
+        queue.put_nowait(3)
+    with pytest.raises(Full):
+        queue.put(3, timeout=0.01)
+    assert queue.qsize() == len(queue) == 2
+
+
+def test_a_batch_goes_whole_or_not_at_all(queue: Queue) -> None:
+    queue.put(1)
+    with pytest.raises(Full):
+        queue.put_nowait_batch([2, 3])
+    with pytest.raises(Empty):
+        queue.get_nowait_batch(2)
+    assert queue.get_nowait_batch(1) == [1]
+
+
+def test_wrong_arguments(queue: Queue) -> None:
+    with pytest.raises(ValueError, match="negative"):
+        queue.get(timeout=-1)
+    with pytest.raises(ValueError, match="negative"):
+        queue.put(1, timeout=-1)
+    with pytest.raises(TypeError):
+        queue.put_nowait_batch(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        queue.get_nowait_batch("2")  # type: ignore[arg-type]
+    assert queue.empty()
+
+
+def test_a_waiting_consumer_gets_what_comes(queue: Queue) -> None:
+    got: list[Any] = []
+    consumer = threading.Thread(target=lambda: got.append(queue.get(timeout=20)))
+    consumer.start()
+    queue.put("late")
+    consumer.join(20)
+    assert got == ["late"]
+
+
+def test_tasks_share_it(queue: Queue) -> None:
+    @ray.remote(num_cpus=0)
+    def produce(queue: Queue, count: int) -> None:
+        for i in range(count):
+            queue.put(i)
+
+    done = produce.remote(queue, 10)
+    assert [queue.get(timeout=20) for _ in range(10)] == list(range(10))
+    get(done)
+
+
+def test_coroutines_use_it(queue: Queue) -> None:
+    async def both() -> Any:
+        await queue.put_async(1)
+        return await queue.get_async(timeout=20)
+
+    assert asyncio.run(both()) == 1
+
+
+def test_no_item_is_lost_when_waits_time_out(queue: Queue) -> None:
+    with pytest.raises(Empty):
+        queue.get(timeout=0.001)
+    queue.put("kept")
+    assert queue.get(timeout=20) == "kept"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_shutdown_ends_the_actor(force: bool) -> None:
+    queue = Queue()
+    queue.put(1)
+    actor = queue.actor
+    queue.shutdown(force=force)
+    with pytest.raises(ray.exceptions.RayActorError):
+        get(actor.qsize.remote())
+
+
+@beamlet_only
+def test_many_blocked_consumers_do_not_keep_producers_out() -> None:
+    queue = Queue()
+    consumers = [queue.actor.get.remote(None) for _ in range(1200)]
+    for i in range(1200):
+        queue.actor.put_nowait.remote(i)
+    assert sorted(get(consumers)) == list(range(1200))
+    queue.shutdown(force=True)
+
+
+# -- as they come --------------------------------------------------------------------------------
+
+
+@ray.remote(num_cpus=0)
+def echo(value: int) -> int:
+    return value
+
+
+def test_as_completed_gives_first_what_is_there_first(gate: Any) -> None:
+    @ray.remote(num_cpus=0)
+    def late(gate: Any) -> str:
+        gate.wait()
+        return "late"
+
+    results = as_completed([late.remote(gate), echo.remote(1)], chunk_size=1)
+    assert next(results) == 1
+    gate.open()
+    assert list(results) == ["late"]
+
+
+@beamlet_only
+def test_as_completed_waits_for_no_full_chunk(gate: Any) -> None:
+    @ray.remote(num_cpus=0)
+    def late(gate: Any) -> str:
+        gate.wait()
+        return "late"
+
+    results = as_completed([late.remote(gate), echo.remote(1)], chunk_size=10)
+    assert next(results) == 1
+    gate.open()
+    assert list(results) == ["late"]
+
+
+def test_as_completed_of_references() -> None:
+    refs = [echo.remote(i) for i in range(25)]
+    assert set(as_completed(refs, yield_obj_refs=True)) == set(refs)
+    assert sorted(as_completed(refs)) == list(range(25))
+    assert list(as_completed([])) == []
+
+
+def test_as_completed_refuses() -> None:
+    with pytest.raises(ValueError, match="chunk_size"):
+        list(as_completed([], chunk_size=0))
+    with pytest.raises(ValueError, match="num_returns"):
+        list(as_completed([], num_returns=2))
+
+
+def test_map_unordered() -> None:
+    assert sorted(map_unordered(echo, range(50), backpressure_size=10)) == list(range(50))
+
+
+def test_map_unordered_takes_no_more_than_it_may(gate: Any) -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[int]:
+        value = 0
+        while True:
+            taken.append(value)
+            yield value
+            value += 1
+
+    results = map_unordered(echo, endless(), backpressure_size=10)
+    first = [next(results) for _ in range(100)]
+    assert len(set(first)) == 100
+    assert len(taken) <= 100 + 10
+
+
+# -- the rest ------------------------------------------------------------------------------------
+
+
+def test_names_of_actors() -> None:
+    actor = Worker.options(name="in-the-list").remote()
+    other = Worker.options(name="elsewhere", namespace="other").remote()
+    get([actor.double.remote(1), other.double.remote(1)])
+    assert "in-the-list" in list_named_actors()
+    assert "elsewhere" not in list_named_actors()
+    assert {"name": "elsewhere", "namespace": "other"} in list_named_actors(all_namespaces=True)
+
+
+def test_what_will_travel_and_what_not() -> None:
+    assert inspect_serializability([1], name="numbers", print_file=io.StringIO()) == (True, set())
+    lock = threading.Lock()
+
+    def closes_over() -> Any:
+        return lock
+
+    said = io.StringIO()
+    fits, failures = inspect_serializability(closes_over, name="closes_over", print_file=said)
+    assert not fits
+    assert any(failure.obj is lock for failure in failures)
+    assert "lock" in said.getvalue()
+
+
+class Celsius:
+    """Pickled its own way, below."""
+
+    def __init__(self, degrees: float) -> None:
+        self.degrees = degrees
+
+
+def test_a_serializer_of_ones_own() -> None:
+    ray.util.register_serializer(
+        Celsius, serializer=lambda c: c.degrees + 1, deserializer=lambda degrees: Celsius(degrees)
+    )
+    try:
+        assert get(ray.put(Celsius(1.0))).degrees == 2.0
+    finally:
+        ray.util.deregister_serializer(Celsius)
+    assert get(ray.put(Celsius(1.0))).degrees == 1.0
+
+
+@beamlet_only
+def test_node_affinity() -> None:
+    from beamlet.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    task = echo.options(scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False))
+    assert get(task.remote(3)) == 3
+    with pytest.raises(ValueError, match="no node id"):
+        NodeAffinitySchedulingStrategy("nonsense", soft=False)
+
+
+@beamlet_only
+def test_placement_groups_say_that_they_are_to_come() -> None:
+    with pytest.raises(NotImplementedError, match="placement groups come with clusters"):
+        ray.util.placement_group([{"CPU": 1}])
+    assert ray.util.placement_group_table() == {}
+    assert ray.util.get_current_placement_group() is None
+
+
+@beamlet_only
+def test_free_explains() -> None:
+    ref = ray.put(1)
+    with pytest.warns(DeprecationWarning, match="nothing refers to it"):
+        ray.internal.free([ref])
+    assert get(ref) == 1
+
+
+def test_the_key_value_table() -> None:
+    from beamlet.experimental.internal_kv import (
+        _internal_kv_del,
+        _internal_kv_exists,
+        _internal_kv_get,
+        _internal_kv_initialized,
+        _internal_kv_list,
+        _internal_kv_put,
+    )
+
+    assert _internal_kv_initialized()
+    assert _internal_kv_put("k1", "v", namespace="t") is False
+    assert _internal_kv_put("k1", "w", overwrite=False, namespace="t") is True
+    assert _internal_kv_get("k1", namespace="t") == b"v"
+    assert _internal_kv_put("k1", "w", namespace="t") is True
+    assert _internal_kv_get("k1", namespace="t") == b"w"
+    _internal_kv_put("k2", "x", namespace="t")
+    assert sorted(_internal_kv_list("k", namespace="t")) == [b"k1", b"k2"]
+    assert _internal_kv_get("k1", namespace="u") is None
+    assert _internal_kv_del("k", del_by_prefix=True, namespace="t") == 2
+    assert not _internal_kv_exists("k1", namespace="t")
+
+
+# -- tools for tests -----------------------------------------------------------------------------
+
+
+def test_a_signal_between_tasks() -> None:
+    from beamlet._private.test_utils import SignalActor
+
+    @ray.remote(num_cpus=0)
+    def waits(signal: Any) -> str:
+        ray.get(signal.wait.remote())
+        return "through"
+
+    signal = SignalActor.remote()
+    ref = waits.remote(signal)
+    wait_until(lambda: get(signal.cur_num_waiters.remote()) == 1, "the task to wait at the signal")
+    get(signal.send.remote())
+    assert get(ref) == "through"
+
+
+def test_a_semaphore_between_tasks() -> None:
+    from beamlet._private.test_utils import Semaphore
+
+    semaphore = Semaphore.remote(value=1)
+    get(semaphore.acquire.remote())
+    second = semaphore.acquire.remote()
+    assert ray.wait([second], timeout=0.05)[0] == []
+    get(semaphore.release.remote())
+    get(second)
+
+
+def test_waiting_for_a_condition() -> None:
+    from beamlet._private.test_utils import wait_for_condition
+
+    started = time.monotonic()
+    wait_for_condition(lambda: time.monotonic() - started > 0.02, timeout=20, retry_interval_ms=1)
+    with pytest.raises(RuntimeError):
+        wait_for_condition(lambda: False, timeout=0.01, retry_interval_ms=1)
+    assert not AGAINST_RAY or time.monotonic() > started
