@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -37,7 +38,7 @@ def head_options(
     *,
     num_cpus: float | None,
     num_gpus: float | None,
-    resources: Mapping[str, float] | None,
+    resources: Mapping[str, Any] | None,
     memory: float | None,
     object_store_memory: int | None,
     owned: bool,

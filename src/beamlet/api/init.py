@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from beamlet.api import backend, driver_output
@@ -49,6 +49,7 @@ from beamlet.rpc.turns import SharedReactor, Waiter
 logger = logging.getLogger("beamlet")
 _JOIN_S = 15.0
 _GOODBYE_S = 10.0
+_HEAD_DIES_S = 2.0
 
 
 class Driver:
@@ -129,9 +130,19 @@ class Driver:
         threading.Thread(target=self._after_loss, name="beamlet-cleanup", daemon=True).start()
 
     def _after_loss(self) -> None:
+        """A head that was killed has cleaned up nothing: do it for it, whoever started it."""
         if self.head is not None:
             self.head.process.wait()
+        deadline = monotonic() + _HEAD_DIES_S
+        while self.session.is_alive() and monotonic() < deadline:
+            sleep(0.01)  # its connections close some moments before it is gone
+        if not self.session.is_alive():
             clean_up_after(self.session)
+
+    @property
+    def is_lost(self) -> bool:
+        """The cluster went away before we left it."""
+        return self._left.is_set()
 
     # -- leaving ---------------------------------------------------------------------------------
 
@@ -176,6 +187,8 @@ def init(address: str | None = None, **options: Any) -> ClusterContext:
     global _driver
     given = checked(address, options)
     with _lock:
+        if _driver is not None and _driver.is_lost:
+            shutdown()
         if _driver is not None:
             return _again(_driver, given)
         if backend.is_connected():

@@ -72,6 +72,7 @@ class ActorAccess:
         Raises ActorAlreadyExistsError when the name is taken.
         """
         core = self._core
+        core.raise_if_shut()
         prepared = core.submission.prepare(args, kwargs, f"{spec.class_name}.__init__")
         with core.lock:
             actor_id = spec.actor_id = core.context().next_actor()

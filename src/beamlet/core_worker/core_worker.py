@@ -189,7 +189,7 @@ class CoreWorker:
 
     def raise_if_shut(self) -> None:
         if self._shut or self.link.connection.closed:
-            raise RaySystemError(RuntimeError("the connection to the cluster is closed: it was shut down, or died"))
+            raise self.link.gone()
 
     def stale_reference(self, object_id: ObjectId) -> Exception:
         return RaySystemError(
@@ -326,8 +326,18 @@ class CoreWorker:
         self.perform_effects()
 
     def _raylet_lost(self, reason: str) -> None:
-        if not self._shut:
-            self._on_raylet_lost(reason)
+        """Nothing that was promised will come, and nothing more can be asked for: say so, never wait."""
+        if self._shut:
+            return
+        self._on_raylet_lost(reason)
+        if self.execution is not None:
+            return
+        self.put = self.submit_task = self.submit_call = self._refuse  # type: ignore[method-assign, assignment]
+        self.objects.lose_promised(self.link.gone())
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        """Stands in for what needs a cluster when there is none any more."""
+        raise self.link.gone()
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from beamlet.exceptions import RaySystemError
 from beamlet.protocol import gcs, node
 from beamlet.protocol.message import Message
 from beamlet.rpc.connection import Connection
@@ -65,8 +66,21 @@ class Reply(Waiter):
         self.complete()
 
 
-class RayletGone(Exception):
-    """The connection to the raylet is closed: the cluster is going away."""
+class RayletGone(RaySystemError):
+    """The connection to the raylet is closed: this process has no cluster any more."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"lost the connection to the cluster: {reason}. {_WHAT_TO_DO}")
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[RayletGone], tuple[str]]:
+        return RayletGone, (self.reason,)
+
+
+_WHAT_TO_DO = (
+    "Its processes end and its objects are gone; how it ended is in logs/head.log of the session's directory. "
+    "Call shutdown() and init() to go on with a new cluster."
+)
 
 
 class NodeLink:
@@ -83,6 +97,8 @@ class NodeLink:
         self._on_message = on_message
         self._on_close = on_close
         self._next_req = 1
+        #: Why the connection is closed; "" while it is open.
+        self.end_reason = ""
         self._awaited: dict[int, Callable[[Any], None]] = {}
         self.connection = Connection(
             sock,
@@ -98,10 +114,16 @@ class NodeLink:
         self.connection.send(message)
 
     def request(self, message: Any, on_answer: Callable[[Any], None]) -> int:
-        """Send ``message`` under a new ``req``; ``on_answer`` is called once, under the lock."""
+        """Send ``message`` under a new ``req``; ``on_answer`` is called once, under the lock.
+
+        None is the answer when the raylet is gone.
+        """
         req = self._next_req
         self._next_req = req + 1
         message.req = req
+        if self.connection.closed:
+            self._reactor.call_soon(lambda: on_answer(None))
+            return req
         self._awaited[req] = on_answer
         self.connection.send(message)
         return req
@@ -117,16 +139,16 @@ class NodeLink:
         reply = Reply()
         with self._reactor.lock:
             if self.connection.closed:
-                raise RayletGone
+                raise self.gone()
             req = self.request(message, reply.set)
         if not self._reactor.wait(reply, deadline):
             with self._reactor.lock:
                 self.forget(req)
             if self.connection.closed:
-                raise RayletGone
+                raise self.gone()
             raise TimeoutError(f"the raylet did not answer {type(message).__name__} in time")
         if reply.message is None:
-            raise RayletGone
+            raise self.gone()
         return reply.message
 
     def take_socket(self) -> socket.socket:
@@ -147,7 +169,11 @@ class NodeLink:
         elif isinstance(message, node.LeaseGranted | node.PeerConnected):
             self._on_message(message)
 
+    def gone(self) -> RayletGone:
+        return RayletGone(self.end_reason or "it was shut down")
+
     def _closed(self, _: Connection, reason: str) -> None:
+        self.end_reason = reason
         awaited, self._awaited = self._awaited, {}
         for on_answer in awaited.values():
             on_answer(None)
@@ -155,5 +181,3 @@ class NodeLink:
 
     def close(self) -> None:
         self.connection.close()
-
-

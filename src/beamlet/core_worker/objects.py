@@ -21,6 +21,7 @@ from beamlet.serialization.values import (
     ERROR,
     INLINE_MAX_BYTES,
     Serialized,
+    dump_error,
     dumps,
     is_error,
     loads_plain,
@@ -213,6 +214,14 @@ class ObjectAccess:
             self._asked.pop(object_id, None)
             record = self._refs.objects.get(object_id)
             if record is not None:
+                self.notify(record)
+
+    def lose_promised(self, error: BaseException) -> None:
+        """Nobody will keep a promise any more: ``error`` is the value of all that is awaited."""
+        payload = dump_error(error)
+        for record in list(self._refs.objects.values()):
+            if record.state == PENDING:
+                self._refs.set_inline(record, payload)
                 self.notify(record)
 
     # -- loading ---------------------------------------------------------------------------------

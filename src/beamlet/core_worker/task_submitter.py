@@ -151,12 +151,12 @@ class TaskSubmitter:
             self._want_workers(state)
         return None
 
-    def _roomiest(self, state: KeyState) -> LeasedWorker | None:
+    def _roomiest(self, state: KeyState, except_for: LeasedWorker | None = None) -> LeasedWorker | None:
         """The worker with the fewest tasks that may take another."""
         best, best_load = None, state.depth()
         for worker in state.workers:
             load = len(worker.in_flight)
-            if load < best_load and not worker.blocked and not worker.leaving:
+            if load < best_load and not worker.blocked and not worker.leaving and worker is not except_for:
                 best, best_load = worker, load
         return best
 
@@ -219,13 +219,19 @@ class TaskSubmitter:
         state = worker.key
         tasks = [task for seq in sorted(seqs) if (task := worker.in_flight.pop(seq, None)) is not None]
         state.queue.extendleft(reversed(tasks))
-        for other in list(state.workers):
-            if state.queue and other is not worker:
-                self._fill(state, other)
+        self._spread(state, worker)
         self._want_workers(state)
         for other in list(state.workers):
             if not other.in_flight and not other.idle_since:
                 other.idle_since = now
+
+    def _spread(self, state: KeyState, except_for: LeasedWorker | None = None) -> None:
+        """Push what is queued to whoever has least to do; idle workers first."""
+        while state.queue:
+            worker = self._roomiest(state, except_for)
+            if worker is None:
+                return
+            self._push(worker, state.queue.popleft())
 
     def remove(self, task: Pending) -> bool:
         """Take a task that was not pushed yet out of the queue (cancel)."""
@@ -242,6 +248,8 @@ class TaskSubmitter:
     def _want_workers(self, state: KeyState) -> None:
         """Ask for as many workers as there are tasks nobody is running, within bounds."""
         waiting = self._waiting(state)
+        if waiting:
+            waiting -= sum(not worker.in_flight for worker in state.workers)
         while len(state.requests) < min(waiting, MAX_LEASE_REQUESTS):
             name = state.queue[0].message.name if state.queue else ""
             req = self._port.request_lease(state.key, name, waiting)
@@ -331,11 +339,8 @@ class TaskSubmitter:
             state.queue.appendleft(task)
         for key in dict.fromkeys(task.route for task in tasks):
             state = self.keys[key]
-            for worker in list(state.workers):
-                if state.queue:
-                    self._fill(state, worker)
-            if state.queue:
-                self._want_workers(state)
+            self._spread(state)
+            self._want_workers(state)
 
     def return_idle(self) -> None:
         """The raylet needs what we do not use (LeaseWanted)."""

@@ -70,7 +70,7 @@ class SharedReactor(Reactor):
         self.lock = threading.RLock()
         self._turn = threading.Lock()
         self._on_idle = on_idle
-        self._followers = 0
+        self._followers: list[Waiter] = []
         #: Counts turns taken by user threads; the background thread watches it move.
         self._turns_taken = 0
         self._user_leads = False
@@ -125,7 +125,7 @@ class SharedReactor(Reactor):
             events = self.poll(timeout)
             with self.lock:
                 self.dispatch(events)
-                if not events:
+                if monotonic() > self._next_idle:
                     self._idle()
         return True
 
@@ -148,7 +148,7 @@ class SharedReactor(Reactor):
             events = self.poll(limit)
             with self.lock:
                 self.dispatch(events)
-                if not events and limit:
+                if monotonic() > self._next_idle:
                     self._idle()
         finally:
             self._user_leads = False
@@ -161,7 +161,7 @@ class SharedReactor(Reactor):
         with self.lock:
             self.flush()
             waiter.arm()
-            self._followers += 1
+            self._followers.append(waiter)
         self._turns_taken += 1
         try:
             while waiter.remaining > 0:
@@ -178,7 +178,7 @@ class SharedReactor(Reactor):
             return True
         finally:
             with self.lock:
-                self._followers -= 1
+                self._followers.remove(waiter)
 
     def ask_flush(self) -> None:
         """Messages were queued and their sender will not flush: see that another thread soon does.
@@ -211,7 +211,7 @@ class SharedReactor(Reactor):
                     self._idle()
             quiet = seen == self._turns_taken
             seen = self._turns_taken
-            if (quiet or self._wanted or self._followers) and self._turn.acquire(blocking=False):
+            if (quiet or self._wanted or self._somebody_waits()) and self._turn.acquire(blocking=False):
                 try:
                     self._lead_in_background(seen)
                 finally:
@@ -239,9 +239,13 @@ class SharedReactor(Reactor):
             self._on_idle()
             self.flush()
 
+    def _somebody_waits(self) -> bool:
+        """A follower's waiter is still to be completed. (One that is complete may not have noticed yet.)"""
+        return any(waiter.remaining > 0 for waiter in tuple(self._followers))
+
     def _lead_in_background(self, seen: int) -> None:
         self._wanted = False
-        while not self._closing and (self._followers or seen == self._turns_taken):
+        while not self._closing and (seen == self._turns_taken or self._somebody_waits()):
             with self.lock:
                 self.flush()
                 self._sleeping = True
@@ -249,10 +253,8 @@ class SharedReactor(Reactor):
             with self.lock:
                 self._sleeping = False
                 self.dispatch(events)
-                if not events:
+                if monotonic() > self._next_idle:
                     self._idle()
-            if self._followers:
-                seen = self._turns_taken
 
     def shut(self) -> None:
         """Stop the background thread and every wait. Idempotent; then the caller closes connections."""
