@@ -313,7 +313,8 @@ def test_the_programs_processes_leave_no_shared_memory(tmp_path: Path) -> None:
 
 def test_ctrl_c_in_get_is_a_keyboard_interrupt_and_the_program_goes_on(tmp_path: Path) -> None:
     end = (
-        "try:\n    print('waiting', flush=True)\n    ray.get(ref)\nexcept KeyboardInterrupt:\n    print('interrupted', flush=True)\n"
+        "try:\n    print('waiting', flush=True)\n    ray.get(ref)\n"
+        "except KeyboardInterrupt:\n    print('interrupted', flush=True)\n"
         "print(ray.get(actor.pid.remote()) > 0, flush=True)\n"
     )
     program, mark = start_program(tmp_path, end)
