@@ -87,7 +87,9 @@ class CoreWorker:
         self._shut = False
         self.reactor = reactor or SharedReactor("beamlet-io", self._on_idle)
         self.lock = self.reactor.lock
-        self.link = NodeLink(sock, self.reactor, self._from_raylet, self._raylet_lost)
+        self.link = NodeLink(
+            sock, self.reactor, self._from_raylet, self._raylet_lost, identity.session_dir
+        )
         self.refs = ReferenceCounter(self.address)
         self.peers = PeerTable(self.link, self.reactor, self._from_peer, self._peer_gone)
         self.functions = FunctionTable(self.link)
@@ -332,7 +334,7 @@ class CoreWorker:
         self._on_raylet_lost(reason)
         if self.execution is not None:
             return
-        self.put = self.submit_task = self.submit_call = self._refuse  # type: ignore[method-assign, assignment]
+        self.put = self.submit_task = self.submit_call = self._refuse  # type: ignore[method-assign]
         self.objects.lose_promised(self.link.gone())
 
     def _refuse(self, *_: Any, **__: Any) -> Any:

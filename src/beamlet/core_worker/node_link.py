@@ -69,18 +69,15 @@ class Reply(Waiter):
 class RayletGone(RaySystemError):
     """The connection to the raylet is closed: this process has no cluster any more."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"lost the connection to the cluster: {reason}. {_WHAT_TO_DO}")
-        self.reason = reason
+    def __init__(self, reason: str, session_dir: str) -> None:
+        super().__init__(
+            f"lost the connection to the cluster: {reason}. Its processes end and its objects are gone; "
+            f"{session_dir}/logs/head.log may say why. Call shutdown() and init() to go on with a new one."
+        )
+        self._arguments = (reason, session_dir)
 
-    def __reduce__(self) -> tuple[type[RayletGone], tuple[str]]:
-        return RayletGone, (self.reason,)
-
-
-_WHAT_TO_DO = (
-    "Its processes end and its objects are gone; how it ended is in logs/head.log of the session's directory. "
-    "Call shutdown() and init() to go on with a new cluster."
-)
+    def __reduce__(self) -> tuple[type[RayletGone], tuple[str, str]]:
+        return RayletGone, self._arguments
 
 
 class NodeLink:
@@ -92,13 +89,15 @@ class NodeLink:
         reactor: SharedReactor,
         on_message: Callable[[Any], None],
         on_close: Callable[[str], None],
+        session_dir: str,
     ) -> None:
         self._reactor = reactor
+        self._session_dir = session_dir
         self._on_message = on_message
         self._on_close = on_close
         self._next_req = 1
         #: Why the connection is closed; "" while it is open.
-        self.end_reason = ""
+        self._end_reason = ""
         self._awaited: dict[int, Callable[[Any], None]] = {}
         self.connection = Connection(
             sock,
@@ -170,10 +169,10 @@ class NodeLink:
             self._on_message(message)
 
     def gone(self) -> RayletGone:
-        return RayletGone(self.end_reason or "it was shut down")
+        return RayletGone(self._end_reason or "it was shut down", self._session_dir)
 
     def _closed(self, _: Connection, reason: str) -> None:
-        self.end_reason = reason
+        self._end_reason = reason
         awaited, self._awaited = self._awaited, {}
         for on_answer in awaited.values():
             on_answer(None)
