@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import beamlet
 from beamlet.exceptions import ActorDiedError
@@ -87,7 +87,7 @@ class ActorPool(Generic[V]):
     def get_next(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """The result of the earliest submission not yet returned.
 
-        timeout: seconds. ignore_if_timedout: then drop that submission and return None.
+        timeout: seconds. ignore_if_timedout: the submission that was too slow is dropped, and its actor free.
         Raises StopIteration if nothing is pending, TimeoutError, ValueError if get_next_unordered() has
         returned something later, or what the call raised.
         """
@@ -99,17 +99,17 @@ class ActorPool(Generic[V]):
                 "in order. Use one of the two."
             )
         ready, _ = beamlet.wait([ref], timeout=timeout)
-        if not ready and not ignore_if_timedout:
-            raise TimeoutError(f"the next result of the pool was not there within {timeout} s")
-        return self._return(ref, bool(ready))
+        if not ready:
+            self._too_slow(ref, timeout, ignore_if_timedout)
+        return self._return(ref)
 
     def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """Whatever result is there first. Arguments and errors as of ``get_next``."""
         self._refuse_if_empty()
         ready, _ = beamlet.wait(list(self._running), num_returns=1, timeout=timeout)
-        if not ready and not ignore_if_timedout:
-            raise TimeoutError(f"no result of the pool was there within {timeout} s")
-        return self._return(ready[0] if ready else next(iter(self._running)), bool(ready))
+        if not ready:
+            self._too_slow(next(iter(self._running)), timeout, ignore_if_timedout)
+        return self._return(ready[0])
 
     def _refuse_if_empty(self) -> None:
         if not self.has_next():
@@ -120,14 +120,23 @@ class ActorPool(Generic[V]):
                 "push() a living one"
             )
 
-    def _return(self, ref: Any, is_ready: bool) -> Any:
-        """Free the call's actor, unless it turns out to be dead, then return the result or raise it."""
+    def _too_slow(self, ref: Any, timeout: float | None, drop: bool) -> NoReturn:
+        if drop:
+            self._free(self._forget(ref))
+        raise TimeoutError(
+            f"{ref} of the pool was not there within {timeout} s" + (", and is dropped" if drop else "")
+        )
+
+    def _forget(self, ref: Any) -> Any:
+        """The result is accounted for; returns the call's actor."""
         number, actor = self._running.pop(ref)
         del self._numbered[number]
         self._next_wanted = max(self._next_wanted, number + 1)
-        if not is_ready:
-            self._free(actor)
-            return None
+        return actor
+
+    def _return(self, ref: Any) -> Any:
+        """Free the call's actor, unless it turns out to be dead, then return the result or raise it."""
+        actor = self._forget(ref)
         try:
             value = beamlet.get(ref)
         except ActorDiedError:

@@ -20,6 +20,7 @@ MIRRORED = (
     "runtime_context",
     "util",
     "util.actor_pool",
+    "util.queue",
     "cloudpickle",
 )
 
