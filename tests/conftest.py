@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 
 import psutil
@@ -20,8 +22,20 @@ settings.register_profile("explore", _UNTIMED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+# A root of its own for the sessions of this run: init() joins a cluster that `beamlet start --head` announced,
+# and no test may meet one of the developer's, or of a run beside it.
+_SESSIONS = tempfile.mkdtemp(prefix="bt-")
+os.environ["BEAMLET_TMPDIR"] = _SESSIONS
+for _name in ("BEAMLET_ADDRESS", "RAY_ADDRESS", "RAY_TMPDIR"):
+    os.environ.pop(_name, None)
+
+
 def pytest_configure() -> None:
     faulthandler.enable()
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_SESSIONS, ignore_errors=True)
 
 
 # pytest's faulthandler_timeout dumps the stacks of all threads of this process; what it cannot show is what

@@ -12,6 +12,7 @@ import inspect
 import selectors
 import threading
 from collections import deque
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from beamlet.core_worker.context import TaskContext, current_task
@@ -112,13 +113,15 @@ class AsyncCalls:
         current_task.set(context)
         running = self._core.execution.running
         running[call.task_id] = (context, 0, sender)
+        started = time_ns()
         try:
             method = self._actor.method(call.method)
             args, kwargs, guard = runner.arguments(call)
             value = method(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
-            del args, kwargs
+            result = [value]
+            del args, kwargs, value
         except asyncio.CancelledError:
             self._finished(group, call)
             runner.answer_error(sender, call, context, TaskCancelledError(call.task_id.hex()))
@@ -129,7 +132,8 @@ class AsyncCalls:
             runner.answer_error(sender, call, context, error)
         else:
             self._finished(group, call)
-            runner.answer(sender, call, context, value, guard, 0)
+            self._core.task_events.note(call.task_id, name, started, time_ns(), False)
+            runner.answer(sender, call, context, result, guard, 0)
 
     def _finished(self, group: str, call: CallActor) -> None:
         del self._core.execution.running[call.task_id]

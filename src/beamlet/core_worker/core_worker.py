@@ -41,6 +41,7 @@ from beamlet.core_worker.peers import Peer, PeerTable
 from beamlet.core_worker.reference_counter import ReferenceCounter
 from beamlet.core_worker.store_client import StoreClient
 from beamlet.core_worker.submission import Submission
+from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.core_worker.task_submitter import TaskSubmitter
 from beamlet.exceptions import RaySystemError
 from beamlet.protocol import gcs, node, peer
@@ -100,6 +101,7 @@ class CoreWorker:
         self.actors = ActorAccess(self)
         self.ownership = Ownership(self)
         self.store = StoreClient(self, arena_fd, identity.arena_bytes, identity.strict_arrays)
+        self.task_events = TaskEventBuffer(identity.worker_id)
         #: Set by worker_main: runs what we are sent. A driver has none.
         self.execution: Any = None
         #: Set by worker_main: the actor this process is, or may become.
@@ -243,6 +245,8 @@ class CoreWorker:
     def _on_idle(self) -> None:
         if released or self.store.unpinned:
             self.drain_released()
+        if self.task_events.noted:
+            self.link.send(self.task_events.take())
 
     def perform_effects(self) -> None:
         """Do what the reference counter asks, in order. Under the lock."""

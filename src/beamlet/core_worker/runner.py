@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from time import perf_counter_ns
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from beamlet.base.ids import ObjectId, return_id
@@ -49,6 +49,7 @@ class Runner:
         self._core = core
         self._execution = execution
         self._output = execution.output
+        self._events = core.task_events
         #: Finished runs by function, where max_calls limits them.
         self._runs: dict[bytes, int] = {}
         #: Shown in errors of actor methods.
@@ -65,20 +66,23 @@ class Runner:
         running[task.task_id] = (context, threading.get_ident(), sender)
         if task.accelerators:
             show_devices(task.accelerators)
-        started = perf_counter_ns()
+        started = time_ns()
         try:
             function = self._core.functions.loaded.get(task.function)
             if function is None:
                 function = self._core.functions.fetch(task.function, None)
             args, kwargs, guard = self.arguments(task)
-            value = function(*args, **kwargs)
+            result = [function(*args, **kwargs)]
             del args, kwargs
         except BaseException as error:
+            self._events.note(task.task_id, task.name, started, time_ns(), True)
             del running[task.task_id]
             self.answer_error(sender, task, context, error)
         else:
+            ended = time_ns()
+            self._events.note(task.task_id, task.name, started, ended, False)
             del running[task.task_id]
-            self.answer(sender, task, context, value, guard, (perf_counter_ns() - started) // 1000)
+            self.answer(sender, task, context, result, guard, max(0, ended - started) // 1000)
         finally:
             current_task.reset(token)
 
@@ -88,16 +92,19 @@ class Runner:
         token = current_task.set(context)
         running = self._execution.running
         running[call.task_id] = (context, threading.get_ident(), sender)
+        started = time_ns()
         try:
             args, kwargs, guard = self.arguments(call)
-            value = method(*args, **kwargs)
+            result = [method(*args, **kwargs)]
             del args, kwargs
         except BaseException as error:
+            self._events.note(call.task_id, shown_as, started, time_ns(), True)
             del running[call.task_id]
             self.answer_error(sender, call, context, error)
         else:
+            self._events.note(call.task_id, shown_as, started, time_ns(), False)
             del running[call.task_id]
-            self.answer(sender, call, context, value, guard, 0)
+            self.answer(sender, call, context, result, guard, 0)
         finally:
             current_task.reset(token)
 
@@ -160,11 +167,15 @@ class Runner:
         sender: Peer,
         work: PushTask | CallActor,
         context: TaskContext,
-        value: Any,
+        result: list[Any],
         guard: ArgumentsGuard | None,
         busy_us: int,
     ) -> None:
-        """Send the value, or why it cannot be sent."""
+        """Send the value, or why it cannot be sent.
+
+        ``result`` is emptied: nobody else may keep the value alive, or the references in it count as kept.
+        """
+        value = result.pop()
         try:
             if work.num_returns == 1:
                 data = dumps(value)

@@ -21,7 +21,7 @@ class TaskEventTable:
 
     def handle_events(self, message: TaskEvents) -> None:
         self._events.extend(message.events)
-        self._seen += len(message.events)
+        self._seen += len(message.events) + message.dropped
 
     def handle_query(self, sender: Address, message: QueryTimeline) -> list[Effect]:
         """Events in order of arrival: by time within a worker, not across workers."""

@@ -276,6 +276,8 @@ class TaskEvent(Message, tag=119):
 
 class TaskEvents(Message, tag=120):
     events: list[TaskEvent]
+    #: Ran too, but are not among the events, for there were too many.
+    dropped: int = 0
 
 
 class QueryTimeline(Message, tag=121):
