@@ -133,9 +133,9 @@ class Cluster:
         )
         assert self.head.stdout is not None
         self.ready = msgspec.json.decode(self.head.stdout.readline(), type=HeadReady)
-        self.head.stdout.close()
         assert not self.ready.error
         self.driver = Driver(self.session)
+        self.head.stdout.close()  # closed before anyone joined, it would tell the head that we are gone
 
     def processes(self) -> list[int]:
         """Every living process of the session, by its mark."""

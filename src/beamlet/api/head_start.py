@@ -100,7 +100,10 @@ def start_head(options: HeadOptions) -> StartedHead:
 
 
 def await_head(head: StartedHead) -> None:
-    """Until it listens. Raises RuntimeError saying why it never will."""
+    """Until it listens. Raises RuntimeError saying why it never will.
+
+    A head that is ours alone ends if its pipe closes before we joined: ``let_go`` closes it afterwards.
+    """
     import select
 
     process = head.process
@@ -108,7 +111,6 @@ def await_head(head: StartedHead) -> None:
     poll = select.poll()
     poll.register(process.stdout, select.POLLIN)
     line = process.stdout.readline() if poll.poll(HEAD_STARTS_S * 1000) else b""
-    process.stdout.close()
     ready = msgspec.json.decode(line, type=HeadReady) if line.startswith(b"{") else None
     if ready is None or ready.error:
         stop_head(head, at_once=True)
@@ -118,8 +120,15 @@ def await_head(head: StartedHead) -> None:
         raise RuntimeError(f"the head process did not start: {why}\n{tail}")
 
 
+def let_go(head: StartedHead) -> None:
+    """We joined: from now on our connection is what it lives by. Idempotent."""
+    if head.process.stdout is not None:
+        head.process.stdout.close()
+
+
 def stop_head(head: StartedHead, at_once: bool = False) -> None:
     """End it, and whatever it leaves. Bounded; idempotent."""
+    let_go(head)
     process = head.process
     if process.poll() is None:
         process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)

@@ -23,6 +23,7 @@ from beamlet.api.head_start import (
     find_session,
     head_options,
     join,
+    let_go,
     new_session,
     start_head,
     stop_head,
@@ -252,6 +253,7 @@ def _start_new(given: InitOptions) -> Driver:
         await_head(head)
         driver = Driver(session, head, given)
         context = driver.join()
+        let_go(head)
     except BaseException:
         stop_head(head, at_once=True)
         raise

@@ -8,7 +8,15 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from beamlet.api.head_start import StartedHead, await_head, head_options, new_session, start_head, stop_head
+from beamlet.api.head_start import (
+    StartedHead,
+    await_head,
+    head_options,
+    let_go,
+    new_session,
+    start_head,
+    stop_head,
+)
 from beamlet.cli.terminal import Paint
 from beamlet.processes.session import find_current, publish_current, session_root
 
@@ -122,6 +130,7 @@ def _start(options: argparse.Namespace) -> StartedHead:
         session.remove()
         raise
     await_head(head)
+    let_go(head)
     return head
 
 

@@ -54,11 +54,15 @@ def run_head(options: HeadOptions) -> int:
     """Returns the exit status, or raises what the head itself did wrong; both are in its log."""
     report = _take_over_output(Path(options.session_dir) / "logs" / "head.log")
     try:
-        head = Head(options)
+        head = Head(options, report)
     except Exception as error:
         _say(report, HeadReady(os.getpid(), error=f"{type(error).__name__}: {error}"))
         raise
     _say(report, HeadReady(os.getpid(), address=str(head.session.socket)))
+    if options.owned:
+        head.await_owner(report)
+    else:
+        os.close(report)
     head.run()
     return 0
 
@@ -66,7 +70,8 @@ def run_head(options: HeadOptions) -> int:
 class Head:
     """All parts of the process, built in order."""
 
-    def __init__(self, options: HeadOptions) -> None:
+    def __init__(self, options: HeadOptions, report: int) -> None:
+        """``report``: the pipe to whoever started us; it must not live on in our forks."""
         self.session = SessionDirectory(Path(options.session_dir))
         self._ending = ""
         self._failed = False
@@ -77,7 +82,9 @@ class Head:
         node_id = new_node_id()
         self._arena = Arena.create(options.object_store_bytes)
         child_main = _worker_main(options, node_id, self._arena)
-        self._factory: FactoryProcess = fork_factory(child_main, options.preload)
+        self._factory: FactoryProcess = fork_factory(
+            child_main, options.preload, close_in_factory=[lambda: os.close(report)]
+        )
         self._reactor = Reactor()
         self._gcs = Gcs(
             lambda address, message: self._raylet.to_core_worker(address, message),
@@ -108,8 +115,6 @@ class Head:
             str(self.session.socket), self.session.secret(), self._reactor, self._raylet.on_connection
         )
         self.session.describe(str(self.session.socket))
-        if options.owned:
-            self._reactor.call_later(OWNER_JOINS_S, self._expect_owner)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda received, _: self._end(f"signal {signal.Signals(received).name}"))
 
@@ -131,10 +136,23 @@ class Head:
         self._ending = self._ending or reason
         self._reactor.stop()
 
-    def _expect_owner(self) -> None:
-        if not self._raylet.driver_has_joined:
-            self._failed = True
-            self._end(f"the driver that started this head did not join within {OWNER_JOINS_S:.0f} s")
+    def await_owner(self, report: int) -> None:
+        """The owner keeps its end of ``report`` open until it has joined: killed before, it takes us along."""
+
+        def let_go() -> None:
+            self._reactor.remove_reader(report)
+            os.close(report)
+            late.cancel()
+            if not self._raylet.driver_has_joined:
+                self._end("the driver that started this head ended before it joined")
+
+        def too_late() -> None:
+            if not self._raylet.driver_has_joined:
+                self._failed = True
+                self._end(f"the driver that started this head did not join within {OWNER_JOINS_S:.0f} s")
+
+        self._reactor.add_reader(report, let_go)
+        late = self._reactor.call_later(OWNER_JOINS_S, too_late)
 
     def _close(self) -> None:
         """In order: new visitors, workers, files. Connections close with the process, after everything."""
@@ -182,12 +200,11 @@ def _take_over_output(log: Path) -> int:
 
 
 def _say(report: int, ready: HeadReady) -> None:
-    """Tell whoever started us, and let go of its pipe. If it is gone, its connection will not come either."""
+    """Tell whoever started us."""
     try:
         os.write(report, msgspec.json.encode(ready) + b"\n")
     except BrokenPipeError:
         os.write(2, b"beamlet head: whoever started this head is gone\n")
-    os.close(report)
 
 
 def _await_exit(pid: int, seconds: float) -> int | None:
