@@ -354,3 +354,15 @@ def test_why_says_who_waits_how_long_for_what() -> None:
     assert node.manager.why(address("a"), 7.0) == [f"task f ×3 has waited 7 s: {reason}"]
     assert node.manager.why(address("b"), 7.0) == []
     assert node.manager.demand() == [("{'CPU': 1}", 3, reason)]
+
+
+def test_tasks_that_several_requests_of_a_client_stand_for_are_counted_once() -> None:
+    node = Node(CPU=1)
+    node.place("H", lives_on={"CPU": 1}, to_place={})
+    for number, backlog in enumerate([2, 3, 4]):
+        request = Request(
+            (address("a"), number), address("a"), JOB, from_floats({"CPU": 1}), "f", backlog=backlog
+        )
+        node.perform(node.manager.submit(request, node.now))
+    node.ask("b", 1, "f", CPU=1)
+    assert [count for _, count, _ in node.manager.demand()] == [5]

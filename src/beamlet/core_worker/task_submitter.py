@@ -116,6 +116,12 @@ class KeyState:
         #: Moving average of run times; negative while unknown.
         self.average_us = -1.0
 
+    def name_of_next(self) -> str:
+        """The task that one more worker would run: the next in the queue, else one behind another."""
+        behind = (task for worker in self.workers for task in worker.in_flight.values())
+        task = self.queue[0] if self.queue else next(behind, None)
+        return task.message.name if task is not None else ""
+
     def depth(self) -> int:
         """How many tasks one worker may have at once."""
         if self.average_us < 0:
@@ -251,8 +257,7 @@ class TaskSubmitter:
         if waiting:
             waiting -= sum(not worker.in_flight for worker in state.workers)
         while len(state.requests) < min(waiting, MAX_LEASE_REQUESTS):
-            name = state.queue[0].message.name if state.queue else ""
-            req = self._port.request_lease(state.key, name, waiting)
+            req = self._port.request_lease(state.key, state.name_of_next(), waiting)
             state.requests[req] = None
             self._request_keys[req] = state
 

@@ -270,9 +270,14 @@ class LeaseManager:
 
     def demand(self) -> list[tuple[str, int, str]]:
         """(resources shown, how many, why) of all that waits, for ``status``."""
-        counts: Counter[tuple[str, str]] = Counter()
+        # Each of a client's requests for one kind of task counts the same tasks behind it.
+        backlogs: dict[tuple[str, str, Address, str], list[int]] = {}
         for request, reason in self._waiting():
-            counts[show(request.demand.largest()), reason] += request.backlog
+            shown = show(request.demand.largest())
+            backlogs.setdefault((shown, reason, request.client, request.name), []).append(request.backlog)
+        counts: Counter[tuple[str, str]] = Counter()
+        for (shown, reason, _, _), each in backlogs.items():
+            counts[shown, reason] += max(len(each), *each)
         return [(shown, count, reason) for (shown, reason), count in counts.items()]
 
     def knows(self, key: RequestKey) -> bool:
