@@ -10,15 +10,15 @@ from typing import Any, Generic, NoReturn, TypeVar, overload
 import msgspec
 
 from beamlet.api import backend
-from beamlet.api.call_sites import here
+from beamlet.api.call_sites import call_site, here
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.options import ActorOptions, MethodOptions, validate_actor_options, validate_method_options
 from beamlet.api.placing import strategy_of
 from beamlet.api.signatures import Signature
 from beamlet.base.ids import ActorId, Address, FunctionKey
 from beamlet.core_worker import functions
-from beamlet.core_worker.actor_process import ActorExit
 from beamlet.core_worker.actors import Creation
+from beamlet.core_worker.runner import ActorExit
 from beamlet.core_worker.submission import MethodTemplate
 from beamlet.exceptions import AsyncioActorExit, PendingCallsLimitExceeded, RaySystemError
 from beamlet.protocol.gcs import ActorSpec
@@ -83,7 +83,7 @@ class ActorMethod:
                 f"{link.pending_count} calls of {handle!r} are unanswered; max_pending_calls is "
                 f"{link.max_pending_calls}. Wait for some with beamlet.wait() first."
             )
-        return core.submit_call(link, self._template, args, kwargs)
+        return core.submit_call(link, self._template, args, kwargs, call_site())
 
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options."""

@@ -1,15 +1,39 @@
-"""Where users' code asked for things: noted as (code, line) in under 100 ns, spelled out only when shown."""
+"""Where users' code asked for things.
+
+A call site is looked up, not built: the same object serves every call from the same instruction, which costs
+about 0.1 µs and nothing to keep.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
-from types import CodeType
+from types import CodeType, FrameType
 
-CallSite = tuple[CodeType, int]
+from beamlet.exceptions.task_error import CallSite
+
+#: Code that is made anew for ever (cells of a notebook, ``exec``) must not fill the memory.
+_SITES_MAX = 8192
+#: By address of an instruction. The code object is kept so that its address means nothing else meanwhile; it
+#: holds its instructions itself, so no two of them share an address.
+_sites: dict[int, tuple[CallSite, CodeType]] = {}
+
+
+def call_site(depth: int = 2) -> CallSite:
+    """The code ``depth`` calls up."""
+    frame = sys._getframe(depth)
+    found = _sites.get(id(frame.f_code) + frame.f_lasti)
+    return found[0] if found is not None else _remember(frame)
 
 
 def here(depth: int = 2) -> str:
     """"app.py:12" of the code ``depth`` calls up."""
-    frame = sys._getframe(depth)
-    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return str(call_site(depth + 1))
+
+
+def _remember(frame: FrameType) -> CallSite:
+    code = frame.f_code
+    if len(_sites) >= _SITES_MAX:
+        _sites.clear()
+    site = CallSite(code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_name)
+    _sites[id(code) + frame.f_lasti] = site, code
+    return site

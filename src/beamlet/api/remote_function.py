@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 from beamlet.api import backend
+from beamlet.api.call_sites import call_site
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.options import TaskOptions, validate_task_options
 from beamlet.api.placing import strategy_of
@@ -76,9 +75,7 @@ class RemoteFunction(Generic[P, R]):
         if template_of._bound_to is not core:
             template_of._template = self._make_template(core, template_of._options)
             template_of._bound_to = core
-        frame = sys._getframe(2)
-        site = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-        return core.submit_task(template_of._template, args, kwargs, site)
+        return core.submit_task(template_of._template, args, kwargs, call_site(3))
 
     def _make_template(self, core: Any, options: TaskOptions) -> TaskTemplate:
         """Export the function and fix what all calls with these options share."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
 from beamlet.api import backend
-from beamlet.api.call_sites import here
+from beamlet.api.call_sites import call_site
 from beamlet.api.object_ref import ObjectRef
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ def put(value: T, *, _owner: Any = None, _tensor_transport: Any = None) -> Objec
     if _owner is not None:
         raise ValueError("_owner is not supported: the process that puts a value owns it")
     core = backend._current or backend.current()
-    return core.put(value, here())  # type: ignore[no-any-return]
+    return core.put(value, call_site())  # type: ignore[no-any-return]
 
 
 def wait(

@@ -16,7 +16,7 @@ from beamlet.core_worker.context import TaskContext, current_task
 from beamlet.core_worker.execution import Execution
 from beamlet.core_worker.execution_queue import ExecutionQueue
 from beamlet.core_worker.peers import Peer
-from beamlet.core_worker.runner import Runner, show_devices
+from beamlet.core_worker.runner import ActorExit, Runner, show_devices
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
 from beamlet.protocol.node import ExitedOnPurpose
@@ -24,10 +24,6 @@ from beamlet.protocol.peer import CallActor
 
 if TYPE_CHECKING:
     from beamlet.core_worker.core_worker import CoreWorker
-
-
-class ActorExit(BaseException):
-    """Raised by ``exit_actor()`` in a method: the actor ends, on purpose."""
 
 
 class ActorProcess:

@@ -43,7 +43,7 @@ from beamlet.core_worker.store_client import StoreClient
 from beamlet.core_worker.submission import Submission
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.core_worker.task_submitter import TaskSubmitter
-from beamlet.exceptions import RaySystemError
+from beamlet.exceptions import CallSite, RaySystemError
 from beamlet.protocol import gcs, node, peer
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.turns import SharedReactor, Waiter
@@ -126,7 +126,7 @@ class CoreWorker:
 
     # -- values ----------------------------------------------------------------------------------
 
-    def put(self, value: Any, call_site: str = "") -> Any:
+    def put(self, value: Any, call_site: CallSite | None = None) -> Any:
         """Store ``value``; a reference to it."""
         return self.make_ref(self.objects.put(value, call_site), self.address)
 

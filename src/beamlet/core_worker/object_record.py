@@ -63,7 +63,7 @@ class ObjectRecord(msgspec.Struct, eq=False):
     watched: bool = False
     #: Why it is LOST, for a person.
     reason: str = ""
-    #: Where user code made it: ``file:line``. Opaque here.
+    #: The ``CallSite`` where user code made it. Opaque here.
     call_site: Any = None
 
     def is_kept(self) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from beamlet.base.ids import Address, NodeId, ObjectId
 from beamlet.core_worker.object_record import CUT_OFF, FREED, INLINE, LOST, PENDING, STORED, ObjectRecord
-from beamlet.exceptions import GetTimeoutError, ObjectLostError, OwnerDiedError, RayTaskError
+from beamlet.exceptions import CallSite, GetTimeoutError, ObjectLostError, OwnerDiedError, RayTaskError
 from beamlet.protocol.peer import GetObject
 from beamlet.rpc.turns import Waiter
 from beamlet.serialization.refs import released
@@ -70,7 +70,7 @@ class ObjectAccess:
 
     # -- put -------------------------------------------------------------------------------------
 
-    def put(self, value: Any, call_site: str = "") -> ObjectId:
+    def put(self, value: Any, call_site: CallSite | None = None) -> ObjectId:
         """A new object of ours, with one local reference for the caller to wrap."""
         data = dumps(value)
         core = self._core
@@ -82,10 +82,10 @@ class ObjectAccess:
                 self._refs.set_inline(record, data)
                 return object_id
         assert isinstance(data, Serialized)
-        self.place(object_id, record, data, call_site)
+        self.place(object_id, record, data)
         return object_id
 
-    def place(self, object_id: ObjectId, record: ObjectRecord, data: Serialized, call_site: str) -> None:
+    def place(self, object_id: ObjectId, record: ObjectRecord, data: Serialized) -> None:
         """Give ``record`` its value: inline if small, else in the store. Without the lock."""
         core = self._core
         if data.total_bytes <= INLINE_MAX_BYTES:
@@ -93,7 +93,7 @@ class ObjectAccess:
                 self._refs.set_inline(record, pack(data), data.contained)
             return
         try:
-            size = core.store.write(object_id, data, call_site, core.address)
+            size = core.store.write(object_id, data, str(record.call_site or ""), core.address)
         except BaseException:
             with core.lock:
                 self._refs.release_many([object_id])
@@ -232,12 +232,12 @@ class ObjectAccess:
             payload = record.payload
             if payload[0] == _PICKLE_MARK:
                 return loads_plain(payload)
-            return self.load_packed(object_id, payload)
+            return self.load_packed(object_id, payload, record.call_site)
         if record.state == STORED:
             return self._load_stored(object_id, record)
         raise self._loss(object_id, record)
 
-    def load_packed(self, outer: ObjectId | None, payload: bytes) -> Any:
+    def load_packed(self, outer: ObjectId | None, payload: bytes, site: CallSite | None = None) -> Any:
         """A payload that is not plain: references inside are counted, an error is raised."""
         packed = unpack(payload)
         if packed.contained:
@@ -246,7 +246,7 @@ class ObjectAccess:
                 self._core.perform_effects()
         value = rebuild_packed(packed)
         if packed.kind == ERROR:
-            raise to_raise(value)
+            raise to_raise(value, site)
         return value
 
     def _load_stored(self, object_id: ObjectId, record: ObjectRecord) -> Any:
@@ -258,7 +258,7 @@ class ObjectAccess:
                 core.perform_effects()
         value = rebuild(stored.kind, stored.inband, stored.buffers)
         if stored.kind == ERROR:
-            raise to_raise(value)
+            raise to_raise(value, record.call_site)
         return value
 
     def _loss(self, object_id: ObjectId, record: ObjectRecord) -> Exception:
@@ -390,9 +390,14 @@ def _set_if_waiting(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def to_raise(error: Any) -> BaseException:
-    """The exception to raise for an error result: the user's class stays catchable."""
+def to_raise(error: Any, site: CallSite | None = None) -> BaseException:
+    """The exception to raise for an error result: the user's class stays catchable.
+
+    Its text starts at ``site``, the line that asked for the result.
+    """
     if isinstance(error, RayTaskError):
+        if site is not None and error.call_site is None:
+            error.called_from(site)
         return error.as_instanceof_cause()
     assert isinstance(error, BaseException)
     return error

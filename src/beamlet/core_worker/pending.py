@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from beamlet.base.ids import ObjectId
+from beamlet.exceptions import CallSite
 from beamlet.protocol.peer import CallActor, PushTask
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Pending(msgspec.Struct):
     #: Dependencies whose values are still awaited; it may be pushed at 0.
     unresolved: int = 0
     cancelled: bool = False
-    #: "file:line" of the ``.remote()``.
-    call_site: str = ""
+    #: Where ``.remote()`` was called, of a task; of a call it stands in its ``returns`` only.
+    call_site: CallSite | None = None
     #: The task whose code submitted it.
     parent: bytes = b""

@@ -42,6 +42,10 @@ _PICKLE_MARK = 0x80
 _NO_KWARGS: dict[str, Any] = {}
 
 
+class ActorExit(BaseException):
+    """Raised by ``exit_actor()`` in a method: the actor ends, on purpose."""
+
+
 class Runner:
     """Runs work for one core worker, in any of its threads."""
 
@@ -249,8 +253,8 @@ class Runner:
         self, sender: Peer, work: PushTask | CallActor, context: TaskContext, error: BaseException
     ) -> None:
         """Send what user code raised; every return value is that error."""
-        if isinstance(error, SystemExit) and not context.cancelled:
-            raise error
+        if isinstance(error, ActorExit) or (isinstance(error, SystemExit) and not context.cancelled):
+            raise error  # the process ends, and what ends it is not for the caller to catch
         payload = self.error_payload(context, error)
         count = max(1, work.num_returns)
         message = Results(work.seq, [payload] * count, failed=True)

@@ -19,7 +19,7 @@ from beamlet.core_worker.object_record import FREED, INLINE, LOST, PENDING, STOR
 from beamlet.core_worker.pending import Pending
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.task_submitter import SchedulingKey
-from beamlet.exceptions import RayTaskError
+from beamlet.exceptions import CallSite, RayTaskError
 from beamlet.protocol.message import ContainedRef
 from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoreDep, StoredAt
 from beamlet.serialization.arguments import NO_ARGUMENTS, Slot, dumps_plain, serialize_arguments
@@ -98,7 +98,11 @@ class Submission:
     # -- out -------------------------------------------------------------------------------------
 
     def submit_task(
-        self, template: TaskTemplate, args: tuple[Any, ...], kwargs: dict[str, Any], call_site: str = ""
+        self,
+        template: TaskTemplate,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        call_site: CallSite | None = None,
     ) -> Any:
         """Have a function run somewhere; its reference(s): one, a list, or None for num_returns 0."""
         prepared = self.prepare(args, kwargs, template.name)
@@ -133,7 +137,12 @@ class Submission:
             self._flush_soon(worker.link)  # type: ignore[arg-type]
 
     def submit_call(
-        self, link: ActorLink, method: MethodTemplate, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        link: ActorLink,
+        method: MethodTemplate,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        call_site: CallSite | None = None,
     ) -> Any:
         """Have an actor's method run; as ``submit_task``."""
         payload = NO_ARGUMENTS
@@ -155,10 +164,12 @@ class Submission:
                 message.group = method.group
             if method.num_returns == 1:
                 object_id = ObjectId(task_id + FIRST_RETURN)
-                returns: Sequence[ObjectRecord] = (self._refs.new_owned(object_id),)
+                record = self._refs.new_owned(object_id)
+                record.call_site = call_site
+                returns: Sequence[ObjectRecord] = (record,)
                 refs: Any = self._make_ref(object_id, core.address)
             else:
-                refs, returns = self._new_returns(task_id, method.num_returns, "")
+                refs, returns = self._new_returns(task_id, method.num_returns, call_site)
             pending = Pending(
                 message, returns, [], method.max_task_retries, method.retry_exceptions, link
             )
@@ -175,7 +186,7 @@ class Submission:
         return refs
 
     def _new_returns(
-        self, task_id: TaskId, count: int, call_site: str
+        self, task_id: TaskId, count: int, call_site: CallSite | None
     ) -> tuple[Any, Sequence[ObjectRecord]]:
         refs, records = [], []
         for index in range(1, count + 1):

@@ -111,6 +111,8 @@ class Worker:
             sys.path[:] = job.sys_path
         if os.path.isdir(job.cwd):
             os.chdir(job.cwd)
+        # As Ray does: libraries that start a thread per core in every worker fight each other for the cores.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ.update(job.env_vars)
 
     # -- ends ------------------------------------------------------------------------------------
