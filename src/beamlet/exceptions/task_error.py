@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import linecache
 import logging
+import os
 from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
+
+import msgspec
 
 from beamlet.exceptions import carried
 from beamlet.exceptions.root import RayError
@@ -23,12 +26,15 @@ logger = logging.getLogger("beamlet")
 DUAL_CLASSES_MAX = 1024
 
 
-class CallSite(NamedTuple):
-    """Where in the caller's code ``.remote()`` was called."""
+class CallSite(msgspec.Struct, frozen=True, gc=False):
+    """Where in the caller's code ``.remote()`` was called. As text: ``app.py:12``."""
 
     filename: str
     line: int
     function: str = ""
+
+    def __str__(self) -> str:
+        return f"{os.path.basename(self.filename)}:{self.line}"
 
     def as_frame(self) -> str:
         """The two lines that a traceback prints for it, or one where the source is not at hand."""
