@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
+import importlib
 import io
 import threading
 import time
@@ -461,3 +463,11 @@ def test_waiting_for_a_condition() -> None:
     wait_for_condition(lambda: time.monotonic() - started > 0.02, timeout=20, retry_interval_ms=1)
     with pytest.raises(RuntimeError):
         wait_for_condition(lambda: False, timeout=0.01, retry_interval_ms=1)
+
+
+@beamlet_only
+@pytest.mark.parametrize("module", ["actor_pool", "check_serialize", "completion", "debug", "queue"])
+def test_the_examples_in_the_docs(module: str) -> None:
+    failed, tried = doctest.testmod(importlib.import_module(f"beamlet.util.{module}"))
+    assert tried
+    assert not failed
