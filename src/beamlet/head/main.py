@@ -83,7 +83,10 @@ class Head:
         self._arena = Arena.create(options.object_store_bytes)
         child_main = _worker_main(options, node_id, self._arena)
         self._factory: FactoryProcess = fork_factory(
-            child_main, options.preload, close_in_factory=[lambda: os.close(report)]
+            child_main,
+            options.preload,
+            close_in_factory=[lambda: os.close(report)],
+            at_end=self.session.disarm,
         )
         self._reactor = Reactor()
         self._gcs = Gcs(
@@ -137,7 +140,7 @@ class Head:
         self._reactor.stop()
 
     def await_owner(self, report: int) -> None:
-        """The owner keeps its end of ``report`` open until it has joined: killed before, it takes us along."""
+        """The owner keeps its end of ``report`` open until it joined; killed before, it takes us along."""
 
         def let_go() -> None:
             self._reactor.remove_reader(report)

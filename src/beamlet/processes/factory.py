@@ -69,11 +69,15 @@ class FactoryProcess(NamedTuple):
 
 
 def fork_factory(
-    child_main: ChildMain, preload: Sequence[str] = (), close_in_factory: Iterable[Callable[[], None]] = ()
+    child_main: ChildMain,
+    preload: Sequence[str] = (),
+    close_in_factory: Iterable[Callable[[], None]] = (),
+    at_end: Callable[[], None] = lambda: None,
 ) -> FactoryProcess:
     """Fork the factory off this process, which must have one thread only. The caller reaps it.
 
     close_in_factory: called there first, to let go of what is the caller's alone (listeners, loops).
+    at_end: called there when it ends, for what a caller that was killed could not do itself.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -89,14 +93,19 @@ def fork_factory(
         ours.close()
         for close in close_in_factory:
             close()
-        run_factory(theirs, child_main, preload)
+        run_factory(theirs, child_main, preload, at_end)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
 
 
-def run_factory(link: socket.socket, child_main: ChildMain, preload: Sequence[str] = ()) -> NoReturn:
+def run_factory(
+    link: socket.socket,
+    child_main: ChildMain,
+    preload: Sequence[str] = (),
+    at_end: Callable[[], None] = lambda: None,
+) -> NoReturn:
     """Be the factory until the link closes or SIGTERM comes; then end all workers and this process."""
     become_subreaper()
     _hold_standard_descriptors()
@@ -109,6 +118,7 @@ def run_factory(link: socket.socket, child_main: ChildMain, preload: Sequence[st
     Factory(link, child_main).run(
         [Preloaded([(each.module, each.reason) for each in unfit])] if preload else []
     )
+    at_end()
     os._exit(0)
 
 

@@ -22,6 +22,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from beamlet.processes.fate_sharing import sweep
+
 _PREFIX = "session_"
 _LATEST = "session_latest"
 _CURRENT = "current_cluster"
@@ -112,6 +114,11 @@ class SessionDirectory:
         """Whether the very process that was its head still runs, here, since this boot."""
         info = self.info()
         return info is not None and info.boot_id == boot_id() and _runs(info.pid, info.start_ticks)
+
+    @property
+    def is_armed(self) -> bool:
+        """Its secret is still there: it lives, or nobody has cleaned up after it."""
+        return self._secret.exists()
 
     def disarm(self) -> None:
         """Remove what lets one connect: socket and secret. The logs stay."""
@@ -229,6 +236,9 @@ def sweep_dead(root: Path, keep: int = 10, max_age_days: float = 7) -> list[Path
         age_s = _age_s(session, now)
         if age_s is None or not _is_surely_dead(session, age_s):
             continue
+        if session.is_armed:
+            # Nobody cleaned up: whoever could have was killed too, and may have left processes.
+            sweep(session.marker)
         session.disarm()
         if kept < keep and age_s <= max_age_days * _DAY_S:
             kept += 1
