@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from beamlet.api.actor import (
     ActorClass,
-    ActorClassInheritanceException,
     ActorHandle,
     ActorMethod,
     exit_actor,
     method,
 )
+from beamlet.exceptions import ActorClassInheritanceException
 
 __all__ = [
     "ActorClass",

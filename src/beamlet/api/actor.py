@@ -20,7 +20,7 @@ from beamlet.core_worker import functions
 from beamlet.core_worker.actors import Creation
 from beamlet.core_worker.runner import ActorExit
 from beamlet.core_worker.submission import MethodTemplate
-from beamlet.exceptions import AsyncioActorExit, PendingCallsLimitExceeded, RaySystemError
+from beamlet.exceptions import ActorClassInheritanceException, AsyncioActorExit, PendingCallsLimitExceeded, RaySystemError
 from beamlet.protocol.gcs import ActorSpec
 from beamlet.serialization.closures import check_closure
 
@@ -28,10 +28,6 @@ T = TypeVar("T")
 
 ASYNC_CONCURRENCY = 1000
 _IMPLICIT = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
-
-
-class ActorClassInheritanceException(TypeError):
-    """A class was derived from an actor class; derive from the plain class, and decorate the result."""
 
 
 class MethodInfo(msgspec.Struct):

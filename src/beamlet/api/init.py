@@ -186,7 +186,7 @@ def init(address: str | None = None, **options: Any) -> ClusterContext:
     True
     """
     global _driver
-    given = checked(address, options)
+    given = checked(address, options, os.environ)
     with _lock:
         if _driver is not None and _driver.is_lost:
             shutdown()

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from beamlet.api.job_config import JobConfig
+
 #: Ray's arguments that mean nothing here (yet): accepted, because they change nothing that a program sees.
 _ACCEPTED = frozenset(
     {
-        "include_dashboard", "dashboard_host", "dashboard_port", "job_config", "configure_logging",
+        "include_dashboard", "dashboard_host", "dashboard_port", "configure_logging",
         "logging_format", "logging_config", "enable_resource_isolation", "cgroup_path", "system_reserved_cpu",
         "system_reserved_memory", "proxy_server_url", "object_spilling_directory", "_enable_object_reconstruction",
         "_redis_username", "_redis_password", "_plasma_directory", "_node_ip_address", "_node_name",
@@ -73,16 +75,14 @@ class InitOptions:
 
 
 def checked(
-    address: str | None, options: Mapping[str, Any], env: Mapping[str, str] | None = None
+    address: str | None, options: Mapping[str, Any], env: Mapping[str, str]
 ) -> InitOptions:
     """Validate what the user gave. Raises RuntimeError (unknown), TypeError, ValueError."""
-    import os
-
-    env = os.environ if env is None else env
     result = InitOptions(address=_address(address), given=frozenset(options))
     result.compat = env.get("BEAMLET_COMPAT", "")
     result.log_to_driver = env.get("BEAMLET_LOG_TO_DRIVER", env.get("RAY_LOG_TO_DRIVER", "1")) != "0"
-    for name, value in options.items():
+    # What job_config says must find what the arguments of their own have said.
+    for name, value in sorted(options.items(), key=lambda item: item[0] == "job_config"):
         if name in _REPLACED and (name != "local_mode" or value):
             raise RuntimeError(f"init({name}=…): {_REPLACED[name]}.")
         setter = _SETTERS.get(name)
@@ -162,6 +162,17 @@ def _set_runtime_env(options: InitOptions, value: Any) -> None:
     options.runtime_env = value
 
 
+def _set_job_config(options: InitOptions, value: Any) -> None:
+    """What it says counts where no argument of its own says otherwise; environment variables are merged."""
+    if not isinstance(value, JobConfig):
+        raise TypeError(f"init(job_config=…) must be a JobConfig, not {type(value).__name__}")
+    if value.ray_namespace is not None and not options.namespace:
+        _set_namespace(options, value.ray_namespace)
+    own = dict(options.runtime_env)
+    merged = {**(value.runtime_env.get("env_vars") or {}), **(own.get("env_vars") or {})}
+    _set_runtime_env(options, {**value.runtime_env, **own, "env_vars": merged})
+
+
 def _set_choice(name: str, *choices: str) -> Any:
     def set_(options: InitOptions, value: Any) -> None:
         if value not in choices:
@@ -176,6 +187,7 @@ _SETTERS: dict[str, Any] = {
     "num_gpus": _amount("num_gpus"),
     "_memory": _amount("_memory"),
     "object_store_memory": _amount("object_store_memory"),
+    "job_config": _set_job_config,
     "resources": _typed("resources", dict),
     "ignore_reinit_error": _typed("ignore_reinit_error", bool),
     "namespace": _set_namespace,

@@ -1,4 +1,4 @@
-"""``JobConfig``: what ``init(job_config=…)`` is told of a job as a whole. Data, checked when it is made."""
+"""● ``JobConfig``: what ``init(job_config=…)`` is told of a job as a whole. Data, checked when it is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``LoggingConfig``: how the loggers of a job's processes write. Data; who applies it is not here."""
+"""● ``LoggingConfig``: how the loggers of a job's processes write. Data; who applies it is not here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``RuntimeEnv``: what a worker process must have around it, as a dictionary that is checked when it is made.
+"""● ``RuntimeEnv``: what a worker process must have around it, as a dictionary checked when it is made.
 
 Only ``env_vars`` takes effect in this release.  The other fields that Ray knows are kept as given, so that
 programs that set them run; ``unsupported()`` names them for whoever has to say so.
