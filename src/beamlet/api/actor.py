@@ -20,7 +20,12 @@ from beamlet.core_worker import functions
 from beamlet.core_worker.actors import Creation
 from beamlet.core_worker.runner import ActorExit
 from beamlet.core_worker.submission import MethodTemplate
-from beamlet.exceptions import ActorClassInheritanceException, AsyncioActorExit, PendingCallsLimitExceeded, RaySystemError
+from beamlet.exceptions import (
+    ActorClassInheritanceException,
+    AsyncioActorExit,
+    PendingCallsLimitExceeded,
+    RaySystemError,
+)
 from beamlet.protocol.gcs import ActorSpec
 from beamlet.serialization.closures import check_closure
 
