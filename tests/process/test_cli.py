@@ -88,7 +88,8 @@ def shell() -> Iterator[Shell]:
     with tempfile.TemporaryDirectory(prefix="cli-") as root:
         shell = Shell(Path(root))
         yield shell
-        shell.ok("stop", "--all", "--force")
+        if shell.sessions():
+            shell.ok("stop", "--all", "--force")
 
 
 def processes_of(session: str) -> list[int]:

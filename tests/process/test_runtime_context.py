@@ -199,3 +199,33 @@ def test_version() -> None:
 def test_assigned_resources_of_the_driver_is_an_assertion_error() -> None:
     with pytest.raises(AssertionError):
         context().get_assigned_resources()
+
+
+def test_the_runtime_env_of_a_task_and_of_an_actor() -> None:
+    @ray.remote(runtime_env={"env_vars": {"BEAMLET_TEST_LEVEL": "7"}})
+    def task() -> tuple[Any, Any]:
+        return ray.get_runtime_context().runtime_env["env_vars"], os.environ.get("BEAMLET_TEST_LEVEL")
+
+    @ray.remote(runtime_env={"env_vars": {"BEAMLET_TEST_LEVEL": "8"}})
+    class Other:
+        def look(self) -> tuple[Any, Any]:
+            return ray.get_runtime_context().runtime_env["env_vars"], os.environ.get("BEAMLET_TEST_LEVEL")
+
+    assert get(task.remote()) == ({"BEAMLET_TEST_LEVEL": "7"}, "7")
+    assert get(Other.remote().look.remote()) == ({"BEAMLET_TEST_LEVEL": "8"}, "8")
+    assert context().runtime_env == {}
+
+
+def test_an_actors_own_handle() -> None:
+    @ray.remote
+    class Tells:
+        def me(self) -> Any:
+            return ray.get_runtime_context().current_actor
+
+        def answer(self) -> int:
+            return 42
+
+    actor = Tells.remote()
+    own = get(actor.me.remote())
+    assert own == actor
+    assert get(own.answer.remote()) == 42

@@ -29,14 +29,12 @@ def core(**more: Any) -> Any:
         task_id=TASK, name="shown", function_name="module.f", resources={"CPU": 10_000}, cancelled=False
     )
     return SimpleNamespace(
-        identity=identity, context=lambda: context, execution=None, actor_process=None, **more
+        identity=identity, context=lambda: context, execution=None, actor_process=None, job=None, **more
     )
 
 
 def actor(is_async: bool = False, incarnation: int = 0) -> Any:
-    spec = SimpleNamespace(
-        actor_id=ACTOR, name="", is_async=is_async, lifetime_resources={"GPU": 5_000}, env_vars={"A": "1"}
-    )
+    spec = SimpleNamespace(actor_id=ACTOR, name="", is_async=is_async, lifetime_resources={"GPU": 5_000})
     return SimpleNamespace(spec=spec, incarnation=incarnation)
 
 
@@ -106,6 +104,7 @@ def test_an_actor(become: Any) -> None:
     assert here.get_actor_id() == ACTOR.hex()
     assert here.get_actor_name() == ""
     assert here.get_assigned_resources() == {"GPU": 0.5}
+    backend.current().job = SimpleNamespace(env_vars={"A": "1"})
     assert here.runtime_env == {"env_vars": {"A": "1"}}
     assert here.get_runtime_env_string() == '{"env_vars": {"A": "1"}}'
     assert here.was_current_actor_reconstructed is False

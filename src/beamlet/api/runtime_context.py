@@ -129,13 +129,10 @@ class RuntimeContext:
         return False
 
     @property
-    def runtime_env(self) -> Any:
-        """The runtime environment of this job, task or actor."""
-        core = _core("runtime_env")
-        spec = _actor_spec(core)
-        if spec is not None:
-            return RuntimeEnv(env_vars=dict(spec.env_vars)) if spec.env_vars else RuntimeEnv()
-        return RuntimeEnv(**(getattr(core, "runtime_env", None) or {}))
+    def runtime_env(self) -> RuntimeEnv:
+        """What this process was given: the job's environment, with the task's or actor's own on top."""
+        job = _core("runtime_env").job
+        return RuntimeEnv(env_vars=dict(job.env_vars) if job is not None else {})
 
     def get_runtime_env_string(self) -> str:
         """``runtime_env`` as JSON, keys sorted."""
