@@ -13,6 +13,7 @@ the budget halves with each miss, and is restored when a sleep turns out to have
 from __future__ import annotations
 
 import heapq
+import mmap
 import os
 import select
 import time
@@ -64,8 +65,9 @@ class Reactor:
         self._spin_s = spin_s
         #: Connections with messages queued since their last flush.
         self.dirty: list[Connection] = []
-        #: Lent to whichever connection is reading; valid until its handler returns.
-        self.read_buffer = bytearray(_READ_BUFFER_BYTES)
+        #: Lent to whichever connection is reading; valid until its handler returns. Anonymous pages exist
+        #: from their first touch on: a process takes as much of this as its largest message.
+        self.read_buffer = mmap.mmap(-1, _READ_BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.read_view = memoryview(self.read_buffer)
 
     now = staticmethod(time.monotonic)
