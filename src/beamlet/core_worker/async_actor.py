@@ -85,6 +85,10 @@ class AsyncCalls:
             self.loop.call_soon_threadsafe(task.cancel)
         return task is not None
 
+    def is_queued(self, task_id: bytes) -> bool:
+        """Whether the call is here and has not begun. Under the lock."""
+        return any(item[1].task_id == task_id for queue in (self._arrived, *self._waiting.values()) for item in queue)
+
     # -- on the loop -----------------------------------------------------------------------------
 
     def run_forever(self) -> None:

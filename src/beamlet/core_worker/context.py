@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from time import monotonic
 
 from beamlet.base.ids import ActorId, ChildIds, ObjectId, TaskId, put_id
 
@@ -10,7 +11,17 @@ from beamlet.base.ids import ActorId, ChildIds, ObjectId, TaskId, put_id
 class TaskContext:
     """One run of a task, seen from inside. The driver's own code is a task too, one without a name."""
 
-    __slots__ = ("_children", "_puts", "attempt", "cancelled", "function_name", "name", "resources", "task_id")
+    __slots__ = (
+        "_children",
+        "_puts",
+        "attempt",
+        "cancelled",
+        "function_name",
+        "name",
+        "resources",
+        "started",
+        "task_id",
+    )
 
     def __init__(
         self,
@@ -25,6 +36,8 @@ class TaskContext:
         self.function_name = function_name
         self.resources = resources
         self.attempt = attempt
+        #: When this run began (monotonic seconds).
+        self.started = monotonic()
         self.cancelled = False
         self._children: ChildIds | None = None
         self._puts = 0

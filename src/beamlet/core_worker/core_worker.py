@@ -43,7 +43,8 @@ from beamlet.core_worker.store_client import StoreClient
 from beamlet.core_worker.submission import Submission
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.core_worker.task_submitter import TaskSubmitter
-from beamlet.exceptions import CallSite, RaySystemError
+from beamlet.core_worker.waits import Waits
+from beamlet.exceptions import CallSite, DeadlockError, RaySystemError
 from beamlet.protocol import gcs, node, peer
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.turns import SharedReactor, Waiter
@@ -100,6 +101,7 @@ class CoreWorker:
         self.submission = Submission(self)
         self.actors = ActorAccess(self)
         self.ownership = Ownership(self)
+        self.waits = Waits(self)
         self.store = StoreClient(self, arena_fd, identity.arena_bytes, identity.strict_arrays)
         self.task_events = TaskEventBuffer(identity.worker_id)
         #: Set by worker_main: runs what we are sent. A driver has none.
@@ -161,8 +163,13 @@ class CoreWorker:
 
     # -- waiting ---------------------------------------------------------------------------------
 
-    def block_until(self, waiter: Waiter, deadline: float | None) -> bool:
-        """Wait without the lock; a worker that waits long gives back its CPU meanwhile."""
+    def block_until(
+        self, waiter: Waiter, deadline: float | None, refs: Sequence[Any] = (), needs_all: bool = True
+    ) -> bool:
+        """Wait without the lock; a worker that waits long gives back its CPU meanwhile.
+
+        refs: what is waited for, needs_all: all of them. Raises DeadlockError when that can never be.
+        """
         if self.execution is None:
             return self.reactor.wait(waiter, deadline)
         soon = monotonic() + BLOCKED_AFTER_S
@@ -170,8 +177,12 @@ class CoreWorker:
             return self.reactor.wait(waiter, deadline)
         if self.reactor.wait(waiter, soon):
             return True
-        with self.execution.blocked():
-            return self.reactor.wait(waiter, deadline)
+        objects = [ref._id for ref in refs] if needs_all and deadline is None else []
+        with self.execution.blocked(), self.waits.entered(waiter, objects) as wait:
+            done = self.reactor.wait(waiter, deadline)
+        if wait is not None and wait.verdict:
+            raise DeadlockError(wait.verdict)
+        return done
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Let the sockets be read until ``condition``. Raises TimeoutError naming ``what``."""
@@ -242,6 +253,15 @@ class CoreWorker:
         if self.store.unpinned:
             self.store.give_back_pins()
 
+    def is_needed(self) -> bool:
+        """Whether other processes use what this one owns, or would lose an actor with it. Under the lock."""
+        self.drain_released()
+        return bool(self.submission.tasks) or any(
+            record.borrowers or record.holds or record.watched
+            for record in self.refs.objects.values()
+            if not record.owner
+        )
+
     def _on_idle(self) -> None:
         if released or self.store.unpinned:
             self.drain_released()
@@ -288,6 +308,8 @@ class CoreWorker:
                 cancelling.cancel_task(self, TaskId(message.task_id), message.force, message.recursive)
             elif kind is peer.StealTasks or kind is peer.CancelTask:
                 self.execution.control(sender, message)
+            elif kind is peer.BlockedOn:
+                self.waits.received(message)
             else:
                 self.ownership.handle(sender, message)
         if worked and sender.leased is not None:

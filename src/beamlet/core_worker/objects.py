@@ -136,7 +136,7 @@ class ObjectAccess:
         core = self._core
         deadline = None if timeout_s is None else monotonic() + timeout_s
         try:
-            done = core.block_until(waiter, deadline)
+            done = core.block_until(waiter, deadline, refs)
         except BaseException:
             self._stop_waiting(waiter.on_ready, refs)
             raise
@@ -292,7 +292,7 @@ class ObjectAccess:
         if waiter is not None:
             deadline = None if timeout_s is None else monotonic() + timeout_s
             try:
-                core.block_until(waiter, deadline)
+                core.block_until(waiter, deadline, refs, num_returns == len(refs))
             finally:
                 self._stop_waiting(waiter.on_ready, refs)
             core.raise_if_shut()

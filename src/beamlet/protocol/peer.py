@@ -8,9 +8,13 @@ chosen by the pusher, per connection, and are all that an answer needs to name t
     GetObject             → ObjectValue | ObjectStored | ObjectGone     when ready
     AddBorrower           → BorrowerAdded
     RemoveBorrower, ReleaseHold, CancelTask             no answer
+    AskProgress           → Progress
+    BlockedOn                                           passed on along who waits for whom
 """
 
 from __future__ import annotations
+
+import msgspec
 
 from beamlet.base.ids import Address, FunctionKey, NodeId, ObjectId, TaskId
 from beamlet.protocol.message import ContainedRef, Message
@@ -169,11 +173,48 @@ class ReleaseHold(Message, tag=18):
     hold: int
 
 
+class WaitStep(msgspec.Struct, array_like=True):
+    """One link of a chain of waits: a call that waits in ``get`` for another call."""
+
+    worker: Address
+    #: Names the wait in its process; never used again there.
+    number: int
+    #: Monotonic seconds at which the wait began.
+    since: float
+    #: The waiting call and where it waits: "A.outer", "app.py:6".
+    name: str
+    site: str
+    #: The call waited for, and what ties that one to the next step; "" if it *is* the next step.
+    awaits: str = ""
+    via: str = ""
+
+
 class BlockedOn(Message, tag=19):
-    """For deadlock detection: follow who waits for whom. ``path`` is [(worker, what), …] so far."""
+    """Deadlock detection: follow who waits for whom.
+
+    Asks the executor of ``task_id`` what keeps it from finishing, or, when ``object_id`` is not empty, the
+    owner of that object who makes it. ``path`` so far; ``round`` counts the tries of its first step.
+    """
 
     task_id: TaskId
-    path: list[tuple[bytes, str]]
+    round: int
+    path: list[WaitStep]
+    object_id: ObjectId = ObjectId(b"")
+
+
+class AskProgress(Message, tag=20):
+    """To the executor of ``task_id``: how far is it? For people who wait."""
+
+    token: int
+    task_id: TaskId
+
+
+class Progress(Message, tag=21):
+    """``text``: what it does or waits for; empty when unknown. ``is_running``: it makes headway."""
+
+    token: int
+    text: str
+    is_running: bool
 
 
 PeerMessage = (
@@ -193,4 +234,6 @@ PeerMessage = (
     | RemoveBorrower
     | ReleaseHold
     | BlockedOn
+    | AskProgress
+    | Progress
 )

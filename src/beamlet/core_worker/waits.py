@@ -1,0 +1,225 @@
+"""Waits of running calls: watched for circles (deadlocks.py), timed when they block an event loop.
+
+The shell of the deadlock detector: what this process knows of its own calls, timers, messages.  A wait comes
+here only once it has lasted a millisecond, so none of this is on a hot path.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from beamlet.base.ids import ActorId, Address, ObjectId, TaskId, actor_creation_task_id, task_of_object
+from beamlet.core_worker.actor_submitter import ActorLink, LinkState
+from beamlet.core_worker.context import TaskContext
+from beamlet.core_worker.deadlocks import Blocker, DeadlockDetector, Lead, Wait
+from beamlet.core_worker.object_record import PENDING
+from beamlet.core_worker.pending import Pending
+from beamlet.exceptions import CallSite
+from beamlet.protocol.peer import BlockedOn, PushTask
+from beamlet.rpc.turns import Waiter
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.core_worker import CoreWorker
+
+#: When a wait sends its first probe, and how long until the next one; the last interval repeats.
+_PROBE_AFTER_S = (0.7, 1.0, 2.0, 5.0)
+#: Frames of files below this folder are ours.
+_OUR_FOLDER = str(Path(__file__).parents[1]) + "/"
+
+
+class Waits:
+    """All waits of a worker's calls. Guarded by the core worker's lock."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self.detector = DeadlockDetector(core.address, self)
+        #: Thread that waits, and whom to wake, by the wait's number.
+        self._threads: dict[int, tuple[int, Waiter]] = {}
+
+    # -- the waiting thread (no lock) ------------------------------------------------------------
+
+    @contextmanager
+    def entered(self, waiter: Waiter, objects: Sequence[ObjectId]) -> Iterator[Wait | None]:
+        """Around a wait that only ``objects`` can end; when they never will, it ends with a verdict."""
+        wait = self._register(waiter, objects)
+        if wait is None:
+            yield None
+            return
+        try:
+            yield wait
+        finally:
+            with self._core.lock:
+                self.detector.ended(wait)
+                del self._threads[wait.number]
+
+    def _register(self, waiter: Waiter, objects: Sequence[ObjectId]) -> Wait | None:
+        """None: nothing can wait for the waiting thread, so it is in no circle."""
+        if not objects:
+            return None
+        core = self._core
+        thread = threading.get_ident()
+        with core.lock:
+            context = self._call_of_thread(thread)
+            if context is None:
+                return None
+            site = str(user_site() or "?")
+            wait = self.detector.began(context.task_id, context.name, site, monotonic(), tuple(objects))
+            self._threads[wait.number] = thread, waiter
+            self._probe_later(wait)
+        return wait
+
+    def _call_of_thread(self, thread: int) -> TaskContext | None:
+        """The call that ends when the code of this thread does; helpers that users start have none."""
+        core = self._core
+        context = core.context()
+        running = core.execution.running.get(context.task_id)
+        if running is not None:
+            # Coroutines stand there with thread 0; what blocks one of them blocks the loop's thread.
+            on_loop = running[1] == 0 and thread == threading.main_thread().ident
+            return context if running[1] == thread or on_loop else None
+        return context if self._is_constructing(context.task_id, thread) else None
+
+    def _is_constructing(self, task_id: TaskId, thread: int) -> bool:
+        actor = self._core.actor_process
+        return (
+            actor is not None
+            and actor.spec is not None
+            and actor.instance is None
+            and task_id == actor_creation_task_id(actor.spec.actor_id)
+            and thread == threading.main_thread().ident
+        )
+
+    # -- probes (under the lock) -----------------------------------------------------------------
+
+    def _probe_later(self, wait: Wait) -> None:
+        delay = _PROBE_AFTER_S[min(wait.round, len(_PROBE_AFTER_S) - 1)]
+        self._core.reactor.call_later(delay, lambda: self._probe(wait))
+
+    def _probe(self, wait: Wait) -> None:
+        if wait.number in self.detector.waits and not wait.verdict:
+            self.detector.probe(wait)
+            self._carry_out()
+            self._probe_later(wait)
+
+    def received(self, message: BlockedOn) -> None:
+        self.detector.received(message)
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        outbox, self.detector.outbox = self.detector.outbox, []
+        for address, message in outbox:
+            self._core.peers.get(address).send(message)
+        doomed, self.detector.doomed = self.detector.doomed, []
+        for wait in doomed:
+            _, waiter = self._threads[wait.number]
+            waiter.complete(waiter.remaining)
+
+    # -- what the detector asks (under the lock) -------------------------------------------------
+
+    def leads(self, objects: Sequence[ObjectId]) -> list[Lead]:
+        found: list[Lead] = []
+        calls: dict[ActorId, set[TaskId]] = {}
+        for object_id in objects:
+            record = self._core.refs.objects.get(object_id)
+            if record is None or record.state != PENDING:
+                continue
+            task_id = task_of_object(object_id)
+            if record.owner:
+                found.append(Lead(Address(record.owner), object_id=object_id))
+            elif task_id in self._core.submission.tasks:
+                found += self._task_leads(task_id)
+            else:
+                calls.setdefault(ActorId(object_id[8:24]), set()).add(task_id)
+        for actor_id, task_ids in calls.items():
+            found += self._call_leads(actor_id, task_ids)
+        return found
+
+    def _task_leads(self, task_id: TaskId) -> list[Lead]:
+        task = self._core.submission.tasks[task_id]
+        if task.unresolved:
+            return self.leads(unresolved_of(task))
+        for state in self._core.tasks.keys.values():
+            for worker in state.workers:
+                if any(flying is task for flying in worker.in_flight.values()):
+                    return [Lead(Address(worker.address), task_id, task.message.name)]
+        return []  # it waits for a worker, which is no circle: blocked calls lend theirs
+
+    def _call_leads(self, actor_id: ActorId, task_ids: set[TaskId]) -> list[Lead]:
+        link = self._core.actors.links.get(actor_id)
+        if link is None:
+            return []
+        flying = [call for call in link.in_flight.values() if call.message.task_id in task_ids]
+        if link.ordered:
+            flying = flying[-1:]  # whoever waits for the last one waits for all before it
+        found = [Lead(link.address, call.message.task_id, call_name(link, call)) for call in flying]
+        queued = [call for call in link.queue if call.message.task_id in task_ids]
+        if queued and link.ordered:
+            queued = [link.queue[0]]
+        for call in queued:
+            if call.unresolved:
+                found += self.leads(unresolved_of(call))
+            elif link.state is LinkState.WAITING and self._is_own(actor_id):
+                found.append(
+                    Lead(self._core.address, actor_creation_task_id(actor_id), call_name(link, call))
+                )
+        return found
+
+    def _is_own(self, actor_id: ActorId) -> bool:
+        actor = self._core.actor_process
+        return actor is not None and actor.spec is not None and bool(actor.spec.actor_id == actor_id)
+
+    def blocker(self, task_id: TaskId) -> Blocker | None:
+        for wait in self.detector.waits.values():
+            if wait.task_id == task_id:
+                via = "cannot start before the constructor ends" if self._is_creation(task_id) else ""
+                return Blocker(wait.number, via)
+        if self._core.execution is None:
+            return None
+        for wait in self.detector.waits.values():
+            thread, _ = self._threads[wait.number]
+            if thread == threading.main_thread().ident and (why := self._queues_behind(task_id, wait)):
+                return Blocker(wait.number, why)
+        return None
+
+    def _is_creation(self, task_id: TaskId) -> bool:
+        return task_id[:8] == b"\x00" * 8
+
+    def _queues_behind(self, task_id: TaskId, wait: Wait) -> str:
+        """How the call is kept up by ``wait``, which holds the main thread; "" if it is not."""
+        execution, actor = self._core.execution, self._core.actor_process
+        if actor is None or actor.spec is None:
+            return ""  # a worker that waits hands back the tasks queued behind
+        if execution.deliver_async is not None:
+            waits = task_id in execution.running or actor.async_calls.is_queued(task_id)
+            return f"needs the event loop that {wait.name} blocks" if waits else ""
+        if actor.spec.max_concurrency != 1 or actor.spec.concurrency_groups:
+            return ""  # other threads may serve it
+        queued = any(item[1].task_id == task_id for item in execution.queue.items if item[0] is not None)
+        return f"queues behind {wait.name} on the same actor (max_concurrency=1)" if queued else ""
+
+
+def unresolved_of(work: Pending) -> list[ObjectId]:
+    """The arguments that ``work`` still waits for."""
+    slots: list[Any] = list(work.message.deps)
+    return [work.held[slot] for slot, value in enumerate(slots) if value is None]
+
+
+def call_name(link: ActorLink, call: Pending) -> str:
+    message = call.message
+    return message.name if isinstance(message, PushTask) else message.name or f"{link.name}.{message.method}"
+
+
+def user_site() -> CallSite | None:
+    """The innermost line of the calling thread that is not ours."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_OUR_FOLDER) or "contextlib" in frame.f_code.co_filename:
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return CallSite(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
