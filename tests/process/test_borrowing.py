@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -215,3 +216,15 @@ def test_an_object_whose_owner_died_is_there_or_an_owner_died_error(value: Any) 
     # Which of the two is a matter of where the value happened to be; hanging is neither.
     with contextlib.suppress(OwnerDiedError):
         assert same(get(ref), value)
+
+
+def test_an_idle_worker_is_not_reaped_while_others_use_what_it_owns() -> None:
+    @ray.remote(num_cpus=0)
+    def put(x: int) -> list[Any]:
+        return [ray.put(x)]
+
+    # More workers than are kept warm, so that all of them would be reaped.
+    refs = [inner for (inner,) in get([put.remote(x) for x in range(8)])]
+    idle_for = time.monotonic() + 8
+    wait_until(lambda: time.monotonic() > idle_for, "idle workers to have been reaped", timeout_s=10)
+    assert get(refs) == list(range(8))

@@ -108,8 +108,8 @@ def test_idle_workers_beyond_the_soft_limit_leave_after_five_seconds_longest_idl
         pool.ready(worker(n), n, n / 10)
     assert pool.tick(5.0) == []
     assert pool.tick(5.25) == [
-        AskExit(worker(1), "it was idle", graceful=True),
-        AskExit(worker(2), "it was idle", graceful=True),
+        AskExit(worker(1), "it was idle", graceful=True, optional=True),
+        AskExit(worker(2), "it was idle", graceful=True, optional=True),
     ]
     assert pool.want(Want(1, J1), 5.3)[-1] == Found(1, worker(4))
 
@@ -273,3 +273,29 @@ def test_an_impossible_step_tells_the_story() -> None:
 
 def test_nothing_is_scheduled_when_nothing_is_there(pool: WorkerPool) -> None:
     assert pool.next_wake() is None
+
+
+def test_an_idle_worker_that_is_needed_stays_and_is_asked_again_later(pool: WorkerPool) -> None:
+    pool.prestart(3, 0.0)
+    for n in range(1, 4):
+        pool.ready(worker(n), n, 0.0)
+    ask = [AskExit(worker(1), "it was idle", graceful=True, optional=True)]
+    assert pool.tick(5.0) == ask
+    assert pool.stays(worker(1), 5.1) == []
+    pool.check_invariants()
+    assert pool.tick(9.9) == []
+    # Now the others are idle for longer; when they have stayed too it is its turn again.
+    asked = []
+    for now in (10.1, 15.2, 20.3):
+        (effect,) = pool.tick(now)
+        assert isinstance(effect, AskExit)
+        asked.append(effect.worker)
+        assert pool.stays(effect.worker, now) == []
+    assert asked == [worker(2), worker(3), worker(1)]
+
+
+def test_a_worker_that_was_not_asked_cannot_stay(pool: WorkerPool) -> None:
+    pool.prestart(1, 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    assert pool.stays(worker(1), 1.0) == []
+    pool.check_invariants()

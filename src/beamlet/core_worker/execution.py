@@ -100,7 +100,9 @@ class Execution:
         elif isinstance(message, StartActor):
             self.queue.put((None, message))
         elif isinstance(message, node.ExitWorker):
-            if message.graceful:
+            if message.optional and self._core.is_needed():
+                self._core.link.send(node.Staying())
+            elif message.graceful:
                 self._leaving = message
                 self.queue.put((None, message))
             else:

@@ -13,6 +13,7 @@ Messages marked *+fd* travel with one file descriptor (SCM_RIGHTS), in order.
     PinObject         → ObjectPinned | ObjectNotHere
     SealObject, AbortObject, UnpinObject, DeleteObjects
     OutputMark        → OutputDelivered
+    ExitWorker        → Staying, or the end of the connection      (if optional)
 """
 
 from __future__ import annotations
@@ -197,6 +198,8 @@ class ExitWorker(Message, tag=51):
 
     reason: str
     graceful: bool
+    #: Only if nobody needs it: a worker whose objects or actors others use answers Staying instead.
+    optional: bool = False
 
 
 class CreateObject(Message, tag=52):
@@ -320,3 +323,7 @@ class WhyPendingAnswer(Message, tag=71):
 
 class LeaseWanted(Message, tag=72):
     """Raylet → lease holder: others wait for what your idle leases hold; give them back."""
+
+
+class Staying(Message, tag=73):
+    """Worker → raylet: the answer to an optional ExitWorker; what it owns is still in use."""

@@ -35,6 +35,7 @@ FromCoreWorker = (
     | node.OutputMark
     | node.OutputPrinted
     | node.ExitedOnPurpose
+    | node.Staying
     | node.Goodbye
     | node.DescribeTask
     | node.WhyPending

@@ -261,6 +261,9 @@ class Raylet:
             node.DeleteObjects: store.delete,
             node.OutputMark: lambda sender, message: self._output.mark(sender.worker_id, message.token),
             node.OutputPrinted: lambda _, message: self._output.printed(message.token),
+            node.Staying: lambda sender, _: self._performer.perform(
+                pool.stays(sender.worker_id, time.monotonic())
+            ),
             node.ExitedOnPurpose: lambda sender, _: pool.leaves_on_purpose(sender.worker_id),
             node.DescribeTask: lambda sender, message: pool.described(sender.worker_id, message.name),
             node.Goodbye: lambda sender, _: self._goodbye(sender),

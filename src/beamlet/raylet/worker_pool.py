@@ -151,8 +151,13 @@ class WorkerPool:
         self._doom(record, now, deadline=now + REAP_S)
         return [Kill(worker, signals.SIGKILL, reason)]
 
-    def ask_to_exit(self, worker: WorkerId, reason: str, now: float, patient: bool = False) -> list[Effect]:
-        """It may finish what it has queued. ``patient``: as long as that takes; else killed after LEAVE_S."""
+    def ask_to_exit(
+        self, worker: WorkerId, reason: str, now: float, patient: bool = False, optional: bool = False
+    ) -> list[Effect]:
+        """It may finish what it has queued. ``patient``: as long as that takes; else killed after LEAVE_S.
+
+        optional: an idle worker that owns what others use answers that it ``stays``.
+        """
         record = self._workers.get(worker)
         if record is None or not record.usable:
             return []
@@ -161,7 +166,16 @@ class WorkerPool:
         self._take_from_idle(record)
         if not patient:
             self._set_deadline(record, now + LEAVE_S)
-        return [AskExit(worker, reason, graceful=True)]
+        return [AskExit(worker, reason, graceful=True, optional=optional)]
+
+    def stays(self, worker: WorkerId, now: float) -> list[Effect]:
+        """It was asked whether it could leave, and is needed: idle again, to be asked again later."""
+        record = self._workers.get(worker)
+        if record is None or record.state is not WorkerState.IDLE or not record.intended:
+            return []
+        record.intended, record.killed_by = False, ""
+        record.since, record.deadline = now, None
+        return self._offer(record, now)
 
     def job_started(self, job: JobId) -> None:
         self._jobs.add(job)
@@ -238,6 +252,10 @@ class WorkerPool:
     def _became_idle(self, record: WorkerRecord, now: float) -> list[Effect]:
         record.move(WorkerState.IDLE, now)
         record.task_name = ""
+        return self._offer(record, now)
+
+    def _offer(self, record: WorkerRecord, now: float) -> list[Effect]:
+        """An idle worker, to whoever waits for one like it, or to the idle ones."""
         home = _home(record)
         self._idle.setdefault(home, []).append(record.worker_id)
         for want in self._wants.values():
@@ -355,7 +373,7 @@ class WorkerPool:
         effects: list[Effect] = []
         for record in idle[: max(spare, 0)]:
             if now - record.since >= IDLE_S:
-                effects += self.ask_to_exit(record.worker_id, "it was idle", now)
+                effects += self.ask_to_exit(record.worker_id, "it was idle", now, optional=True)
         return effects
 
     def _next_event(self, now: float) -> float:

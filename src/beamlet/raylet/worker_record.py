@@ -124,6 +124,8 @@ class AskExit(Struct, frozen=True):
     worker: WorkerId
     reason: str
     graceful: bool
+    #: It may answer that it is needed: see ``WorkerPool.stays``.
+    optional: bool = False
 
 
 class Assign(Struct, frozen=True):

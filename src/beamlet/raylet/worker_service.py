@@ -130,7 +130,7 @@ class WorkerService:
 
     def _ask_exit(self, effect: AskExit) -> None:
         if (worker := self._members.worker(effect.worker)) is not None:
-            worker.send(node.ExitWorker(effect.reason, effect.graceful))
+            worker.send(node.ExitWorker(effect.reason, effect.graceful, effect.optional))
 
 
 class OomKills:
