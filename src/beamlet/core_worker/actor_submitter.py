@@ -94,7 +94,7 @@ class ActorLink:
 
     def submit(self, call: Pending) -> bool:
         """Send or queue ``call``; False if the actor is dead (see ``death``)."""
-        if self.state is LinkState.READY and not self.queue and not call.unresolved:
+        if self.state is LinkState.READY and not call.unresolved and not (self.queue and self.ordered):
             self._push(call)
             return True
         if self.state is LinkState.DEAD:

@@ -9,6 +9,7 @@ import msgspec
 
 from beamlet.base.ids import ActorId, ObjectId, actor_creation_task_id, actor_handle_object
 from beamlet.core_worker.actor_submitter import ActorLink, LinkState
+from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.pending import Pending
 from beamlet.core_worker.submission import MethodTemplate
 from beamlet.exceptions import (
@@ -150,6 +151,10 @@ class ActorAccess:
             self.links.pop(actor_id, None)
             self._release_creation(actor_id)
 
+    def creation_of(self, actor_id: ActorId) -> Pending | None:
+        """The constructor's arguments, of an actor created here."""
+        return self._creations.get(actor_id)
+
     def _release_creation(self, actor_id: ActorId) -> None:
         creation = self._creations.pop(actor_id, None)
         self._specs.pop(actor_id, None)
@@ -208,7 +213,10 @@ class ActorAccess:
         link = self.links.get(update.actor_id)
         if link is None:
             return
+        before = link.link
         address, failed = link.update(update)
+        if isinstance(before, Peer) and link.link is not before:
+            before.actor = None  # its end is old news, whenever we hear of it
         if address is not None:
             peer = self._core.peers.get(address)
             peer.actor = link
@@ -257,19 +265,6 @@ class ActorAccess:
         link = self.links.get(actor_id)
         if link is not None and link.state is LinkState.DEAD:
             del self.links[actor_id]
-
-    def describe(self, object_id: ObjectId) -> str:
-        """What an unanswered call waits for."""
-        link = self.links.get(ActorId(object_id[8:24]))
-        if link is None:
-            return ""
-        for position, call in enumerate(link.in_flight.values()):
-            if call.message.task_id == object_id[:24]:
-                where = f"actor {link.name} ({link.actor_id.hex()[:8]}…)"
-                if position == 0:
-                    return f"{call.message.name or call.message.method} is running or next on {where}"  # type: ignore[union-attr]
-                return f"it is queued on {where} behind {position} calls of this process"
-        return f"it waits for actor {link.name} ({link.actor_id.hex()[:8]}…): {link.state.value}"
 
     def raise_unknown(self, actor_id: ActorId) -> None:
         raise RaySystemError(

@@ -196,10 +196,11 @@ class TaskSubmitter:
             return
         if worker.leaving:
             self._give_up(worker, dispose=True)
-        elif not self._steal_for(state, worker):
-            worker.idle_since = now
-            if not self._waiting(state):
-                self._cancel_requests(state)
+            return
+        worker.idle_since = now
+        self._steal_for(state, worker)
+        if not self._waiting(state):
+            self._cancel_requests(state)
 
     def _waiting(self, state: KeyState) -> int:
         """Tasks that nobody is running: queued here, or behind another at a worker."""
@@ -225,11 +226,14 @@ class TaskSubmitter:
         state = worker.key
         tasks = [task for seq in sorted(seqs) if (task := worker.in_flight.pop(seq, None)) is not None]
         state.queue.extendleft(reversed(tasks))
-        self._spread(state, worker)
+        # Not back to it, unless it has run dry meanwhile: what it runs now may take long.
+        self._spread(state, worker if worker.in_flight else None)
         self._want_workers(state)
-        for other in list(state.workers):
-            if not other.in_flight and not other.idle_since:
-                other.idle_since = now
+        for other in state.workers:
+            if not other.in_flight:
+                other.idle_since = other.idle_since or now
+                if tasks:  # else it has nothing to give, and asking again would not change that
+                    self._steal_for(state, other)
 
     def _spread(self, state: KeyState, except_for: LeasedWorker | None = None) -> None:
         """Push what is queued to whoever has least to do; idle workers first."""
@@ -245,7 +249,7 @@ class TaskSubmitter:
         if state is None or task not in state.queue:
             return False
         state.queue.remove(task)
-        if not state.queue:
+        if not self._waiting(state):
             self._cancel_requests(state)
         return True
 
@@ -286,8 +290,9 @@ class TaskSubmitter:
         worker.accelerators = accelerators or {}
         state.workers.append(worker)
         self._fill(state, worker)
-        if not worker.in_flight and not self._steal_for(state, worker):
+        if not worker.in_flight:
             worker.idle_since = now
+            self._steal_for(state, worker)
         if len(state.requests) < MAX_LEASE_REQUESTS:
             self._want_workers(state)
         return worker
@@ -305,7 +310,7 @@ class TaskSubmitter:
     def cancelled(self, req: int) -> None:
         """A request ended without a lease; ask again if it is still needed."""
         state = self._answered(req)
-        if state is not None and state.queue:
+        if state is not None:
             self._want_workers(state)
 
     def _answered(self, req: int) -> KeyState | None:
@@ -314,17 +319,15 @@ class TaskSubmitter:
             del state.requests[req]
         return state
 
-    def _steal_for(self, state: KeyState, thief: LeasedWorker) -> bool:
+    def _steal_for(self, state: KeyState, thief: LeasedWorker) -> None:
         """Have the most loaded worker hand back half of what waits behind its running task."""
         victim, most = None, 1
         for worker in state.workers:
             if worker is not thief and not worker.stealing and len(worker.in_flight) > most:
                 victim, most = worker, len(worker.in_flight)
-        if victim is None:
-            return False
-        victim.stealing = True
-        victim.link.send(StealTasks(max(1, most // 2)))
-        return False
+        if victim is not None:
+            victim.stealing = True
+            victim.link.send(StealTasks(most // 2))
 
     def lost(self, worker: LeasedWorker) -> list[Pending]:
         """``worker`` died. What it had, oldest first; only the first can have been running.

@@ -1,0 +1,69 @@
+"""Tasks and links for tests of the submitters: nothing is pickled, nothing is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from beamlet.base.ids import FunctionKey, TaskId
+from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.task_submitter import SchedulingKey
+from beamlet.protocol.message import Message
+from beamlet.protocol.peer import CallActor, PushTask
+
+ONE_CPU = SchedulingKey((("CPU", 10_000),))
+
+
+def a_task(name: str, route: Any = ONE_CPU) -> Pending:
+    task_id = TaskId(name.encode().rjust(24, b"."))
+    return Pending(PushTask(0, task_id, FunctionKey(b"f"), name, 1, b""), (), route=route)
+
+
+def a_call(name: str, retries: int = 0, unresolved: int = 0) -> Pending:
+    task_id = TaskId(name.encode().rjust(24, b"."))
+    message = CallActor(0, task_id, name, 1, b"", name=name)
+    return Pending(message, (), retries_left=retries, unresolved=unresolved)
+
+
+class SentMessages:
+    """A link that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def names(self) -> list[str]:
+        """Of the tasks and calls sent, in order."""
+        return [message.name for message in self.sent if isinstance(message, PushTask | CallActor)]
+
+    def take(self) -> list[Message]:
+        taken, self.sent = self.sent, []
+        return taken
+
+
+class LeaseDesk:
+    """A raylet that writes down what it is asked, and answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: dict[int, SchedulingKey] = {}
+        self.cancelled: list[int] = []
+        #: (lease id, dispose), as they came back.
+        self.returned: list[tuple[int, bool]] = []
+        self.backlogs: list[int] = []
+        self._count = 0
+
+    def request_lease(self, key: SchedulingKey, name: str, backlog: int) -> int:
+        self._count += 1
+        self.asked[self._count] = key
+        self.backlogs.append(backlog)
+        return self._count
+
+    def cancel_lease_request(self, req: int) -> None:
+        self.cancelled.append(req)
+
+    def return_lease(self, lease_id: int, dispose: bool) -> None:
+        self.returned.append((lease_id, dispose))
+
+    def open_requests(self) -> list[int]:
+        return [req for req in self.asked if req not in self.cancelled]
