@@ -155,6 +155,11 @@ class ActorAccess:
         """The constructor's arguments, of an actor created here."""
         return self._creations.get(actor_id)
 
+    def created_at(self, actor_id: ActorId) -> str:
+        """The line that made the actor, if that was in this process."""
+        spec = self._specs.get(actor_id)
+        return spec.call_site if spec is not None else ""
+
     def _release_creation(self, actor_id: ActorId) -> None:
         creation = self._creations.pop(actor_id, None)
         self._specs.pop(actor_id, None)

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from beamlet.base.ids import Address, JobId, NodeId, ObjectId, TaskId, WorkerId, make_address, short
+from beamlet.base.ids import Address, JobId, NodeId, ObjectId, TaskId, WorkerId, make_address
 from beamlet.core_worker import cancelling
 from beamlet.core_worker.actors import ActorAccess
 from beamlet.core_worker.borrowing import (
@@ -31,10 +31,10 @@ from beamlet.core_worker.borrowing import (
     SendRemoveBorrower,
 )
 from beamlet.core_worker.context import TaskContext, current_task
+from beamlet.core_worker.explaining import Explaining
 from beamlet.core_worker.functions import FunctionTable
 from beamlet.core_worker.leases import Leases
-from beamlet.core_worker.node_link import NodeLink, RayletGone
-from beamlet.core_worker.object_record import PENDING
+from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.objects import ObjectAccess
 from beamlet.core_worker.ownership import Ownership
 from beamlet.core_worker.peers import Peer, PeerTable
@@ -102,6 +102,7 @@ class CoreWorker:
         self.actors = ActorAccess(self)
         self.ownership = Ownership(self)
         self.waits = Waits(self)
+        self.explaining = Explaining(self)
         self.store = StoreClient(self, arena_fd, identity.arena_bytes, identity.strict_arrays)
         self.task_events = TaskEventBuffer(identity.worker_id)
         #: Set by worker_main: runs what we are sent. A driver has none.
@@ -171,7 +172,7 @@ class CoreWorker:
         refs: what is waited for, needs_all: all of them. Raises DeadlockError when that can never be.
         """
         if self.execution is None:
-            return self.reactor.wait(waiter, deadline)
+            return self.explaining.wait(waiter, deadline, refs)
         soon = monotonic() + BLOCKED_AFTER_S
         if deadline is not None and deadline <= soon:
             return self.reactor.wait(waiter, deadline)
@@ -213,34 +214,6 @@ class CoreWorker:
                 "shut down, and so was its value"
             )
         )
-
-    def explain_timeout(self, object_ids: Sequence[ObjectId], timeout_s: float) -> str:
-        """Why ``get`` had to give up, for a person."""
-        with self.lock:
-            pending = [i for i in object_ids if (r := self.refs.objects.get(i)) and r.state == PENDING]
-            lines = []
-            for object_id in pending[:3]:
-                record = self.refs.objects[object_id]
-                site = f" (submitted at {record.call_site})" if record.call_site else ""
-                lines.append(f"  {short(object_id)}…{site}: {self._why(object_id)}")
-        count = f"{len(pending)} of {len(object_ids)} objects" if len(object_ids) > 1 else "the object"
-        reasons = self.why_pending()
-        text = f"Get timed out: some object(s) not ready. After {timeout_s:g} s {count} had no value."
-        return "\n".join([text, *lines, *(f"  {reason}" for reason in reasons)])
-
-    def _why(self, object_id: ObjectId) -> str:
-        known = self.submission.describe(object_id)
-        if known and known != "its task has been sent":
-            return known
-        return self.leases.describe(object_id) or self.actors.describe(object_id) or "its task has been sent"
-
-    def why_pending(self) -> list[str]:
-        """The raylet's word on what our unanswered requests wait for."""
-        try:
-            answer = self.link.call(node.WhyPending(0), monotonic() + 1.0)
-        except (RayletGone, TimeoutError):
-            return []
-        return list(answer.reasons)
 
     # -- housekeeping ----------------------------------------------------------------------------
 
@@ -310,6 +283,10 @@ class CoreWorker:
                 self.execution.control(sender, message)
             elif kind is peer.BlockedOn:
                 self.waits.received(message)
+            elif kind is peer.AskProgress:
+                self.explaining.asked(sender, message)
+            elif kind is peer.Progress:
+                self.explaining.progress_came(message)
             else:
                 self.ownership.handle(sender, message)
         if worked and sender.leased is not None:
@@ -383,6 +360,10 @@ class CoreWorker:
             released.clear()
         self.reactor.close()
         self.store.close()
+
+    @property
+    def is_shut(self) -> bool:
+        return self._shut
 
     @property
     def pid(self) -> int:

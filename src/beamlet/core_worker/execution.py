@@ -86,6 +86,14 @@ class Execution:
     def queue_of(self, message: Any) -> ExecutionQueue:
         return self.groups.get(message.group, self.queue) if message.group else self.queue
 
+    def position_of(self, task_id: bytes) -> int | None:
+        """How many calls are ahead of one that has not begun. Under the lock."""
+        for queue in (self.queue, *self.groups.values()):
+            for position, item in enumerate(queue.items):
+                if item[0] is not None and item[1].task_id == task_id:
+                    return position + 1
+        return None
+
     def control(self, sender: Peer, message: StealTasks | CancelTask) -> None:
         if isinstance(message, StealTasks):
             sender.send(HandedBack(self.queue.steal(sender, message.most)))

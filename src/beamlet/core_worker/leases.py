@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from beamlet.base.death import DeathCertificate
-from beamlet.base.ids import Address, ObjectId, TaskId
-from beamlet.core_worker.pending import Pending
+from beamlet.base.ids import Address
 from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.pending import Pending
 from beamlet.core_worker.task_submitter import LeasedWorker, SchedulingKey
 from beamlet.exceptions import InfeasibleError, RaySystemError, WorkerCrashedError
 from beamlet.protocol.node import (
@@ -67,13 +67,24 @@ class Leases:
         if isinstance(message, LeaseGranted):
             self._granted(message)
         elif isinstance(message, LeaseInfeasible):
-            self._refused(message.req, InfeasibleError(message.reason))
+            self._infeasible(message)
         elif isinstance(message, LeaseSpillback):
             # One node cannot send us elsewhere; a cluster of several will connect here.
             reason = f"the raylet sent a lease request on to unknown node {message.address}"
             self._refused(message.req, RaySystemError(reason))
         elif isinstance(message, LeaseCancelled):
             core.tasks.cancelled(message.req)
+
+    def _infeasible(self, message: LeaseInfeasible) -> None:
+        for task in self._core.tasks.refused(message.req):
+            site = f" Submitted at {task.call_site}." if task.call_site else ""
+            self._core.submission.fail(
+                task,
+                InfeasibleError(
+                    f"{task.message.name} {message.reason}.{site} Ask for less, or start a node that has it; "
+                    "init(infeasible='wait') waits for one."
+                ),
+            )
 
     def _refused(self, req: int, error: Exception) -> None:
         for task in self._core.tasks.refused(req):
@@ -172,21 +183,3 @@ class Leases:
             return WorkerCrashedError(f"The worker running task {task.message.name}{site} died{tried}: {how}")
 
         self._core.submission.crashed(tasks, error)
-
-    def describe(self, object_id: ObjectId) -> str:
-        """What the task behind ``object_id`` waits for, if it was not pushed yet."""
-        task = self._core.submission.tasks.get(TaskId(object_id[:24]))
-        if task is None:
-            return ""
-        for state in self._core.tasks.keys.values():
-            if task in state.queue:
-                reasons = [self._reasons[req] for req in state.requests if req in self._reasons]
-                return f"task {task.message.name} waits for a worker" + (f": {reasons[0]}" if reasons else "")
-            for worker in state.workers:
-                for position, flying in enumerate(worker.in_flight.values()):
-                    if flying is task:
-                        where = f"worker pid={worker.pid}"
-                        if position == 0:
-                            return f"task {task.message.name} is running on {where}"
-                        return f"task {task.message.name} is queued behind {position} others on {where}"
-        return ""

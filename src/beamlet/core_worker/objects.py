@@ -143,7 +143,7 @@ class ObjectAccess:
         if not done:
             self._stop_waiting(waiter.on_ready, refs)
             core.raise_if_shut()
-            raise GetTimeoutError(core.explain_timeout([ref._id for ref in refs], timeout_s or 0.0))
+            raise GetTimeoutError(core.explaining.timeout_text([ref._id for ref in refs], timeout_s or 0.0))
         with core.lock:
             pending = any(self._refs.objects[ref._id].state == PENDING for ref in refs)
         if pending:  # one failed: its error is the outcome, whatever the others become

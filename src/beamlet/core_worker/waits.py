@@ -95,6 +95,10 @@ class Waits:
             and thread == threading.main_thread().ident
         )
 
+    def wait_of(self, task_id: TaskId) -> Wait | None:
+        """The wait that the call is in, if only its objects can end it. Under the lock."""
+        return next((wait for wait in self.detector.waits.values() if wait.task_id == task_id), None)
+
     # -- probes (under the lock) -----------------------------------------------------------------
 
     def _probe_later(self, wait: Wait) -> None:

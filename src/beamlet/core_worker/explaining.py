@@ -1,0 +1,293 @@
+"""Why something is not there yet: what a wait waits for, who holds it up, since when.
+
+    our own tables   which task, which actor, not sent yet or where it is
+    its executor     running since when, or behind what (AskProgress → Progress)
+    our raylet       what a lease or an actor's seat waits for (WhyPending)
+
+Used when ``get`` times out, and by a hint once a driver's wait has lasted HINT_S: a warning when the wait is
+for something that makes no headway, else a line at INFO.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from beamlet.base.ids import ActorId, Address, ObjectId, TaskId, return_id, short, task_of_object
+from beamlet.core_worker.actor_submitter import ActorLink, LinkState
+from beamlet.core_worker.node_link import RayletGone
+from beamlet.core_worker.object_record import PENDING, ObjectRecord
+from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.waits import call_name, unresolved_of, user_site
+from beamlet.protocol.node import WhyPending
+from beamlet.protocol.peer import AskProgress, Progress
+from beamlet.rpc.turns import Waiter
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.core_worker import CoreWorker
+
+logger = logging.getLogger("beamlet")
+
+#: A wait of a driver is explained after this long, once.
+HINT_S = 5.0
+#: Programs that poll with short timeouts catch GetTimeoutError often: then others are not asked.
+_ASK_FROM_S = 0.5
+#: How long others may take to answer.
+_ANSWER_S = 0.5
+_LOOKED_AT_MAX = 20
+_SHOWN_MAX = 4
+_DEPTH_MAX = 5
+
+
+class Cause(msgspec.Struct):
+    """What one object waits for, and whom to ask for more. As text: ``what how``."""
+
+    what: str
+    how: str
+    #: Something runs that will bring it about.
+    progresses: bool = True
+    executor: tuple[Address, TaskId] | None = None
+    #: The raylet knows: of a lease for this function, or of a seat for this actor.
+    lease_of: str = ""
+    actor: ActorId = ActorId(b"")
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.how}"
+
+
+class Explaining:
+    """Handlers run under the core worker's lock, the rest in the thread that waits, without it."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._tokens = itertools.count(1)
+        self._answers: dict[int, Progress | None] = {}
+        self._waiters: dict[int, Waiter] = {}
+        #: Lines of user code whose waits were explained: once each.
+        self._hinted: set[str] = set()
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    def wait(self, waiter: Waiter, deadline: float | None, refs: Sequence[Any]) -> bool:
+        """Wait as the reactor does, with a hint when it takes long."""
+        reactor = self._core.reactor
+        hint_at = monotonic() + HINT_S
+        if deadline is not None and deadline <= hint_at:
+            return reactor.wait(waiter, deadline)
+        if reactor.wait(waiter, hint_at):
+            return True
+        if not self._core.is_shut and refs:
+            self._hint([ref._id for ref in refs])
+        return reactor.wait(waiter, deadline)
+
+    def _hint(self, object_ids: Sequence[ObjectId]) -> None:
+        site = str(user_site() or "")
+        if site in self._hinted:
+            return
+        causes = self._causes(object_ids, ask=True)
+        if not causes:
+            return
+        stuck = [cause for cause in causes if not cause.progresses]
+        if stuck:
+            self._hinted.add(site)
+        logger.log(
+            logging.WARNING if stuck else logging.INFO,
+            "%s has been waiting for %.0f s: %s",
+            site or "a wait",
+            HINT_S,
+            "; ".join(_grouped(stuck or causes)),
+        )
+
+    def timeout_text(self, object_ids: Sequence[ObjectId], timeout_s: float) -> str:
+        """The message of a GetTimeoutError."""
+        causes = self._causes(object_ids, ask=timeout_s >= _ASK_FROM_S)
+        what = "some objects" if len(object_ids) > 1 else "the object"
+        text = f"Get timed out: some object(s) not ready. After {timeout_s:g} s {what} had no value"
+        return "\n  ".join([f"{text}:", *_grouped(causes)]) if causes else f"{text}."
+
+    # -- causes ------------------------------------------------------------------------------------
+
+    def _causes(self, object_ids: Sequence[ObjectId], ask: bool) -> list[Cause]:
+        core = self._core
+        with core.lock:
+            objects = core.refs.objects
+            pending = [i for i in object_ids if (r := objects.get(i)) is not None and r.state == PENDING]
+            causes = [self.cause_of(i) for i in pending[:_LOOKED_AT_MAX]]
+        if ask:
+            self._ask_executors(causes)
+            self._ask_raylet(causes)
+        return causes
+
+    def cause_of(self, object_id: ObjectId, depth: int = 0) -> Cause:
+        """From our own tables. Under the lock."""
+        core = self._core
+        record = core.refs.objects.get(object_id)
+        if record is None or record.state != PENDING:
+            return Cause("it", "is ready")
+        if record.owner:
+            asked = Address(record.owner), task_of_object(object_id)
+            return Cause(f"object {short(object_id)}…", "is made for another process", executor=asked)
+        task = core.submission.tasks.get(task_of_object(object_id))
+        if task is not None:
+            return self._cause_of_task(task, record, depth)
+        link = core.actors.links.get(ActorId(object_id[8:24]))
+        if link is None:
+            return Cause(f"object {short(object_id)}…", "is on its way")
+        return self._cause_of_call(link, task_of_object(object_id), record, depth)
+
+    def _cause_of_task(self, task: Pending, record: ObjectRecord, depth: int) -> Cause:
+        what = f"task {task.message.name}{_submitted(record)}"
+        if task.unresolved:
+            return self._cause_of_argument(what, task, depth)
+        for state in self._core.tasks.keys.values():
+            for worker in state.workers:
+                for position, flying in enumerate(worker.in_flight.values()):
+                    if flying is task:
+                        where = f"on worker pid={worker.pid}"
+                        how = f"is queued behind {position} others" if position else "is running"
+                        asked = Address(worker.address), TaskId(task.message.task_id)
+                        return Cause(what, f"{how} {where}", executor=asked)
+            if any(queued is task for queued in state.queue):
+                return Cause(what, "waits for a worker", bool(state.workers), lease_of=task.message.name)
+        return Cause(what, "is about to be run again: its worker died")
+
+    def _cause_of_argument(self, what: str, work: Pending, depth: int) -> Cause:
+        unresolved = unresolved_of(work)
+        count = f"{len(unresolved)} of its arguments" if len(unresolved) > 1 else "its argument"
+        if depth >= _DEPTH_MAX:
+            return Cause(what, f"waits for {count}")
+        cause = self.cause_of(unresolved[0], depth + 1)
+        cause.what = f"{what} waits for {count}: {cause.what}"
+        return cause
+
+    def _cause_of_call(self, link: ActorLink, task_id: TaskId, record: ObjectRecord, depth: int) -> Cause:
+        actor = self._actor_text(link)
+        for call in link.in_flight.values():
+            if call.message.task_id == task_id:
+                what = f"{call_name(link, call)}{_submitted(record)}"
+                return Cause(what, f"is running or queued on {actor}", executor=(link.address, task_id))
+        for call in link.queue:
+            if link.state is LinkState.READY and call.unresolved:
+                what = f"{call_name(link, call)}{_submitted(record)}"
+                return self._cause_of_argument(what, call, depth)
+        if link.state is LinkState.WAITING:
+            creation = self._core.actors.creation_of(link.actor_id)
+            if creation is not None and creation.unresolved:
+                return self._cause_of_argument(f"{actor} is not started: __init__", creation, depth)
+            how = "is not ready: its __init__ is running, or its process is being started"
+            return Cause(actor, how, actor=link.actor_id)
+        return Cause(actor, f"cannot be reached: {link.state.value}", progresses=False)
+
+    def _actor_text(self, link: ActorLink) -> str:
+        site = self._core.actors.created_at(link.actor_id)
+        return f"actor {link.name} ({f'created at {site}' if site else link.actor_id.hex()[:8] + '…'})"
+
+    # -- asking others -----------------------------------------------------------------------------
+
+    def _ask_executors(self, causes: list[Cause]) -> None:
+        core = self._core
+        waiter = Waiter(0)
+        asked: dict[int, Cause] = {}
+        with core.lock:
+            for cause in causes:
+                if cause.executor is not None and len(asked) < _SHOWN_MAX:
+                    token = next(self._tokens)
+                    asked[token] = cause
+                    self._waiters[token] = waiter
+                    waiter.remaining += 1
+                    core.peers.get(cause.executor[0]).send(AskProgress(token, cause.executor[1]))
+        if asked:
+            core.reactor.wait(waiter, monotonic() + _ANSWER_S)
+        with core.lock:
+            for token, cause in asked.items():
+                self._waiters.pop(token, None)
+                answer = self._answers.pop(token, None)
+                if answer is not None and answer.text:
+                    cause.how, cause.progresses = answer.text, answer.is_running
+
+    def progress_came(self, answer: Progress) -> None:
+        waiter = self._waiters.pop(answer.token, None)
+        if waiter is not None:
+            self._answers[answer.token] = answer
+            waiter.complete()
+
+    def _ask_raylet(self, causes: list[Cause]) -> None:
+        leases: list[str] | None = None
+        for cause in causes[: _SHOWN_MAX * 2]:
+            if cause.actor:
+                reasons = self._why(cause.actor)
+                if reasons:
+                    cause.how, cause.progresses = f"waits to be placed: {reasons[0]}", False
+            elif cause.lease_of:
+                leases = self._why(b"") if leases is None else leases
+                mine = [r for r in leases if r.startswith(f"task {cause.lease_of} ")] or leases
+                if mine:
+                    cause.how += f": {mine[0].partition(': ')[2]}"
+            else:
+                continue
+            if ": actor" in cause.how and "held" in cause.how:
+                cause.how += ". Let go of one, or give actors that are mostly idle num_cpus=0"
+
+    def _why(self, actor_id: bytes) -> list[str]:
+        try:
+            answer = self._core.link.call(WhyPending(0, actor_id), monotonic() + _ANSWER_S)
+        except (RayletGone, TimeoutError):
+            return []
+        return list(answer.reasons)
+
+    # -- answering (under the lock) ----------------------------------------------------------------
+
+    def asked(self, sender: Peer, question: AskProgress) -> None:
+        text, running = self._progress_of(question.task_id)
+        sender.send(Progress(question.token, text, running))
+
+    def _progress_of(self, task_id: TaskId) -> tuple[str, bool]:
+        """How far the task is here; if it is ours and runs elsewhere, what we know of that."""
+        execution = self._core.execution
+        if execution is not None:
+            entry = execution.running.get(task_id)
+            if entry is not None:
+                return self._running_text(task_id, entry[0].started)
+            queued = execution.position_of(task_id)
+            if queued is not None:
+                return self._queued_text(queued)
+        cause = self.cause_of(return_id(task_id, 1))
+        return f"is made by another process: {cause}", cause.progresses
+
+    def _running_text(self, task_id: TaskId, started: float) -> tuple[str, bool]:
+        text = f"has been running for {monotonic() - started:.1f} s (pid={os.getpid()})"
+        wait = self._core.waits.wait_of(task_id)
+        if wait is None:
+            return text, True
+        cause = self.cause_of(wait.objects[0], _DEPTH_MAX - 1)
+        return f"{text} and waits at {wait.site}: {cause}", cause.progresses
+
+    def _queued_text(self, position: int) -> tuple[str, bool]:
+        behind = f"is queued behind {position} call{'s' if position != 1 else ''} of the actor"
+        running = list(self._core.execution.running.items())
+        if not running:
+            return behind, True
+        task_id, (context, _, _) = running[0]
+        text, progresses = self._running_text(TaskId(task_id), context.started)
+        return f"{behind}: {context.name} {text}", progresses and monotonic() - context.started < HINT_S - 0.5
+
+
+def _submitted(record: ObjectRecord) -> str:
+    return f" (submitted at {record.call_site})" if record.call_site else ""
+
+
+def _grouped(causes: list[Cause]) -> list[str]:
+    """Their texts, equal ones once with a count, those shown first that most objects share."""
+    counts = Counter(map(str, causes))
+    lines = [f"{text} (×{count})" if count > 1 else text for text, count in counts.most_common(_SHOWN_MAX)]
+    if len(counts) > _SHOWN_MAX:
+        lines.append(f"and {len(counts) - _SHOWN_MAX} more")
+    return lines
