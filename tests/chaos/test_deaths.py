@@ -71,10 +71,15 @@ def await_ready(program: subprocess.Popen[str]) -> None:
     pytest.fail(f"the program ended before it was ready: {program.communicate()[1]}")
 
 
-def some(marked: Marked, chance: random.Random, pick: Pick, what: str) -> Found:
+def some(
+    program: subprocess.Popen[str], marked: Marked, chance: random.Random, pick: Pick, what: str
+) -> Found:
+    """One of the processes that are ``what``, as soon as there is one."""
     found: list[Found] = []
 
     def look() -> bool:
+        if program.poll() is not None:
+            pytest.fail(f"the program ended before there was a {what}: {program.communicate()}")
         found[:] = sorted(each for each in marked.processes() if pick(each))
         return bool(found)
 
@@ -92,9 +97,12 @@ def test_the_driver_is_killed(marked: Marked, moments: random.Random, number: si
                 await_ready(program)  # before that, Python itself may die of the signal in an import
             time.sleep(delay)
             program.send_signal(number)
+            sent = time.monotonic()
             program.communicate(timeout=20.0)
-            slowest = max(slowest, marked.expect_nothing_left(GONE_S, f"{number.name} at {delay:.3f} s"))
-    print(f"slowest: {slowest:.2f} s")
+            marked.expect_nothing_left(GONE_S, f"{number.name} at {delay:.3f} s")
+            slowest = max(slowest, time.monotonic() - sent)
+    print(f"from {number.name} to nothing left: {slowest:.2f} s at most")
+    assert slowest < GONE_S
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,9 @@ def test_the_cluster_is_killed_under_its_driver(marked: Marked, moments: random.
         delay = moments.uniform(0.0, LATEST_S)
         with ended(start(marked, "killed")) as program:
             time.sleep(delay)
-            for each in [some(marked, moments, picks[name], name) for name in victims.split(" and ")]:
+            for each in [
+                some(program, marked, moments, picks[name], name) for name in victims.split(" and ")
+            ]:
                 kill(each.pid)
             killed = time.monotonic()
             out, errors = program.communicate(timeout=30.0)
@@ -136,7 +146,7 @@ def test_workers_are_killed_and_no_task_is_lost(marked: Marked, moments: random.
         assert program.stdin is not None
         for _ in range(2 * MOMENTS):
             time.sleep(moments.uniform(0.0, 0.15))
-            victim = some(marked, moments, pick, what)
+            victim = some(program, marked, moments, pick, what)
             below = {each.pid for each in marked.below(victim.pid)}
             kill(victim.pid)
             wait_until(
@@ -167,11 +177,13 @@ def test_driver_and_head_killed_together_leave_no_process(marked: Marked, moment
         delay = moments.uniform(0.0, LATEST_S)
         with ended(start(marked, "killed")) as program:
             time.sleep(delay)
-            head = some(marked, moments, lambda p: p.is_head, "head")
+            head = some(program, marked, moments, lambda p: p.is_head, "head")
             program.kill()
             kill(head.pid)
             program.communicate(timeout=20.0)
-            marked.expect_nothing_left(GONE_S, f"driver and head killed at {delay:.3f} s")
+            # Before the factory was forked nobody is left to remove the secret: the next start does that.
+            after = f"driver and head killed at {delay:.3f} s"
+            marked.expect_nothing_left(GONE_S, after, secrets=False)
 
 
 def test_what_nobody_was_left_to_clean_up_goes_with_the_next_start(
@@ -180,7 +192,7 @@ def test_what_nobody_was_left_to_clean_up_goes_with_the_next_start(
     """Driver, head and factory at once: the workers die with them; a session of the user's own may not."""
     with ended(start(marked, "killed")) as program:
         await_ready(program)
-        some(marked, moments, lambda p: p.command == "sleep 1000", "a task's child")
+        some(program, marked, moments, lambda p: p.command == "sleep 1000", "a task's child")
         for each in [*filter(lambda p: p.is_head or p.is_factory, marked.processes())]:
             kill(each.pid)
         program.kill()

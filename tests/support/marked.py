@@ -69,20 +69,21 @@ class Marked:
             found += [other.pid for other in everyone if other.parent == each]
         return [other for other in everyone if other.pid in found[1:]]
 
-    def left(self) -> list[str]:
+    def left(self, secrets: bool = True) -> list[str]:
         """What should not be there any more, a line each."""
+        files = [Path(folder, name) for folder, _, names in os.walk(self.root) for name in names]
         lines = [
             f"process {each.pid} (parent {each.parent}): {each.command[:100]}" for each in self.processes()
         ]
-        lines += [f"socket {path}" for path in self.root.rglob("*.sock")]
-        lines += [f"secret {path}" for path in self.root.rglob("secret")]
+        lines += [f"socket {path}" for path in files if path.suffix == ".sock"]
+        lines += [f"secret {path}" for path in files if path.name == "secret" and secrets]
         lines += [f"/dev/shm/{name}" for name in sorted(shared_memory() - self._shared_memory)]
         return lines
 
-    def expect_nothing_left(self, within_s: float, after: str) -> float:
+    def expect_nothing_left(self, within_s: float, after: str, secrets: bool = True) -> float:
         """Fails, naming it, if anything is left after ``within_s``. Returns how long it took."""
         started = time.monotonic()
-        while left := self.left():
+        while left := self.left(secrets):
             if time.monotonic() - started > within_s:
                 pytest.fail(f"{within_s:g} s after {after} there is still:\n  " + "\n  ".join(left))
             time.sleep(0.01)

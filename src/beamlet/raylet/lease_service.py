@@ -18,6 +18,10 @@ from beamlet.raylet.performer import Performer
 from beamlet.raylet.worker_pool import WorkerPool
 from beamlet.raylet.worker_record import Found, NotFound, Want
 
+#: Beyond these a request is no request: sums of them must fit into what a message can carry.
+_UNITS_MAX = 1 << 62
+_BACKLOG_MAX = 1 << 32
+
 
 class LeaseService:
     """``tell_gcs`` takes cluster.py messages."""
@@ -64,6 +68,8 @@ class LeaseService:
         key = (sender.address, message.req)
         if sender.job is None or self._manager.knows(key):
             raise PeerMisuse(f"RequestLease {message.req} from a process without a job, or asked twice")
+        if not all(0 <= units < _UNITS_MAX for units in message.resources.values()):
+            raise PeerMisuse(f"RequestLease {message.req} of impossible size: {message.resources}")
         request = Request(
             key,
             sender.address,
@@ -72,7 +78,7 @@ class LeaseService:
             message.name,
             env=env_key(message.env_vars),
             strategy=message.strategy,
-            backlog=message.backlog,
+            backlog=max(1, min(message.backlog, _BACKLOG_MAX)),
         )
         self._performer.perform(self._manager.submit(request, time.monotonic()))
 

@@ -71,12 +71,12 @@ class ServerHandshake:
     def feed(self, data: bytes) -> bytes:
         """Raises HandshakeError when the peer is a stranger."""
         self._buffer += data
+        if not self._client_nonce and self._buffer[: len(MAGIC)] != MAGIC[: len(self._buffer)]:
+            raise HandshakeError("not a beamlet client")
         if self.wanted_bytes:
             return b""
         received, self._buffer = self._buffer, b""
         if not self._client_nonce:
-            if received[: len(MAGIC)] != MAGIC:
-                raise HandshakeError("not a beamlet client")
             self._client_nonce = received[len(MAGIC) :]
             return self._nonce + _mac(self._secret, b"server", self._client_nonce, self._nonce)
         if not hmac.compare_digest(received, _mac(self._secret, b"client", self._nonce, self._client_nonce)):

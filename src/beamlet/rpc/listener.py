@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,10 @@ from beamlet.rpc.reactor import Reactor, Timer
 
 HANDSHAKE_TIMEOUT_S = 5.0
 MAX_STRANGERS = 64
+#: How long nobody is let in after the descriptors ran out.
+_BREATHER_S = 0.1
+#: How long a visitor stays away when the queue before the door is full.
+_QUEUE_FULL_S = 0.005
 #: sun_path holds 108 bytes with its NUL; longer paths go through /proc/self/fd.
 _MAX_PATH_BYTES = 100
 
@@ -32,6 +37,7 @@ class Listener:
         self._on_connection = on_connection
         self._path = path
         self._strangers: dict[int, _Stranger] = {}
+        self._pause: Timer | None = None
         #: Visitors turned away: wrong secret, no handshake, too slow, too many.
         self.refused_count = 0
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -47,29 +53,50 @@ class Listener:
             sock, _ = self._sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        if len(self._strangers) >= MAX_STRANGERS or not _same_user(sock):
-            self.refused_count += 1
+        except OSError as error:  # out of descriptors or memory: those who are here already go on
+            self._refuse(f"{error.strerror}; looking again in {_BREATHER_S:g} s")
+            self._reactor.remove_reader(self._sock.fileno())
+            self._pause = self._reactor.call_later(_BREATHER_S, self._resume)
+            return
+        if len(self._strangers) >= MAX_STRANGERS:
+            self._refuse(f"{MAX_STRANGERS} others were still proving themselves")
+            sock.close()
+            return
+        if not _same_user(sock):
+            self._refuse("it is another user's")
             sock.close()
             return
         stranger = _Stranger(sock, self._secret, self)
         self._strangers[sock.fileno()] = stranger
         self._reactor.add_reader(sock.fileno(), stranger.on_readable)
 
-    def settle(self, stranger: _Stranger, trusted: bool) -> None:
-        """A stranger proved itself, or is shown out."""
+    def _resume(self) -> None:
+        self._pause = None
+        self._reactor.add_reader(self._sock.fileno(), self._accept)
+
+    def _refuse(self, reason: str) -> None:
+        """Count it; the log hears of the 1st, 2nd, 4th, 8th … so that a flood does not fill the disk."""
+        self.refused_count += 1
+        if self.refused_count & (self.refused_count - 1) == 0:
+            os.write(2, f"beamlet: refused a connection ({self.refused_count} so far): {reason}\n".encode())
+
+    def settle(self, stranger: _Stranger, refusal: str = "") -> None:
+        """A stranger proved itself, or is shown out because of ``refusal``."""
         stranger.timer.cancel()
         fd = stranger.sock.fileno()
         self._reactor.remove_reader(fd)
         del self._strangers[fd]
-        if trusted:
-            self._on_connection(stranger.sock)
-        else:
-            self.refused_count += 1
+        if refusal:
+            self._refuse(refusal)
             stranger.sock.close()
+        else:
+            self._on_connection(stranger.sock)
 
     def close(self) -> None:
         for stranger in list(self._strangers.values()):
-            self.settle(stranger, trusted=False)
+            self.settle(stranger, "the node ends")
+        if self._pause is not None:
+            self._pause.cancel()
         self._reactor.remove_reader(self._sock.fileno())
         self._sock.close()
         try:
@@ -91,7 +118,7 @@ class _Stranger:
         self._listener = listener
         self._handshake = ServerHandshake(secret)
         self.timer: Timer = listener.reactor.call_later(
-            HANDSHAKE_TIMEOUT_S, lambda: listener.settle(self, trusted=False)
+            HANDSHAKE_TIMEOUT_S, lambda: listener.settle(self, f"no proof within {HANDSHAKE_TIMEOUT_S:g} s")
         )
 
     def on_readable(self) -> None:
@@ -104,11 +131,11 @@ class _Stranger:
                 self.sock.send(reply)  # 64 bytes into an empty socket buffer: never short
         except BlockingIOError:
             return
-        except (OSError, HandshakeError):
-            self._listener.settle(self, trusted=False)
+        except (OSError, HandshakeError) as error:
+            self._listener.settle(self, str(error))
             return
         if self._handshake.done:
-            self._listener.settle(self, trusted=True)
+            self._listener.settle(self)
 
 
 def connect(path: str, secret: bytes, timeout_s: float = HANDSHAKE_TIMEOUT_S) -> socket.socket:
@@ -120,7 +147,7 @@ def connect(path: str, secret: bytes, timeout_s: float = HANDSHAKE_TIMEOUT_S) ->
     try:
         sock.settimeout(timeout_s)
         with _short_path(path) as short:
-            sock.connect(short)
+            _connect_patiently(sock, short, time.monotonic() + timeout_s)
         handshake = ClientHandshake(secret)
         sock.sendall(handshake.hello())
         challenge = b""
@@ -134,6 +161,18 @@ def connect(path: str, secret: bytes, timeout_s: float = HANDSHAKE_TIMEOUT_S) ->
         sock.close()
         raise
     return sock
+
+
+def _connect_patiently(sock: socket.socket, path: str, deadline: float) -> None:
+    """A Unix socket whose queue of visitors is full refuses at once instead of letting them wait."""
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{path} was busy with other visitors all the time") from None
+            time.sleep(_QUEUE_FULL_S)
 
 
 def _same_user(sock: socket.socket) -> bool:
