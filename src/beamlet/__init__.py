@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from beamlet import exceptions
 from beamlet.api.actor import ActorClass, ActorHandle, get_actor, kill, method
 from beamlet.api.cluster_state import available_resources, cluster_resources, nodes, timeline
+from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.init import init, is_initialized, shutdown
 from beamlet.api.logging_config import LoggingConfig
 from beamlet.api.object_ref import ObjectRef

@@ -11,6 +11,7 @@ import msgspec
 
 from beamlet.api import backend
 from beamlet.api.call_sites import call_site, here
+from beamlet.api.generators import returns_on_wire
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.options import ActorOptions, MethodOptions, validate_actor_options, validate_method_options
 from beamlet.api.placing import strategy_of
@@ -109,19 +110,15 @@ class ActorMethod:
 
 
 def _template(info: HandleInfo, method: MethodInfo, options: MethodOptions) -> MethodTemplate:
-    if isinstance(options.num_returns, str):
-        raise NotImplementedError(
-            f"{info.class_name}.{method.name} is a generator (num_returns={options.num_returns!r}): streaming "
-            "results are not in this release yet. Return a list instead."
-        )
     retries = info.max_task_retries if options.max_task_retries is None else options.max_task_retries
     return MethodTemplate(
         method.name,
-        options.num_returns,
+        returns_on_wire(options.num_returns),
         retries,
         options.retry_exceptions,
         options.concurrency_group or "",
         options.name,
+        options.generator_backpressure_num_objects,
     )
 
 

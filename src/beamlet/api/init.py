@@ -16,6 +16,7 @@ from typing import Any
 
 from beamlet.api import backend, driver_output
 from beamlet.api.context import ClusterContext
+from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.head_start import (
     StartedHead,
     await_head,
@@ -83,7 +84,7 @@ class Driver:
             strict_arrays=hello.strict_arrays,
         )
         context = TaskContext(own_task_id(welcome.worker_id, welcome.job_id))
-        core = self.core = CoreWorker(identity, sock, arena_fd, context, ObjectRef, self._lost)
+        core = self.core = CoreWorker(identity, sock, arena_fd, context, ObjectRef, ObjectRefGenerator, self._lost)
         core.job = _job(hello, welcome, make_address(identity.node_id, identity.worker_id))
         core.runtime_env = dict(self.options.runtime_env)
         core.on_output = self._show

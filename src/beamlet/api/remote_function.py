@@ -8,6 +8,7 @@ from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 from beamlet.api import backend
 from beamlet.api.call_sites import call_site
+from beamlet.api.generators import returns_on_wire
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.options import TaskOptions, validate_task_options
 from beamlet.api.placing import strategy_of
@@ -79,12 +80,7 @@ class RemoteFunction(Generic[P, R]):
 
     def _make_template(self, core: Any, options: TaskOptions) -> TaskTemplate:
         """Export the function and fix what all calls with these options share."""
-        returns = options.num_returns
-        if isinstance(returns, str):
-            raise NotImplementedError(
-                f"{self._name} is a generator (num_returns={returns!r}): streaming results are not in this release "
-                "yet. Return a list, or yield inside an actor method that is called repeatedly."
-            )
+        returns = returns_on_wire(options.num_returns)
         pickled = check_closure(self._function, self._name, functions.WARN_BYTES, functions.MAX_BYTES)
         with core.lock:
             key = core.functions.export(self._function, pickled)
@@ -106,6 +102,7 @@ class RemoteFunction(Generic[P, R]):
             options.max_retries,
             retry,
             options.max_calls,
+            options.generator_backpressure_num_objects,
         )
 
     def options(self, **options: Any) -> RemoteFunctionWithOptions[P, R]:

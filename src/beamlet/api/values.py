@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 
 from beamlet.api import backend
 from beamlet.api.call_sites import call_site
+from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.object_ref import ObjectRef
 
 T = TypeVar("T")
@@ -33,6 +34,8 @@ def get(object_refs: Any, timeout: float | None = None, *, _use_object_store: bo
     core = backend._current or backend.current()
     if type(object_refs) is ObjectRef:
         return core.get((object_refs,), _timeout(timeout))[0]
+    if type(object_refs) is ObjectRefGenerator:
+        return object_refs
     if not isinstance(object_refs, list):
         raise ValueError(
             f"Invalid type of object refs, {type(object_refs)}, is given. 'object_refs' must either be a "
@@ -80,7 +83,8 @@ def wait(
         raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")
     if not ray_waitables:
         return [], []
-    if set(map(type, ray_waitables)) != {ObjectRef}:
+    kinds = set(map(type, ray_waitables))
+    if not kinds <= {ObjectRef, ObjectRefGenerator}:
         _refuse_element("wait", ray_waitables)
     if num_returns <= 0:
         raise ValueError(f"num_returns must be at least 1, got {num_returns}")
@@ -89,16 +93,20 @@ def wait(
     # Equal references are usually the same object, and identity is cheap to compare for long lists.
     if len(set(ray_waitables)) != len(ray_waitables):
         raise ValueError("wait() requires a list of unique ObjectRefs: some are given twice")
+    if ObjectRefGenerator in kinds:
+        return core.streams.wait(ray_waitables, num_returns, timeout)  # type: ignore[no-any-return]
     return core.wait(ray_waitables, num_returns, timeout, fetch_local)  # type: ignore[no-any-return]
 
 
-def cancel(ray_waitable: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ray_waitable: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
     """Stop the task that makes this value; getting it then raises TaskCancelledError.
 
     A queued task never runs; a running one gets a KeyboardInterrupt, and with ``force`` its worker is ended.
     A finished one is left alone. recursive: the task's children too. Raises TypeError for anything but a
     reference, ValueError for ``force`` on an actor's call.
     """
+    if isinstance(ray_waitable, ObjectRefGenerator):
+        ray_waitable = ray_waitable.completed()
     if not isinstance(ray_waitable, ObjectRef):
         raise TypeError(f"cancel() expected an ObjectRef, got {type(ray_waitable)}; for actors use kill()")
     backend.current().cancel(ray_waitable, force, recursive)
@@ -114,7 +122,7 @@ def _timeout(timeout: float | None) -> float | None:
 
 def _refuse_element(name: str, refs: list[Any]) -> None:
     for index, ref in enumerate(refs):
-        if not isinstance(ref, ObjectRef):
+        if not isinstance(ref, ObjectRef) and not (name == "wait" and isinstance(ref, ObjectRefGenerator)):
             raise TypeError(
                 f"Attempting to call `{name}` on the value {ref!r:.100}, which is not an ObjectRef: "
                 f"element {index} of the list is a {type(ref).__name__}"

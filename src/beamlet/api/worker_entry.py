@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from beamlet.api import backend
+from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.object_ref import ObjectRef
 from beamlet.base.ids import job_id_of_int
 from beamlet.core_worker.core_worker import Identity
@@ -22,6 +23,6 @@ def main(boot: WorkerBoot, facts: NodeFacts) -> None:
         node_ip=facts.node_ip,
         arena_bytes=facts.arena_bytes,
     )
-    worker = Worker(Birth(identity, boot.link, facts.arena_fd), ObjectRef)
+    worker = Worker(Birth(identity, boot.link, facts.arena_fd), ObjectRef, ObjectRefGenerator)
     backend.set_current(worker.core)
     worker.serve()

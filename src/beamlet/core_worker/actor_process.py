@@ -62,7 +62,7 @@ class ActorProcess:
         error = b""
         try:
             cls = self._core.functions.fetch(spec.class_key, None)
-            guard = self._runner._new_guard(spec.nested)
+            guard = self._runner.new_guard(spec.nested)
             args, kwargs = self._runner.decode(spec.args, spec.deps, guard)
             if spec.is_async:
                 self._become_async(spec)

@@ -120,10 +120,15 @@ class AsyncCalls:
         started = time_ns()
         try:
             method = self._actor.method(call.method)
-            args, kwargs, guard = runner.arguments(call)
+            args, kwargs = runner.arguments(call, context)
             value = method(*args, **kwargs)
-            if inspect.isawaitable(value):
+            if inspect.isasyncgen(value):
+                await self._consume(sender, call, value, context)
+                value = None
+            elif inspect.isawaitable(value):
                 value = await value
+            elif call.num_returns < 0:
+                value = runner.consume(sender, call, value, context)
             result = [value]
             del args, kwargs, value
         except asyncio.CancelledError:
@@ -137,7 +142,18 @@ class AsyncCalls:
         else:
             self._finished(group, call)
             self._core.task_events.note(call.task_id, name, started, time_ns(), False)
-            runner.answer(sender, call, context, result, guard, 0)
+            runner.answer(sender, call, context, result, 0)
+
+    async def _consume(self, sender: Peer, call: CallActor, values: Any, context: TaskContext) -> None:
+        """Run an async generator to its end, sending each item."""
+        index = 0
+        async for value in values:
+            index += 1
+            self._runner.send_item(sender, call, index, value, context)
+            if call.stream_limit > 0:
+                await asyncio.to_thread(
+                    self._core.execution.wait_until_consumed, call.task_id, index - call.stream_limit + 1
+                )
 
     def _finished(self, group: str, call: CallActor) -> None:
         del self._core.execution.running[call.task_id]

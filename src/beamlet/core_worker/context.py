@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from time import monotonic
 
 from beamlet.base.ids import ActorId, ChildIds, ObjectId, TaskId, put_id
+from beamlet.core_worker.borrowing import ArgumentsGuard
 
 
 class TaskContext:
@@ -17,6 +18,7 @@ class TaskContext:
         "attempt",
         "cancelled",
         "function_name",
+        "guard",
         "name",
         "resources",
         "started",
@@ -39,6 +41,8 @@ class TaskContext:
         #: When this run began (monotonic seconds).
         self.started = monotonic()
         self.cancelled = False
+        #: What its arguments' references travel under, if there are any.
+        self.guard: ArgumentsGuard | None = None
         self._children: ChildIds | None = None
         self._puts = 0
 

@@ -40,9 +40,11 @@ from beamlet.core_worker.ownership import Ownership
 from beamlet.core_worker.peers import Peer, PeerTable
 from beamlet.core_worker.reference_counter import ReferenceCounter
 from beamlet.core_worker.store_client import StoreClient
+from beamlet.core_worker.streams import Streams
 from beamlet.core_worker.submission import Submission
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.core_worker.task_submitter import TaskSubmitter
+from beamlet.core_worker.unseen import UnseenErrors
 from beamlet.core_worker.waits import Waits
 from beamlet.exceptions import CallSite, DeadlockError, RaySystemError
 from beamlet.protocol import gcs, node, peer
@@ -77,6 +79,7 @@ class CoreWorker:
         arena_fd: int,
         context: TaskContext,
         make_ref: Any,
+        make_generator: Any,
         on_raylet_lost: Callable[[str], None],
         reactor: SharedReactor | None = None,
     ) -> None:
@@ -84,6 +87,7 @@ class CoreWorker:
         self.node_id = identity.node_id
         self.address: Address = make_address(identity.node_id, identity.worker_id)
         self.make_ref = make_ref
+        self.make_generator = make_generator
         self.base_context = context
         self._on_raylet_lost = on_raylet_lost
         self._shut = False
@@ -99,8 +103,10 @@ class CoreWorker:
         self.leases = Leases(self)
         self.tasks = TaskSubmitter(self.leases)
         self.submission = Submission(self)
+        self.streams = Streams(self)
         self.actors = ActorAccess(self)
         self.ownership = Ownership(self)
+        self.unseen = UnseenErrors()
         self.waits = Waits(self)
         self.explaining = Explaining(self)
         self.store = StoreClient(self, arena_fd, identity.arena_bytes, identity.strict_arrays)
@@ -223,6 +229,7 @@ class CoreWorker:
             count = len(released)
             self.refs.release_many([released.popleft() for _ in range(count)])
         self.perform_effects()
+        self.unseen.sweep()
         if self.store.unpinned:
             self.store.give_back_pins()
 
@@ -275,6 +282,10 @@ class CoreWorker:
             elif kind is peer.Results:
                 submission.take_results(sender, message)
                 worked = True
+            elif kind is peer.Yielded:
+                submission.take_yield(sender, message)
+            elif kind is peer.Consumed:
+                self.execution.consumed(message.task_id, message.count)
             elif kind is peer.HandedBack:
                 self.leases.handed_back(sender, message)
             elif kind is peer.CancelTask and self.execution is None:
@@ -351,6 +362,7 @@ class CoreWorker:
         if self._shut:
             return
         self._shut = True
+        self.unseen.tell_all()
         self.reactor.shut()
         with self.lock:
             self.peers.close()

@@ -66,6 +66,8 @@ class Execution:
         self._last_reply = 0
         self._blocked_count = 0
         self._leaving: node.ExitWorker | None = None
+        #: Generators with a limit: [items taken so far, the Waiter of the thread that yields].
+        self._producers: dict[bytes, list[Any]] = {}
         #: Cancels an asyncio call; set by the async actor.
         self.cancel_async: Callable[[bytes], bool] | None = None
 
@@ -131,7 +133,7 @@ class Execution:
             if item is not None:
                 error = dump_error(TaskCancelledError(message.task_id.hex()))
                 work = item[1]
-                item[0].send(Results(work.seq, [error] * work.num_returns, failed=True))
+                item[0].send(Results(work.seq, [error] * max(1, work.num_returns), failed=True))
                 return
         running = self.running.get(message.task_id)
         if running is None:
@@ -200,6 +202,25 @@ class Execution:
         for peer, seqs in handed.values():
             if peer.actor is None:
                 peer.send(HandedBack(seqs, True))
+
+    # -- generators ------------------------------------------------------------------------------
+
+    def consumed(self, task_id: bytes, count: int) -> None:
+        """The owner of a generator took items. Under the lock."""
+        waiting = self._producers.get(task_id)
+        if waiting is not None:
+            waiting[0] = count
+            waiting[1].complete()
+
+    def wait_until_consumed(self, task_id: bytes, count: int) -> None:
+        """Let a generator with a limit wait until ``count`` of its items were taken."""
+        while True:
+            with self._core.lock:
+                waiting = self._producers.setdefault(task_id, [0, Waiter()])
+                if waiting[0] >= count:
+                    return
+                waiter = waiting[1] = Waiter()
+            self._core.block_until(waiter, None)
 
     # -- answering -------------------------------------------------------------------------------
 

@@ -127,10 +127,17 @@ class ObjectAccess:
                     self.when_ready(ref._id, record, waiter.on_ready)
             if waiter is not None:
                 waiter.remaining = missing
-        if waiter is not None:
-            self._wait_for(waiter, refs, timeout_s)
-        load = self._load
-        return [load(ref._id, objects[ref._id]) for ref in refs]
+        try:
+            if waiter is not None:
+                self._wait_for(waiter, refs, timeout_s)
+            load = self._load
+            return [load(ref._id, objects[ref._id]) for ref in refs]
+        except GetTimeoutError:
+            raise
+        except Exception:
+            with core.lock:
+                core.unseen.excuse(ref._id for ref in refs)
+            raise
 
     def _wait_for(self, waiter: GetWaiter, refs: Sequence[Any], timeout_s: float | None) -> None:
         core = self._core
@@ -246,6 +253,8 @@ class ObjectAccess:
                 self._core.perform_effects()
         value = rebuild_packed(packed)
         if packed.kind == ERROR:
+            if outer is not None:
+                self._core.unseen.seen(outer)
             raise to_raise(value, site)
         return value
 

@@ -54,15 +54,15 @@ class Ownership:
         if record is None:
             sender.send(ObjectGone(object_id, "its owner had already freed it when it was asked for"))
         elif record.state == PENDING:
-            self._core.objects.when_ready(object_id, record, lambda ready: _answer(sender, object_id, ready))
+            self._core.objects.when_ready(object_id, record, lambda ready: self._answer(sender, object_id, ready))
         else:
-            _answer(sender, object_id, record)
+            self._answer(sender, object_id, record)
 
-
-def _answer(sender: Peer, object_id: ObjectId, record: ObjectRecord) -> None:
-    if record.state == INLINE:
-        sender.send(ObjectValue(object_id, record.payload))
-    elif record.state == STORED and record.node is not None:
-        sender.send(ObjectStored(object_id, record.node, record.size))
-    else:
-        sender.send(ObjectGone(object_id, record.reason or "its owner freed it"))
+    def _answer(self, sender: Peer, object_id: ObjectId, record: ObjectRecord) -> None:
+        if record.state == INLINE:
+            self._core.unseen.seen(object_id)
+            sender.send(ObjectValue(object_id, record.payload))
+        elif record.state == STORED and record.node is not None:
+            sender.send(ObjectStored(object_id, record.node, record.size))
+        else:
+            sender.send(ObjectGone(object_id, record.reason or "its owner freed it"))

@@ -35,5 +35,7 @@ class Pending(msgspec.Struct):
     cancelled: bool = False
     #: Where ``.remote()`` was called, of a task; of a call it stands in its ``returns`` only.
     call_site: CallSite | None = None
+    #: Where the items of a generator task go (streams.Stream).
+    stream: Any = None
     #: The task whose code submitted it.
     parent: bytes = b""

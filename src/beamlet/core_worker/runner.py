@@ -17,9 +17,10 @@ from beamlet.core_worker.borrowing import ArgumentsGuard
 from beamlet.core_worker.context import TaskContext, current_task
 from beamlet.core_worker.execution import Execution
 from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
 from beamlet.exceptions import RayTaskError, TaskCancelledError
 from beamlet.protocol.message import ContainedRef
-from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoreDep, StoredAt
+from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoreDep, StoredAt, Yielded
 from beamlet.serialization.arguments import NO_ARGUMENTS, fill, split
 from beamlet.serialization.remote_error import capture
 from beamlet.serialization.unpicklable import explain_unpicklable
@@ -75,9 +76,11 @@ class Runner:
             function = self._core.functions.loaded.get(task.function)
             if function is None:
                 function = self._core.functions.fetch(task.function, None)
-            args, kwargs, guard = self.arguments(task)
+            args, kwargs = self.arguments(task, context)
             result = [function(*args, **kwargs)]
             del args, kwargs
+            if task.num_returns < 0:
+                result = [self.consume(sender, task, result.pop(), context)]
         except BaseException as error:
             self._events.note(task.task_id, task.name, started, time_ns(), True)
             del running[task.task_id]
@@ -86,7 +89,7 @@ class Runner:
             ended = time_ns()
             self._events.note(task.task_id, task.name, started, ended, False)
             del running[task.task_id]
-            self.answer(sender, task, context, result, guard, max(0, ended - started) // 1000)
+            self.answer(sender, task, context, result, max(0, ended - started) // 1000)
         finally:
             current_task.reset(token)
 
@@ -98,9 +101,11 @@ class Runner:
         running[call.task_id] = (context, threading.get_ident(), sender)
         started = time_ns()
         try:
-            args, kwargs, guard = self.arguments(call)
+            args, kwargs = self.arguments(call, context)
             result = [method(*args, **kwargs)]
             del args, kwargs
+            if call.num_returns < 0:
+                result = [self.consume(sender, call, result.pop(), context)]
         except BaseException as error:
             self._events.note(call.task_id, shown_as, started, time_ns(), True)
             del running[call.task_id]
@@ -108,29 +113,28 @@ class Runner:
         else:
             self._events.note(call.task_id, shown_as, started, time_ns(), False)
             del running[call.task_id]
-            self.answer(sender, call, context, result, guard, 0)
+            self.answer(sender, call, context, result, 0)
         finally:
             current_task.reset(token)
 
     # -- arguments -------------------------------------------------------------------------------
 
     def arguments(
-        self, work: PushTask | CallActor
-    ) -> tuple[tuple[Any, ...], dict[str, Any], ArgumentsGuard | None]:
-        """Decode; the guard is there if references came along."""
+        self, work: PushTask | CallActor, context: TaskContext
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Decode; ``context.guard`` is there if references may have come along."""
         payload = work.args
         if payload == NO_ARGUMENTS:
-            return (), _NO_KWARGS, None
+            return (), _NO_KWARGS
         if payload[0] == _PICKLE_MARK and not work.deps:
             value = loads_plain(payload)
             if type(value) is tuple:
-                return value, _NO_KWARGS, None
-            return tuple(value[0]), value[1], None
-        guard = self._new_guard(work.nested)
-        args, kwargs = self.decode(payload, work.deps, guard)
-        return args, kwargs, guard
+                return value, _NO_KWARGS
+            return tuple(value[0]), value[1]
+        context.guard = self.new_guard(work.nested)
+        return self.decode(payload, work.deps, context.guard)
 
-    def _new_guard(self, nested: list[ContainedRef]) -> ArgumentsGuard:
+    def new_guard(self, nested: list[ContainedRef]) -> ArgumentsGuard:
         with self._core.lock:
             return ArgumentsGuard(self._execution.next_reply(), [ObjectId(ref[0]) for ref in nested])
 
@@ -172,14 +176,13 @@ class Runner:
         work: PushTask | CallActor,
         context: TaskContext,
         result: list[Any],
-        guard: ArgumentsGuard | None,
         busy_us: int,
     ) -> None:
         """Send the value, or why it cannot be sent.
 
         ``result`` is emptied: nobody else may keep the value alive, or the references in it count as kept.
         """
-        value = result.pop()
+        value, guard = result.pop(), context.guard
         try:
             if work.num_returns == 1:
                 data = dumps(value)
@@ -200,7 +203,9 @@ class Runner:
         self._execution.reply_when_safe(sender, message, guard, self._output.take_printed())
 
     def _several(self, work: PushTask | CallActor, value: Any) -> list[bytes | Serialized]:
-        if work.num_returns == 0:
+        if work.num_returns == DYNAMIC:
+            return [dumps(value)]
+        if work.num_returns in (0, STREAMING):
             return []
         values = list(value) if isinstance(value, tuple | list | Iterator) else None
         if values is None or len(values) != work.num_returns:
@@ -222,17 +227,8 @@ class Runner:
         items: list[bytes | StoredAt] = []
         contained: list[list[ContainedRef]] = []
         for index, part in enumerate(parts, 1):
-            if isinstance(part, bytes):
-                items.append(part)
-                contained.append([])
-            elif part.total_bytes <= INLINE_MAX_BYTES:
-                items.append(pack(part))
-                contained.append(part.contained)
-            else:
-                object_id = return_id(work.task_id, index)
-                size = self._core.store.write(object_id, part, f"result of {work.name}", sender.address)
-                items.append(StoredAt(self._core.node_id, size))
-                contained.append(part.contained)
+            items.append(self._item(sender, work, index, part))
+            contained.append([] if isinstance(part, bytes) else part.contained)
         message = Results(work.seq, items)
         message.leaving = self._is_worn_out(work)
         if any(contained):
@@ -241,6 +237,50 @@ class Runner:
                 message.contained = contained
                 message.hold = self._core.refs.hold_results(sender.address, every, guard)
         return message
+
+    def _item(
+        self, sender: Peer, work: PushTask | CallActor, index: int, part: bytes | Serialized
+    ) -> bytes | StoredAt:
+        """A value as it travels: inline, or stored here on behalf of its owner."""
+        if isinstance(part, bytes):
+            return part
+        if part.total_bytes <= INLINE_MAX_BYTES:
+            return pack(part)
+        object_id = return_id(work.task_id, index)
+        size = self._core.store.write(object_id, part, f"result of {work.name}", sender.address)
+        return StoredAt(self._core.node_id, size)
+
+    # -- generators ------------------------------------------------------------------------------
+
+    def consume(
+        self, sender: Peer, work: PushTask | CallActor, values: Any, context: TaskContext
+    ) -> DynamicObjectRefGenerator | None:
+        """Run a generator to its end, sending each item; or collect references, in Ray's older form."""
+        if work.num_returns == DYNAMIC:
+            return DynamicObjectRefGenerator([self._core.put(value) for value in values])
+        for index, value in enumerate(values, 1):
+            self.send_item(sender, work, index, value, context)
+            if work.stream_limit > 0:
+                self._execution.wait_until_consumed(work.task_id, index - work.stream_limit + 1)
+        return None
+
+    def send_item(
+        self, sender: Peer, work: PushTask | CallActor, index: int, value: Any, context: TaskContext
+    ) -> None:
+        """One item of a generator. Raises what its pickling raises."""
+        try:
+            part = dumps(value)
+        except Exception as error:
+            raise explained(error, value, context.name) from None
+        message = Yielded(work.seq, index, self._item(sender, work, index, part))
+        core = self._core
+        with core.lock:
+            if not isinstance(part, bytes) and part.contained:
+                message.contained = part.contained
+                message.hold = core.refs.hold_results(sender.address, part.contained, context.guard)
+            sender.send(message)
+            # Always at once: nobody knows how long the next item takes.
+            core.reactor.flush()
 
     def _is_worn_out(self, work: PushTask | CallActor) -> bool:
         """Whether this was the last run that max_calls allows."""
@@ -258,9 +298,8 @@ class Runner:
         payload = self.error_payload(context, error)
         count = max(1, work.num_returns)
         message = Results(work.seq, [payload] * count, failed=True)
-        guard = self._new_guard(work.nested) if work.nested or work.deps else None
         error.__traceback__ = None
-        self._execution.reply_when_safe(sender, message, guard, self._output.take_printed())
+        self._execution.reply_when_safe(sender, message, context.guard, self._output.take_printed())
 
     def error_payload(self, context: TaskContext, error: BaseException) -> bytes:
         if context.cancelled and isinstance(error, KeyboardInterrupt | SystemExit):

@@ -6,22 +6,24 @@ Answer → values set, waiters told, argument references let go; failure → ret
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from beamlet.base.ids import FIRST_RETURN, Address, FunctionKey, ObjectId, TaskId, return_id, short
+from beamlet.base.ids import FIRST_RETURN, Address, FunctionKey, ObjectId, TaskId, return_id
 from beamlet.core_worker.actor_submitter import ActorLink
 from beamlet.core_worker.borrowing import ResultsGuard
-from beamlet.core_worker.object_record import FREED, INLINE, LOST, PENDING, STORED, ObjectRecord
-from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.object_record import FREED, INLINE, PENDING, STORED, ObjectRecord
 from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.streams import DYNAMIC, STREAMING, Stream
 from beamlet.core_worker.task_submitter import SchedulingKey
 from beamlet.exceptions import CallSite, RayTaskError
 from beamlet.protocol.message import ContainedRef
-from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoreDep, StoredAt
+from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoredAt, StoreDep, Yielded
 from beamlet.serialization.arguments import NO_ARGUMENTS, Slot, dumps_plain, serialize_arguments
 from beamlet.serialization.refs import released
 from beamlet.serialization.unpicklable import explain_unpicklable
@@ -49,6 +51,10 @@ _BACKLOG_MAX_BYTES = 64 << 20
 _RELEASE_BATCH = 128
 
 
+#: What a generator task that ended well "returns".
+_NONE = pickle.dumps(None, 5)
+
+
 class TaskTemplate(msgspec.Struct):
     """What all calls of one remote function with the same options have in common."""
 
@@ -61,6 +67,8 @@ class TaskTemplate(msgspec.Struct):
     retry_exceptions: bool | tuple[type[BaseException], ...]
     #: The worker is replaced after this many runs of the function; 0: never.
     max_calls: int = 0
+    #: Generators: most items yielded and not consumed; negative: no limit.
+    stream_limit: int = -1
 
 
 class MethodTemplate(msgspec.Struct):
@@ -72,6 +80,7 @@ class MethodTemplate(msgspec.Struct):
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     group: str = ""
     shown_as: str = ""
+    stream_limit: int = -1
 
 
 class Prepared(msgspec.Struct):
@@ -122,6 +131,9 @@ class Submission:
             pending = Pending(
                 message, returns, [], template.max_retries, template.retry_exceptions, template.key
             )
+            if template.num_returns == STREAMING:
+                message.stream_limit = template.stream_limit
+                pending.stream, refs = self._new_stream(task_id, template.stream_limit, refs)
             pending.call_site = call_site
             pending.parent = context.task_id
             self.tasks[task_id] = pending
@@ -173,6 +185,9 @@ class Submission:
             pending = Pending(
                 message, returns, [], method.max_task_retries, method.retry_exceptions, link
             )
+            if method.num_returns == STREAMING:
+                message.stream_limit = method.stream_limit
+                pending.stream, refs = self._new_stream(task_id, method.stream_limit, refs)
             if prepared is not None and (prepared.deps or prepared.nested):
                 self.hold(pending, prepared)
             if not link.holds_handle:
@@ -189,13 +204,22 @@ class Submission:
         self, task_id: TaskId, count: int, call_site: CallSite | None
     ) -> tuple[Any, Sequence[ObjectRecord]]:
         refs, records = [], []
-        for index in range(1, count + 1):
+        indices = range(1, count + 1)
+        if count == STREAMING:  # the items come later; this one says that it is over
+            indices = range(1)
+        elif count == DYNAMIC:
+            indices = range(1, 2)
+        for index in indices:
             object_id = return_id(task_id, index)
             record = self._refs.new_owned(object_id)
             record.call_site = call_site
             records.append(record)
             refs.append(self._make_ref(object_id, self._core.address))
-        return (refs[0] if count == 1 else refs if count else None), records
+        return (refs[0] if len(refs) == 1 and count <= 1 else refs if count else None), records
+
+    def _new_stream(self, task_id: TaskId, limit: int, completion: Any) -> tuple[Stream, Any]:
+        stream = Stream(task_id, limit)
+        return stream, self._core.make_generator(self._core.streams, stream, completion)
 
     def _flush_soon(self, peer: Peer) -> None:
         """Write now if the line was quiet or much is queued; else leave it to whoever waits next."""
@@ -300,6 +324,7 @@ class Submission:
         if record.state == INLINE:
             pending.message.deps[slot] = InlineDep(record.payload)
             if is_error(record.payload):
+                self._core.unseen.seen(object_id)
                 self._fail_for_argument(pending, record.payload)
         elif record.state == STORED and record.node is not None:
             pending.message.deps[slot] = StoreDep(object_id, owner, record.node)
@@ -371,6 +396,13 @@ class Submission:
         if results.failed and self._worth_retrying(pending, results):
             self._retry(pending)
             return
+        if results.failed:
+            self._core.unseen.failed(pending, results.items[0])  # type: ignore[arg-type]
+        if pending.stream is not None:
+            error = results.items[0] if results.failed else None
+            assert error is None or isinstance(error, bytes)
+            self._core.streams.end(pending.stream, error)
+            results.items = [error or _NONE]
         guard = ResultsGuard(peer.address, results.hold)
         contained = results.contained or [[]] * len(results.items)
         for index, item in enumerate(results.items):
@@ -389,6 +421,14 @@ class Submission:
             self._core.objects.notify(record)
         if pending.held:
             self._refs.remove_submitted(pending.held)
+
+    def take_yield(self, peer: Peer, message: Yielded) -> None:
+        """An item of a generator that goes on."""
+        link, worker = peer.actor, peer.leased
+        in_flight = link.in_flight if link is not None else worker.in_flight if worker is not None else {}
+        pending = in_flight.get(message.seq)
+        if pending is not None and pending.stream is not None:
+            self._core.streams.take(peer, pending.stream, message)
 
     def _worth_retrying(self, pending: Pending, results: Results) -> bool:
         if not pending.retries_left or not pending.retry_exceptions or pending.cancelled:
@@ -424,6 +464,8 @@ class Submission:
             if record.state == PENDING:
                 self._refs.set_inline(record, payload)
                 self._core.objects.notify(record)
+        if pending.stream is not None:
+            self._core.streams.end(pending.stream, payload)
         held, pending.held = pending.held, []
         if held:
             self._refs.remove_submitted(held)
@@ -442,21 +484,3 @@ class Submission:
                 task.message.attempt += 1
             again.append(task)
         self._core.tasks.requeue(again)
-
-    def describe(self, object_id: ObjectId) -> str:
-        """What a pending object waits for, as far as this process knows."""
-        record = self._refs.objects.get(object_id)
-        if record is None:
-            return "unknown"
-        if record.state == LOST:
-            return record.reason
-        if record.owner:
-            return f"it is owned by another process ({short(record.owner[28:])}), which has been asked for it"
-        task = self.tasks.get(TaskId(object_id[:24]))
-        if task is None:
-            return "its task has been sent"
-        if task.unresolved:
-            return f"task {task.message.name} waits for {task.unresolved} of its arguments"
-        return ""
-
-

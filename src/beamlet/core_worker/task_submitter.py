@@ -70,6 +70,7 @@ class LeasedWorker:
     __slots__ = (
         "accelerators",
         "address",
+        "barren",
         "blocked",
         "idle_since",
         "in_flight",
@@ -97,6 +98,8 @@ class LeasedWorker:
         self.blocked = False
         #: A StealTasks to it is unanswered.
         self.stealing = False
+        #: It had nothing to give when it was asked last; its next answer or task changes that.
+        self.barren = False
         #: It takes no more tasks (max_calls).
         self.leaving = False
         self.accelerators: dict[str, list[int]] = {}
@@ -172,6 +175,7 @@ class TaskSubmitter:
         task.message.seq = seq
         worker.in_flight[seq] = task
         worker.idle_since = 0.0
+        worker.barren = False
         if worker.accelerators:
             task.message.accelerators = worker.accelerators  # type: ignore[union-attr]
         worker.link.send(task.message)
@@ -180,7 +184,7 @@ class TaskSubmitter:
         """The task answered by ``seq``; None if it is no longer this worker's."""
         task = worker.in_flight.pop(seq, None)
         state = worker.key
-        worker.blocked = False
+        worker.blocked = worker.barren = False
         if state.average_us < 0:
             state.average_us = busy_us
         else:
@@ -222,6 +226,7 @@ class TaskSubmitter:
     def handed_back(self, worker: LeasedWorker, seqs: list[int], blocked: bool, now: float) -> None:
         """``worker`` returned tasks it had not begun: they go to the head of the queue, in order."""
         worker.stealing = False
+        worker.barren = not seqs
         worker.blocked = worker.blocked or blocked
         state = worker.key
         tasks = [task for seq in sorted(seqs) if (task := worker.in_flight.pop(seq, None)) is not None]
@@ -232,8 +237,7 @@ class TaskSubmitter:
         for other in state.workers:
             if not other.in_flight:
                 other.idle_since = other.idle_since or now
-                if tasks:  # else it has nothing to give, and asking again would not change that
-                    self._steal_for(state, other)
+                self._steal_for(state, other)
 
     def _spread(self, state: KeyState, except_for: LeasedWorker | None = None) -> None:
         """Push what is queued to whoever has least to do; idle workers first."""
@@ -323,8 +327,9 @@ class TaskSubmitter:
         """Have the most loaded worker hand back half of what waits behind its running task."""
         victim, most = None, 1
         for worker in state.workers:
-            if worker is not thief and not worker.stealing and len(worker.in_flight) > most:
-                victim, most = worker, len(worker.in_flight)
+            load = len(worker.in_flight)
+            if load > most and not worker.stealing and not worker.barren and worker is not thief:
+                victim, most = worker, load
         if victim is not None:
             victim.stealing = True
             victim.link.send(StealTasks(most // 2))
@@ -336,8 +341,10 @@ class TaskSubmitter:
         """
         tasks = list(worker.in_flight.values())
         worker.in_flight.clear()
-        if worker in worker.key.workers:
-            worker.key.workers.remove(worker)
+        state = worker.key
+        if worker in state.workers:
+            state.workers.remove(worker)
+            self._want_workers(state)
         return tasks
 
     def requeue(self, tasks: list[Pending]) -> None:
@@ -360,6 +367,7 @@ class TaskSubmitter:
         state = worker.key
         state.workers.remove(worker)
         self._port.return_lease(worker.lease_id, dispose)
+        self._want_workers(state)
         if not state.workers and not state.queue and not state.requests:
             self.keys.pop(state.key, None)
 

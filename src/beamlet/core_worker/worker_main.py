@@ -36,10 +36,16 @@ class Birth(msgspec.Struct):
 class Worker:
     """One worker process."""
 
-    def __init__(self, birth: Birth, make_ref: Any) -> None:
+    def __init__(self, birth: Birth, make_ref: Any, make_generator: Any) -> None:
         no_job = own_task_id(birth.identity.worker_id, job_id_of_int(0))
         self.core = CoreWorker(
-            birth.identity, birth.sock, birth.arena_fd, TaskContext(no_job), make_ref, self._raylet_lost
+            birth.identity,
+            birth.sock,
+            birth.arena_fd,
+            TaskContext(no_job),
+            make_ref,
+            make_generator,
+            self._raylet_lost,
         )
         self.output = Output(self._speaker)
         self.execution = self.core.execution = Execution(self.core, self.output)

@@ -7,6 +7,7 @@ chosen by the pusher, per connection, and are all that an answer needs to name t
     StealTasks            → HandedBack                  tasks not begun yet, to be pushed elsewhere
     GetObject             → ObjectValue | ObjectStored | ObjectGone     when ready
     AddBorrower           → BorrowerAdded
+    Yielded, Consumed                                   items of a generator before its answer
     RemoveBorrower, ReleaseHold, CancelTask             no answer
     AskProgress           → Progress
     BlockedOn                                           passed on along who waits for whom
@@ -53,6 +54,8 @@ class PushTask(Message, tag=3):
     max_calls: int = 0
     #: Device indices assigned by the lease, per resource: {"GPU": [0]}.
     accelerators: dict[str, list[int]] = {}
+    #: Generators: most items not consumed yet; negative: no limit.
+    stream_limit: int = -1
 
 
 class CallActor(Message, tag=4):
@@ -69,6 +72,8 @@ class CallActor(Message, tag=4):
     #: Concurrency group; empty for the method's default.
     group: str = ""
     name: str = ""
+    #: As in PushTask.
+    stream_limit: int = -1
 
 
 class Result(Message, tag=5):
@@ -217,6 +222,24 @@ class Progress(Message, tag=21):
     is_running: bool
 
 
+class Yielded(Message, tag=22):
+    """Executor → owner: item ``index`` (from 1) of the generator task ``seq``, which goes on."""
+
+    seq: int
+    index: int
+    item: bytes | StoredAt
+    contained: list[ContainedRef] = []
+    #: As in Results.
+    hold: int = 0
+
+
+class Consumed(Message, tag=23):
+    """Owner → executor of a generator with a limit: so many items were taken so far."""
+
+    task_id: TaskId
+    count: int
+
+
 PeerMessage = (
     PushTask
     | CallActor
@@ -236,4 +259,6 @@ PeerMessage = (
     | BlockedOn
     | AskProgress
     | Progress
+    | Yielded
+    | Consumed
 )

@@ -1,0 +1,231 @@
+"""Generator tasks: their items as they are yielded, one object each, before the task has ended.
+
+    executor ── Yielded(1) ── Yielded(2) ── … ── Results ──▶ owner: Stream ──▶ ObjectRefGenerator (api)
+
+Item i is the task's i-th return value, so a generator that is run again after a crash yields the same
+objects: those that came before are not taken twice.  An exception becomes the next item, and the last.
+With a limit on items not consumed yet, the executor waits for Consumed before it yields more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from beamlet.base.ids import ObjectId, TaskId, return_id
+from beamlet.core_worker.borrowing import ResultsGuard
+from beamlet.core_worker.object_record import PENDING, ObjectRecord
+from beamlet.core_worker.peers import Peer
+from beamlet.exceptions import GetTimeoutError
+from beamlet.protocol.peer import Consumed, StoredAt, Yielded
+from beamlet.rpc.turns import Waiter
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.core_worker import CoreWorker
+
+#: ``num_returns`` of generator tasks, on the wire.
+STREAMING = -1
+#: One result that is a DynamicObjectRefGenerator (Ray's older form).
+DYNAMIC = -2
+
+
+class DynamicObjectRefGenerator:
+    """References to all that a ``num_returns="dynamic"`` task yielded; iterable, with a length."""
+
+    def __init__(self, refs: Sequence[Any]) -> None:
+        self._refs = list(refs)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._refs)
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+
+class Stream:
+    """The items of one generator task, at its owner. Guarded by the core worker's lock."""
+
+    __slots__ = (
+        "abandoned",
+        "consumed_count",
+        "executor",
+        "finished",
+        "limit",
+        "ready",
+        "received_count",
+        "task_id",
+        "waiters",
+    )
+
+    def __init__(self, task_id: TaskId, limit: int) -> None:
+        self.task_id = task_id
+        #: Most items yielded and not consumed; negative: no limit.
+        self.limit = limit
+        #: References to items that nobody has taken yet.
+        self.ready: deque[Any] = deque()
+        self.received_count = 0
+        self.consumed_count = 0
+        self.finished = False
+        #: The ObjectRefGenerator is gone: items that still come are let go at once. Set by ``__del__``.
+        self.abandoned = False
+        self.executor: Peer | None = None
+        self.waiters: list[Callable[[Any], None]] = []
+
+    @property
+    def can_step(self) -> bool:
+        """``next`` would not wait."""
+        return bool(self.ready) or self.finished
+
+    def notify(self) -> None:
+        waiters, self.waiters = self.waiters, []
+        for callback in waiters:
+            callback(self)
+
+
+class StepWaiter(Waiter):
+    __slots__ = ()
+
+    def on_ready(self, _: Any) -> None:
+        self.complete()
+
+
+class Streams:
+    """Taking items in at the owner, and handing them to the program."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+
+    # -- arriving (under the lock) ---------------------------------------------------------------
+
+    def take(self, sender: Peer, stream: Stream, message: Yielded) -> None:
+        """One more item; one that came before, from an attempt that crashed, is passed over."""
+        refs = self._core.refs
+        guard = ResultsGuard(sender.address, message.hold)
+        stream.executor = sender
+        if message.index > stream.received_count:
+            stream.received_count = message.index
+            object_id = return_id(stream.task_id, message.index)
+            if stream.abandoned:
+                stream.ready.clear()
+                if type(message.item) is StoredAt:
+                    refs.discard_stored(object_id, message.item.node)
+            else:
+                record = refs.new_owned(object_id)
+                if type(message.item) is StoredAt:
+                    refs.set_stored(record, message.item.node, message.item.size, message.contained, guard)
+                else:
+                    refs.set_inline(record, message.item, message.contained, guard)  # type: ignore[arg-type]
+                stream.ready.append(self._core.make_ref(object_id, self._core.address))
+        refs.settle(guard)
+        stream.notify()
+
+    def end(self, stream: Stream, error: bytes | None) -> None:
+        """The task is over; an error is its last item."""
+        if error is not None and not stream.abandoned:
+            stream.received_count += 1
+            object_id = return_id(stream.task_id, stream.received_count)
+            self._core.refs.set_inline(self._core.refs.new_owned(object_id), error)
+            stream.ready.append(self._core.make_ref(object_id, self._core.address))
+        stream.finished = True
+        stream.notify()
+
+    # -- consuming (without the lock) ------------------------------------------------------------
+
+    def next(self, stream: Stream, timeout_s: float | None) -> Any:
+        """The next item's reference; None at the end. Raises GetTimeoutError."""
+        core = self._core
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        while True:
+            with core.lock:
+                if stream.ready:
+                    return self._pop(stream)
+                if stream.finished:
+                    return None
+                waiter = StepWaiter()
+                stream.waiters.append(waiter.on_ready)
+            if not core.block_until(waiter, deadline):
+                core.raise_if_shut()
+                raise GetTimeoutError(f"the generator task yielded nothing within {timeout_s} s")
+
+    def _pop(self, stream: Stream) -> Any:
+        ref = stream.ready.popleft()
+        stream.consumed_count += 1
+        if stream.limit > 0 and stream.executor is not None:
+            stream.executor.send(Consumed(stream.task_id, stream.consumed_count))
+        return ref
+
+    async def next_async(self, stream: Stream) -> Any:
+        """As ``next``, for a coroutine on any loop."""
+        import asyncio
+
+        core = self._core
+        loop = asyncio.get_running_loop()
+        while True:
+            with core.lock:
+                if stream.ready:
+                    return self._pop(stream)
+                if stream.finished:
+                    return None
+                future: asyncio.Future[None] = loop.create_future()
+
+                def ready(_: Any, future: asyncio.Future[None] = future) -> None:
+                    loop.call_soon_threadsafe(lambda: None if future.done() else future.set_result(None))
+
+                stream.waiters.append(ready)
+                core.reactor.flush()
+            core.reactor.nudge()
+            await future
+
+    def wait(
+        self, items: list[Any], num_returns: int, timeout_s: float | None
+    ) -> tuple[list[Any], list[Any]]:
+        """``wait`` for lists that hold generators too: one is ready when its next item is."""
+        core = self._core
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        while True:
+            waiter = StepWaiter()
+            with core.lock:
+                ready = [i for i, item in enumerate(items) if self._is_ready(item)][:num_returns]
+                late = deadline is not None and monotonic() >= deadline
+                if len(ready) >= num_returns or late:
+                    chosen = set(ready)
+                    rest = [item for i, item in enumerate(items) if i not in chosen]
+                    return [items[i] for i in ready], rest
+                for item in items:
+                    if not self._is_ready(item):
+                        self._watch(item, waiter.on_ready)
+            core.block_until(waiter, deadline)
+            core.raise_if_shut()
+            with core.lock:
+                for item in items:
+                    self._unwatch(item, waiter.on_ready)
+
+    def _is_ready(self, item: Any) -> bool:
+        stream = getattr(item, "_stream", None)
+        return stream.can_step if stream is not None else self._record(item).state != PENDING
+
+    def _watch(self, item: Any, callback: Callable[[Any], None]) -> None:
+        stream = getattr(item, "_stream", None)
+        if stream is not None:
+            stream.waiters.append(callback)
+        else:
+            self._core.objects.when_ready(item._id, self._record(item), callback)
+
+    def _unwatch(self, item: Any, callback: Callable[[Any], None]) -> None:
+        stream = getattr(item, "_stream", None)
+        waiters = stream.waiters if stream is not None else self._record(item).waiters
+        if waiters and callback in waiters:
+            waiters.remove(callback)
+
+    def _record(self, ref: Any) -> ObjectRecord:
+        record = self._core.refs.objects.get(ref._id)
+        if record is None:
+            raise self._core.stale_reference(ref._id)
+        return record
+
+
+def completion_id(task_id: TaskId) -> ObjectId:
+    """The object that is ready when a generator task has ended: its error, if it failed."""
+    return return_id(task_id, 0)
