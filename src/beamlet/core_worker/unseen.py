@@ -1,0 +1,110 @@
+"""Errors of tasks that nobody asks for: told once the last reference to them is gone, or at the end.
+
+A program that drops its references, or only waits for them, would otherwise never learn that its tasks fail.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable
+
+import msgspec
+
+from beamlet.base.ids import ObjectId, return_id
+from beamlet.core_worker.object_record import FREED, ObjectRecord
+from beamlet.core_worker.pending import Pending
+from beamlet.exceptions import CallSite, RayTaskError, TaskCancelledError
+from beamlet.serialization.values import loads_plain, unpack
+
+logger = logging.getLogger("beamlet")
+
+#: References of a ``get`` that raised; what their tasks raise later is part of the same story.
+_EXCUSED_MAX = 10_000
+#: Told one by one at the end of a program; the rest is counted.
+_TOLD_AT_END_MAX = 10
+
+
+class UnseenError(msgspec.Struct, eq=False):
+    """One failed task's error, until someone sees it."""
+
+    name: str
+    payload: bytes
+    records: list[ObjectRecord]
+    site: CallSite | None
+    is_seen: bool = False
+
+
+class UnseenErrors:
+    """Guarded by the core worker's lock, but for ``seen``, which is atomic."""
+
+    def __init__(self) -> None:
+        #: By every return value of the failed task.
+        self._errors: dict[ObjectId, UnseenError] = {}
+        self._excused: set[ObjectId] = set()
+        self._silent = any(
+            os.environ.get(f"{prefix}_IGNORE_UNHANDLED_ERRORS") == "1" for prefix in ("BEAMLET", "RAY")
+        )
+
+    def failed(self, work: Pending, payload: bytes) -> None:
+        """The error ``payload`` has become the result of ``work``."""
+        message = work.message
+        ids = [return_id(message.task_id, index + 1) for index in range(len(work.returns))]
+        if self._silent or not ids or any(object_id in self._excused for object_id in ids):
+            self._excused.difference_update(ids)
+            return
+        name = message.name or getattr(message, "method", "a task")
+        error = UnseenError(name, payload, list(work.returns), work.returns[0].call_site)
+        self._errors.update(dict.fromkeys(ids, error))
+
+    def seen(self, object_id: ObjectId) -> None:
+        """The value was looked at, or handed to someone else."""
+        error = self._errors.pop(object_id, None)
+        if error is not None:
+            error.is_seen = True
+
+    def excuse(self, object_ids: Iterable[ObjectId]) -> None:
+        """A ``get`` of all these raised the error of one."""
+        if len(self._excused) > _EXCUSED_MAX:
+            self._excused.clear()
+        for object_id in object_ids:
+            if object_id in self._errors:
+                self.seen(object_id)
+            else:
+                self._excused.add(object_id)
+
+    def sweep(self) -> None:
+        """Tell of the errors whose references are all gone."""
+        if not self._errors:
+            return
+        done: dict[int, UnseenError] = {}
+        for object_id, error in list(self._errors.items()):
+            if error.is_seen:
+                del self._errors[object_id]
+            elif all(record.state == FREED for record in error.records):
+                del self._errors[object_id]
+                done[id(error)] = error
+        if done:
+            # Unpickling runs code of users: not here, under the lock.
+            threading.Thread(target=_tell, args=(list(done.values()),), name="beamlet-errors").start()
+
+    def tell_all(self) -> None:
+        """The program ends: nobody will ask any more. Without the lock."""
+        errors = list({id(e): e for e in self._errors.values() if not e.is_seen}.values())
+        self._errors.clear()
+        _tell(errors[:_TOLD_AT_END_MAX])
+        if len(errors) > _TOLD_AT_END_MAX:
+            logger.error("and %d more tasks failed unseen", len(errors) - _TOLD_AT_END_MAX)
+
+
+def _tell(errors: list[UnseenError]) -> None:
+    for unseen in errors:
+        error = loads_plain(unpack(unseen.payload).inband)
+        if isinstance(error, TaskCancelledError):
+            continue
+        if isinstance(error, RayTaskError) and unseen.site is not None:
+            error.called_from(unseen.site)
+        name = error.function_name if isinstance(error, RayTaskError) else unseen.name
+        where = f", submitted at {unseen.site}," if unseen.site else ""
+        logger.error("%s%s failed, and nobody asked for its result: %s", name, where, error)
