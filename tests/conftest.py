@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 
@@ -32,6 +33,9 @@ for _name in ("BEAMLET_ADDRESS", "RAY_ADDRESS", "RAY_TMPDIR"):
 
 def pytest_configure() -> None:
     faulthandler.enable()
+    # A shell starts what runs in the background deaf to Ctrl-C, and so would be the programs that tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
