@@ -137,7 +137,7 @@ class World:
                 self.unended.remove(task.message.name)
 
     def want_leases_back(self, _: int) -> None:
-        self.submitter.return_idle()
+        self.submitter.return_idle(self.now)
 
     def let_time_pass(self, number: int) -> None:
         self.now += IDLE_LEASE_S / (1 + number % 3)

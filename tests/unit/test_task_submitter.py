@@ -9,6 +9,7 @@ import pytest
 from beamlet.core_worker.pending import Pending
 from beamlet.core_worker.task_submitter import (
     IDLE_LEASE_S,
+    TURN_S,
     MAX_LEASE_REQUESTS,
     PIPELINE_MAX,
     LeasedWorker,
@@ -130,7 +131,7 @@ def test_an_idle_lease_is_kept_a_moment_for_what_comes_next(submitter: TaskSubmi
 
 def test_the_raylet_may_ask_for_idle_leases_at_once(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
     worker, _ = warmed(submitter, desk)
-    submitter.return_idle()
+    submitter.return_idle(0.0)
     assert desk.returned == [(worker.lease_id, False)]
     submit(submitter, "a")
     assert len(desk.open_requests()) == 1, "the next task asks anew"
@@ -377,3 +378,28 @@ def test_explain_says_what_waits_for_what(submitter: TaskSubmitter, desk: LeaseD
     assert submitter.explain() == [
         {"name": "b", "queued": 1, "in_flight": 1, "workers": 1, "requests": [2]}
     ]
+
+
+def test_a_busy_lease_that_was_asked_for_is_given_back_when_it_runs_dry(
+    submitter: TaskSubmitter, desk: LeaseDesk
+) -> None:
+    worker, _ = warmed(submitter, desk)
+    submit(submitter, "a")
+    submitter.return_idle(5.0)
+    assert desk.returned == []
+    finish(submitter, worker, now=5.1)
+    assert desk.returned == [(worker.lease_id, False)]
+
+
+def test_a_lease_that_was_asked_for_is_passed_on_after_its_turn_though_there_is_work(
+    submitter: TaskSubmitter, desk: LeaseDesk
+) -> None:
+    worker, link = warmed(submitter, desk)
+    for name in "abc":
+        submit(submitter, name)
+    submitter.return_idle(5.0)
+    while worker.in_flight:
+        finish(submitter, worker, now=5.0 + 2 * TURN_S)
+    assert desk.returned == [(worker.lease_id, False)]
+    if submitter.queued_count():
+        assert desk.open_requests(), "what is left is asked for anew, behind the others"

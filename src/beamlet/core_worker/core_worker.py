@@ -314,7 +314,7 @@ class CoreWorker:
         elif kind is node.WorkerDied:
             self.leases.certified(message.worker, message.certificate)
         elif kind is node.LeaseWanted:
-            self.tasks.return_idle()
+            self.tasks.return_idle(self.reactor.now())
         elif kind is node.OutputLines:
             if self.on_output is not None:
                 self.on_output(message)

@@ -33,6 +33,8 @@ PIPELINE_MAX = 512
 _OVERHEAD_US = 8.0
 #: An unused lease is returned after this long, or at once when the raylet asks (LeaseWanted).
 IDLE_LEASE_S = 0.2
+#: While others wait for what we hold, a lease is passed on after this long even if we have work for it.
+TURN_S = 0.2
 #: Lease requests of one key outstanding at once.
 MAX_LEASE_REQUESTS = 10
 
@@ -139,6 +141,8 @@ class TaskSubmitter:
         self._port = port
         self.keys: dict[SchedulingKey, KeyState] = {}
         self._request_keys: dict[int, KeyState] = {}
+        #: When the raylet asked for leases back (monotonic); 0.0: it has not, or they have changed since.
+        self._asked_at = 0.0
 
     # -- tasks -----------------------------------------------------------------------------------
 
@@ -194,17 +198,17 @@ class TaskSubmitter:
     def refill(self, worker: LeasedWorker, now: float) -> None:
         """After results: push what waits, steal if nothing does, or start the idle clock."""
         state = worker.key
-        if state.queue:
+        if state.queue and not (self._asked_at and now - self._asked_at > TURN_S):
             self._fill(state, worker)
         if worker.in_flight:
             return
-        if worker.leaving:
-            self._give_up(worker, dispose=True)
+        if not self._waiting(state):
+            self._cancel_requests(state)
+        if worker.leaving or self._asked_at:
+            self._give_up(worker, dispose=worker.leaving)
             return
         worker.idle_since = now
         self._steal_for(state, worker)
-        if not self._waiting(state):
-            self._cancel_requests(state)
 
     def _waiting(self, state: KeyState) -> int:
         """Tasks that nobody is running: queued here, or behind another at a worker."""
@@ -290,6 +294,7 @@ class TaskSubmitter:
         if state is None:
             self._port.return_lease(lease_id, False)
             return None
+        self._asked_at = 0.0
         worker = LeasedWorker(lease_id, address, pid, link, state)
         worker.accelerators = accelerators or {}
         state.workers.append(worker)
@@ -357,8 +362,12 @@ class TaskSubmitter:
             self._spread(state)
             self._want_workers(state)
 
-    def return_idle(self) -> None:
-        """The raylet needs what we do not use (LeaseWanted)."""
+    def return_idle(self, now: float) -> None:
+        """Others wait for what we hold (LeaseWanted): give back what is idle, or else what first runs dry.
+
+        The raylet asks again once our leases have changed.
+        """
+        self._asked_at = now
         for state in list(self.keys.values()):
             for worker in [w for w in state.workers if not w.in_flight and not w.stealing]:
                 self._give_up(worker, dispose=False)
@@ -366,6 +375,7 @@ class TaskSubmitter:
     def _give_up(self, worker: LeasedWorker, dispose: bool) -> None:
         state = worker.key
         state.workers.remove(worker)
+        self._asked_at = 0.0
         self._port.return_lease(worker.lease_id, dispose)
         self._want_workers(state)
         if not state.workers and not state.queue and not state.requests:
