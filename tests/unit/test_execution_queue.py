@@ -1,0 +1,81 @@
+"""Work that waits in a worker: taken from the head, stolen from the tail, and nobody sleeps beside it."""
+
+from __future__ import annotations
+
+from beamlet.core_worker.execution_queue import ExecutionQueue
+from beamlet.protocol.peer import PushTask
+from beamlet.rpc.turns import Waiter
+from support.tasks import a_call, a_task
+
+ME, OTHER = "me", "other"
+
+
+def task(seq: int) -> PushTask:
+    message = a_task(f"t{seq}").message
+    assert isinstance(message, PushTask)
+    message.seq = seq
+    return message
+
+
+def filled(*owners: str) -> ExecutionQueue:
+    queue = ExecutionQueue()
+    for seq, owner in enumerate(owners, 1):
+        queue.put((owner, task(seq)))
+    return queue
+
+
+def seqs(queue: ExecutionQueue) -> list[int]:
+    return [message.seq for _, message in queue.items]
+
+
+def test_items_are_taken_in_order() -> None:
+    queue = filled(ME, OTHER)
+    assert [queue.take(Waiter()), queue.take(Waiter())] == [(ME, task(1)), (OTHER, task(2))]
+    assert len(queue) == 0
+
+
+def test_an_item_wakes_the_thread_that_has_waited_longest() -> None:
+    queue = ExecutionQueue()
+    first, second = Waiter(), Waiter()
+    assert queue.take(first) is None
+    assert queue.take(second) is None
+    queue.put((ME, task(1)))
+    assert (first.remaining, second.remaining) == (0, 1)
+    queue.put((ME, task(2)))
+    assert second.remaining == 0
+    queue.put((ME, task(3)))  # nobody waits: it is simply there
+    assert len(queue) == 3
+
+
+def test_a_thread_that_gave_up_is_not_woken_in_anothers_place() -> None:
+    queue = ExecutionQueue()
+    gone, stays = Waiter(), Waiter()
+    queue.take(gone)
+    queue.take(stays)
+    queue.give_up(gone)
+    queue.give_up(gone)
+    queue.put((ME, task(1)))
+    assert (gone.remaining, stays.remaining) == (1, 0)
+
+
+def test_the_tail_is_stolen_and_the_rest_keeps_its_order() -> None:
+    queue = filled(*[ME] * 5)
+    assert queue.steal(ME, 2) == [5, 4]
+    assert seqs(queue) == [1, 2, 3]
+    assert queue.steal(ME, 99) == [3, 2, 1]
+    assert queue.steal(ME, 1) == []
+
+
+def test_only_the_thiefs_own_tasks_are_stolen() -> None:
+    queue = filled(ME, OTHER, ME, OTHER)
+    queue.put((ME, a_call("method").message))
+    assert queue.steal(ME, 9) == [3, 1]
+    assert [owner for owner, _ in queue.items] == [OTHER, OTHER, ME]
+    assert queue.steal(OTHER, 1) == [4]
+
+
+def test_work_is_taken_out_by_its_id() -> None:
+    queue = filled(ME, ME, ME)
+    assert queue.remove_task(task(2).task_id) == (ME, task(2))
+    assert queue.remove_task(task(2).task_id) is None
+    assert seqs(queue) == [1, 3]
