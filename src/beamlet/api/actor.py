@@ -119,6 +119,7 @@ def _template(info: HandleInfo, method: MethodInfo, options: MethodOptions) -> M
         options.concurrency_group or "",
         options.name,
         options.generator_backpressure_num_objects,
+        method.signature.positional,
     )
 
 
@@ -285,7 +286,7 @@ class ActorClass(Generic[T]):
                 pass  # nobody has the name yet, or not any more: the GCS decides who is first
         info = self._handle_info(options)
         spec = self._spec(core, options, info, call_site)
-        return handle_of(core.actors.create(spec, args, kwargs, options.get_if_exists))
+        return handle_of(core.actors.create(spec, args, kwargs, options.get_if_exists, signature.positional))
 
     def _handle_info(self, options: ActorOptions) -> HandleInfo:
         concurrency = self._concurrency(options)

@@ -7,18 +7,24 @@ reference: whoever constructs one tells the reference counter, ``__del__`` tells
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 from collections.abc import Generator
 from typing import Any, Generic, NoReturn, TypeVar
 
 import msgspec
 
 from beamlet.api import backend
+from beamlet.api.call_sites import call_site
 from beamlet.base.ids import Address, ObjectId, job_of_task, task_of_object
+from beamlet.exceptions import CallSite
 from beamlet.serialization.refs import note_contained, released
 
 T_co = TypeVar("T_co", covariant=True)
 
+logger = logging.getLogger("beamlet")
 _release = released.append
+#: Lines that used a reference as a condition, and were told.
+_tested_for_truth: set[CallSite] = set()
 
 
 class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_omit_defaults=True):
@@ -112,6 +118,17 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
 
     # -- not a value -----------------------------------------------------------------------------
 
+    def __bool__(self) -> bool:
+        site = call_site()
+        if site not in _tested_for_truth:
+            _tested_for_truth.add(site)
+            logger.warning(
+                "%s: an ObjectRef is always true, whatever its value will be. Test beamlet.get(ref), or "
+                "`ref is not None`.",
+                site,
+            )
+        return True
+
     def __iter__(self) -> NoReturn:
         _misused(self, "is not iterable")
 
@@ -134,7 +151,7 @@ def _misused(ref: ObjectRef[Any], what: str) -> NoReturn:
     site = ref.call_site() if backend.is_connected() else ""
     made = f" from {site}" if site else ""
     raise TypeError(
-        f"ObjectRef {ref.hex()[:16]}…{made} {what}: it is a reference to a value that may not exist yet. "
+        f"ObjectRef {ref.hex()[:16]}…{made} {what}: it stands for a value that may not exist yet. "
         "Use beamlet.get(ref), await ref, or pass the ref to another task."
     )
 

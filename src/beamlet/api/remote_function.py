@@ -103,6 +103,7 @@ class RemoteFunction(Generic[P, R]):
             retry,
             options.max_calls,
             options.generator_backpressure_num_objects,
+            self._signature.positional,
         )
 
     def options(self, **options: Any) -> RemoteFunctionWithOptions[P, R]:

@@ -66,7 +66,12 @@ class ActorAccess:
     # -- creating --------------------------------------------------------------------------------
 
     def create(
-        self, spec: ActorSpec, args: tuple[Any, ...], kwargs: dict[str, Any], get_if_exists: bool
+        self,
+        spec: ActorSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        get_if_exists: bool,
+        parameters: tuple[str, ...] = (),
     ) -> Creation:
         """Ask the GCS for an actor. Waits for its word only if the actor is named.
 
@@ -74,7 +79,7 @@ class ActorAccess:
         """
         core = self._core
         core.raise_if_shut()
-        prepared = core.submission.prepare(args, kwargs, f"{spec.class_name}.__init__")
+        prepared = core.submission.prepare(args, kwargs, f"{spec.class_name}.__init__", parameters)
         with core.lock:
             actor_id = spec.actor_id = core.context().next_actor()
             spec.args, spec.owner = prepared.payload, core.address

@@ -334,7 +334,7 @@ def explained(error: BaseException, value: Any, name: str) -> BaseException:
     try:
         explain_unpicklable(error, (value,), {}, name, result=True)
     except TypeError as better:
-        return better
+        return better.with_traceback(None)  # our frames would be all of it
     return error
 
 

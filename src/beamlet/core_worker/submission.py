@@ -69,6 +69,8 @@ class TaskTemplate(msgspec.Struct):
     max_calls: int = 0
     #: Generators: most items yielded and not consumed; negative: no limit.
     stream_limit: int = -1
+    #: Names of the positional parameters, for messages.
+    parameters: tuple[str, ...] = ()
 
 
 class MethodTemplate(msgspec.Struct):
@@ -81,6 +83,7 @@ class MethodTemplate(msgspec.Struct):
     group: str = ""
     shown_as: str = ""
     stream_limit: int = -1
+    parameters: tuple[str, ...] = ()
 
 
 class Prepared(msgspec.Struct):
@@ -114,7 +117,7 @@ class Submission:
         call_site: CallSite | None = None,
     ) -> Any:
         """Have a function run somewhere; its reference(s): one, a list, or None for num_returns 0."""
-        prepared = self.prepare(args, kwargs, template.name)
+        prepared = self.prepare(args, kwargs, template.name, template.parameters)
         core = self._core
         with core.lock:
             if len(released) > _RELEASE_BATCH:
@@ -162,7 +165,8 @@ class Submission:
         if args or kwargs:
             plain = dumps_plain(args, kwargs)
             if plain is None:
-                prepared = self.prepare(args, kwargs, method.shown_as or method.name)
+                name = method.shown_as or f"{link.name}.{method.name}"
+                prepared = self.prepare(args, kwargs, name, method.parameters)
                 payload = prepared.payload
             else:
                 payload = plain
@@ -235,7 +239,9 @@ class Submission:
 
     # -- arguments -------------------------------------------------------------------------------
 
-    def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Prepared:
+    def prepare(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, parameters: tuple[str, ...] = ()
+    ) -> Prepared:
         """Serialize the arguments; without the lock, in the caller's thread."""
         if not args and not kwargs:
             return Prepared(NO_ARGUMENTS)
@@ -260,7 +266,7 @@ class Submission:
                 args, kwargs = self._store_large(args, kwargs, cut_out, temporary)
                 serialized = serialize_arguments(args, kwargs)
         except Exception as error:
-            explain_unpicklable(error, args, kwargs, name)
+            explain_unpicklable(error, args, kwargs, name, parameters)
             raise
         return Prepared(pack(serialized), deps, serialized.contained, temporary)
 

@@ -98,6 +98,23 @@ def blank(cls: type[BaseException], shape: tuple[Any, ...]) -> BaseException:
     raise TypeError(f"no native base of {cls.__qualname__} can make an instance of it")
 
 
+def without_unpicklable(error: BaseException) -> BaseException:
+    """A copy whose parts can all be pickled: a text stands for each that cannot."""
+    copy = blank(type(error), shape_of(error))
+    BaseException.args.__set__(copy, tuple(_or_text(arg) for arg in error.args))  # type: ignore[attr-defined]
+    vars(copy).update({name: _or_text(value) for name, value in vars(error).items()})
+    set_members(copy, {name: _or_text(value) for name, value in _members(error)})
+    return copy
+
+
+def _or_text(value: Any) -> Any:
+    try:
+        cloudpickle.dumps(value)
+    except Exception:
+        return f"<{type(value).__qualname__}: cannot be pickled>"
+    return value
+
+
 def copy_members(source: BaseException, target: BaseException) -> None:
     """Give ``target``, of a derived class, what ``source`` keeps outside its ``__dict__``."""
     set_members(target, dict(_members(source)))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import linecache
 import logging
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Self
 
@@ -131,15 +132,33 @@ class RayTaskError(RayError):
     def __reduce__(self) -> Any:
         state = {**vars(self), "_cause": None}
         is_dual = type(self) is not RayTaskError
-        return _rebuild, (state, carry(self.cause), is_dual)
+        cause, note = carry(self.cause)
+        if note:
+            state["traceback_str"] += f"\n({note})"
+        return _rebuild, (state, cause, is_dual)
 
 
-def carry(cause: BaseException) -> bytes:
-    """The cause as bytes; one that cannot be pickled travels as a RayError that quotes it."""
+def carry(cause: BaseException) -> tuple[bytes, str]:
+    """The cause as bytes, and what is to be said about it.
+
+    What in it cannot be pickled stays behind; if nothing of it can travel, a RayError quotes it.
+    """
     try:
-        return carried.dumps(cause)
+        return carried.dumps(cause), ""
     except Exception as problem:
-        return carried.dumps(RayError(_quote(cause, f"it cannot be pickled: {problem}")))
+        note = f"{describe_culprit(cause, type(cause).__name__)}, which cannot be pickled and was left behind"
+        try:
+            return carried.dumps(carried.without_unpicklable(cause)), note
+        except Exception:
+            return carried.dumps(RayError(_quote(cause, f"it cannot be pickled: {problem}"))), note
+
+
+def _name_type(value: Any, path: str) -> str:
+    return f"{path} is a {type(value).__qualname__}"
+
+
+#: (value, path) → which part of the value cannot be pickled. ``serialization/remote_error.py`` knows better.
+describe_culprit: Callable[[Any, str], str] = _name_type
 
 
 def _rebuild(state: dict[str, Any], cause_bytes: bytes, is_dual: bool) -> RayTaskError:

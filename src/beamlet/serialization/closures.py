@@ -9,7 +9,7 @@ from typing import Any
 
 import cloudpickle
 
-from beamlet.serialization.unpicklable import find_culprit, remedy
+from beamlet.serialization.unpicklable import a_kind, find_culprit, remedy
 
 _logger = logging.getLogger("beamlet")
 
@@ -24,10 +24,10 @@ def check_closure(target: Any, name: str, warn_bytes: int, max_bytes: int) -> by
         pickled: bytes = cloudpickle.dumps(target, 5)
     except Exception as error:
         path, culprit = find_culprit(target, name)
-        kind = f"{type(culprit).__module__}.{type(culprit).__qualname__}".removeprefix("builtins.")
         raise TypeError(
-            f"cannot send {name} to workers: {path} ({kind}) cannot be pickled ({error}). {remedy(culprit)}"
-        ) from error
+            f"cannot send {name} to workers: {path} is {a_kind(culprit)}, which cannot be pickled ({error}). "
+            f"{remedy(culprit)}"
+        ) from None
     if len(pickled) > warn_bytes:
         text = (
             f"{_kind(target)} {name} carries {_mib(len(pickled))}: {_biggest(target)}. "

@@ -10,8 +10,10 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from beamlet.exceptions import RayTaskError
+from beamlet.exceptions import RayTaskError, task_error
+from beamlet.serialization.unpicklable import a_kind, find_culprit
 
 #: Frames of files below this folder are ours.
 _OUR_FOLDER = str(Path(__file__).parents[1]) + "/"
@@ -40,6 +42,15 @@ def capture(
         where += f", repr={actor_repr}"
     text = f"{function_name}() ({where})\n{format_without_our_frames(error)}"
     return RayTaskError(function_name, text, cause, pid=pid, ip=ip, actor_repr=actor_repr, actor_id=actor_id)
+
+
+def describe_culprit(value: Any, path: str) -> str:
+    culprit_path, culprit = find_culprit(value, path)
+    return f"{culprit_path} is {a_kind(culprit)}"
+
+
+# An error learns only while it is pickled that it cannot be; the finder stands to the right of exceptions/.
+task_error.describe_culprit = describe_culprit
 
 
 def format_without_our_frames(error: BaseException) -> str:

@@ -6,53 +6,80 @@ Pickle names the type that failed, not where it sits.  This walks the value the 
 
 from __future__ import annotations
 
+import functools
 import io
-import threading
 import types
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import cloudpickle
 
-_DEPTH_MAX = 12
+_DEPTH_MAX = 20
 _CHILDREN_MAX = 1000
 
+#: What a class is called, or one of its bases, → what to do. The walk stops at these: what they are made of is
+#: no business of whoever tries to send them.
 _REMEDIES: tuple[tuple[str, str], ...] = (
-    ("socket", "Create it inside the task, or keep it in an actor."),
-    ("lock", "Create it inside the task; a lock in one process means nothing in another."),
-    ("TextIOWrapper", "Pass the path, and open the file inside the task."),
-    ("BufferedReader", "Pass the path, and open the file inside the task."),
-    ("BufferedWriter", "Pass the path, and open the file inside the task."),
-    ("generator", "Pass a list, or create the generator inside the task."),
-    ("coroutine", "Call it inside an async actor method."),
-    ("Connection", "Open the connection inside the task, or keep it in an actor."),
-    ("Thread", "Start it inside the task."),
-    ("module", "Import it inside the task."),
+    ("_socket.socket", "Create it inside the task, or keep it in an actor."),
+    ("ssl.SSL", "Create it inside the task, or keep it in an actor."),
+    ("_thread.lock", "Create it inside the task; a lock in one process means nothing in another."),
+    ("_thread.RLock", "Create it inside the task; a lock in one process means nothing in another."),
+    ("threading.Thread", "Start it inside the task."),
+    ("threading.", "It means nothing in another process: create it there, or let an actor coordinate."),
+    ("_thread._local", "Create it inside the task."),
+    ("queue.", "Use beamlet.util.Queue, which all processes can share."),
+    ("_queue.", "Use beamlet.util.Queue, which all processes can share."),
+    ("_io.", "Pass the path, and open the file inside the task."),
+    ("tempfile.", "Pass the path, and open the file inside the task."),
+    ("mmap.mmap", "Pass the path, and map the file inside the task."),
+    ("builtins.generator", "Pass a list, or create the generator inside the task."),
+    ("builtins.async_generator", "Create it inside an async actor method."),
+    ("builtins.coroutine", "Await it here, or call its function inside an async actor method."),
+    ("builtins.frame", "Pass what you need of it, as text."),
+    ("builtins.traceback", "Pass traceback.format_exc() instead."),
+    ("subprocess.Popen", "Start it inside the task, or keep it in an actor."),
+    ("select.", "Create it inside the task."),
+    ("concurrent.futures", "Create it inside the task; for results of others pass an ObjectRef."),
+    ("asyncio.", "It belongs to one event loop: create it inside an async actor method."),
+    ("_asyncio.", "It belongs to one event loop: create it inside an async actor method."),
+    ("weakref", "Pass the object itself."),
+    ("sqlite3.", "Open the connection inside the task, or keep it in an actor."),
+    ("builtins.module", "Import it inside the task."),
+    ("_ctypes.", "Pass the data, not the pointer."),
 )
+_PICKLING_ERRORS = (TypeError, AttributeError, ValueError, RecursionError)
 
 
 def explain_unpicklable(
-    error: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, *, result: bool = False
+    error: BaseException,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    name: str,
+    parameters: Sequence[str] = (),
+    *,
+    result: bool = False,
 ) -> None:
-    """Replace a pickling error by one that names the path. Returns if it was another kind of error."""
-    if not isinstance(error, TypeError | AttributeError | ValueError | RecursionError) and not (
-        type(error).__name__ == "PicklingError"
-    ):
+    """Replace a pickling error by one that names the path. Returns if it was another kind of error.
+
+    parameters: names of the positional parameters, as far as they are known.
+    """
+    if not isinstance(error, _PICKLING_ERRORS) and type(error).__name__ != "PicklingError":
         return
     if result:
-        labelled = [("result", args[0])]
+        labelled = [(f"the result of {name}()", "result", args[0])]
     else:
-        labelled = [(f"argument {i}", value) for i, value in enumerate(args)]
-        labelled += [(f"argument {key!r}", value) for key, value in kwargs.items()]
-    for label, value in labelled:
+        named = [(parameters[i] if i < len(parameters) else f"args[{i}]", arg) for i, arg in enumerate(args)]
+        labelled = [
+            (f"argument {each!r} to {name}()", each, value) for each, value in [*named, *kwargs.items()]
+        ]
+    for what, root, value in labelled:
         if _fails(value):
-            root = "result" if result else label.split()[-1].strip("'") if "'" in label else "x"
             path, culprit = find_culprit(value, root)
-            kind = f"{type(culprit).__module__}.{type(culprit).__qualname__}"
-            what = f"the result of {name}()" if result else f"{label} to {name}()"
             raise TypeError(
-                f"cannot send {what}: {path} is a {kind.removeprefix('builtins.')}, which cannot be pickled "
-                f"({error}). {remedy(culprit)}"
+                f"cannot send {what}: {path} is {a_kind(culprit)}, which cannot be pickled "
+                f"({_reason(error)}). {remedy(culprit)}"
             ) from None
 
 
@@ -61,27 +88,44 @@ def find_culprit(value: Any, path: str) -> tuple[str, Any]:
     seen: set[int] = set()
     for _ in range(_DEPTH_MAX):
         seen.add(id(value))
-        for step, child in _children(value):
+        if _known_remedy(value):
+            break
+        for step, child in islice(_children(value, path), _CHILDREN_MAX):
             if id(child) not in seen and _fails(child):
-                path, value = path + step, child
+                path, value = step, child
                 break
         else:
-            return path, value
+            break
     return path, value
+
+
+def a_kind(culprit: Any) -> str:
+    """ "a socket.socket", "an mmap.mmap": its class, as users import it."""
+    cls = type(culprit)
+    text = f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins.").lstrip("_")
+    return f"an {text}" if text[0] in "aeio" else f"a {text}"
 
 
 def remedy(culprit: Any) -> str:
     """What to do instead, by type."""
-    names = [cls.__name__ for cls in type(culprit).__mro__]
-    for fragment, advice in _REMEDIES:
-        if any(fragment.lower() in name.lower() for name in names):
-            return advice
-    return "Send what it is made from, or keep it in an actor."
+    return _known_remedy(culprit) or "Send what it is made from, or keep it in an actor."
+
+
+def _known_remedy(value: Any) -> str:
+    for cls in type(value).__mro__:
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        for start, advice in _REMEDIES:
+            if name.startswith(start):
+                return advice
+    return ""
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what pickle said."""
+    return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
 def _fails(value: Any) -> bool:
-    if isinstance(value, threading.Thread):
-        return True
     try:
         cloudpickle.Pickler(io.BytesIO(), 5).dump(value)
     except Exception:
@@ -89,25 +133,55 @@ def _fails(value: Any) -> bool:
     return False
 
 
-def _children(value: Any) -> Iterator[tuple[str, Any]]:
+def _children(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The parts of ``value``, each with its path."""
     if isinstance(value, dict):
-        for key, child in list(value.items())[:_CHILDREN_MAX]:
-            yield f"[{key!r}]", child
-    elif isinstance(value, list | tuple):
-        for index, child in enumerate(value[:_CHILDREN_MAX]):
-            yield f"[{index}]", child
+        for key, child in value.items():
+            yield f"key {key!r:.40} of {path}", key
+            yield f"{path}[{key!r:.40}]", child
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        for field, child in zip(value._fields, value, strict=False):
+            yield f"{path}.{field}", child
+    elif isinstance(value, list | tuple | deque):
+        for index, child in enumerate(value):
+            yield f"{path}[{index}]", child
     elif isinstance(value, set | frozenset):
-        for child in list(value)[:_CHILDREN_MAX]:
-            yield "{…}", child
+        for child in value:
+            yield f"an element of {path}", child
     elif isinstance(value, types.FunctionType):
-        names = value.__code__.co_freevars
-        for name, cell in zip(names, value.__closure__ or (), strict=True):
-            yield f" closes over {name}", cell.cell_contents
-        for name in value.__code__.co_names:
-            if name in value.__globals__ and value.__module__ == "__main__":
-                yield f" uses global {name}", value.__globals__[name]
+        yield from _captured(value, path)
     elif isinstance(value, types.MethodType):
-        yield ".__self__", value.__self__
+        yield f"{path}.__self__", value.__self__
+    elif isinstance(value, functools.partial):
+        yield f"{path}.func", value.func
+        yield from _children(value.args, f"{path}.args")
+        yield from _children(value.keywords, f"{path}.keywords")
+    elif isinstance(value, type):
+        for name, child in list(vars(value).items()):
+            if not name.startswith("__"):
+                yield f"{path}.{name}", child
     else:
-        for name, child in list(getattr(value, "__dict__", {}).items())[:_CHILDREN_MAX]:
-            yield f".{name}", child
+        yield from _attributes(value, path)
+
+
+def _captured(function: types.FunctionType, path: str) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        yield f"{name} (captured by {path})", cell.cell_contents
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            yield f"{name} (a global used by {path})", function.__globals__[name]
+    for name, child in zip(function.__code__.co_varnames, function.__defaults__ or (), strict=False):
+        yield f"{name} (a default of {path})", child
+
+
+def _attributes(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, BaseException):
+        yield from _children(value.args, f"{path}.args")
+        yield f"{path}.__cause__", value.__cause__
+    for name, child in list(getattr(value, "__dict__", {}).items()):
+        yield f"{path}.{name}", child
+    for cls in type(value).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                yield f"{path}.{name}", getattr(value, name)
