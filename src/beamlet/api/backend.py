@@ -6,11 +6,13 @@ the only process-wide handle, and only ``api/`` reads it.
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from beamlet.base.ids import ActorId, Address, ObjectId
+
+if TYPE_CHECKING:
+    import concurrent.futures
 
 
 class Backend(Protocol):

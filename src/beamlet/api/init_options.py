@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import uuid
 from collections.abc import Mapping
@@ -101,6 +100,8 @@ def checked(
 def _unknown(name: str) -> None:
     if name == "allow_multiple":
         raise RuntimeError("init(allow_multiple=…) is for connections from another machine only.")
+    import difflib
+
     near = difflib.get_close_matches(name, [*_SETTERS, *_ACCEPTED], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise RuntimeError(f"Unknown keyword argument(s): {name}.{hint}")

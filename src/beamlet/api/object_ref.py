@@ -6,10 +6,9 @@ reference: whoever constructs one tells the reference counter, ``__del__`` tells
 
 from __future__ import annotations
 
-import concurrent.futures
 import logging
 from collections.abc import Generator
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import msgspec
 
@@ -18,6 +17,9 @@ from beamlet.api.call_sites import call_site
 from beamlet.base.ids import Address, ObjectId, job_of_task, task_of_object
 from beamlet.exceptions import CallSite
 from beamlet.serialization.refs import note_contained, released
+
+if TYPE_CHECKING:
+    import concurrent.futures
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -6,7 +6,6 @@ value and task in front of it.  Types themselves are checked there, before a che
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -41,6 +40,8 @@ _LABEL_VALUE = re.compile(rf"!?({_LABEL_WORD})?|!?in\(\s*{_LABEL_WORD}(\s*,\s*{_
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'num_cpus'?`` or nothing."""
+    import difflib
+
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else ""
 

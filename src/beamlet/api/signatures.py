@@ -10,7 +10,6 @@ A signature is plain data, so it travels with pickled handles.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -117,6 +116,8 @@ class Signature:
         elif not self.any_keyword:
             if keyword in self.positional:
                 self._fail(f"takes argument {keyword!r} by position only")
+            import difflib
+
             near = difflib.get_close_matches(keyword, known, n=1)
             self._fail(f"has no argument {keyword!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 

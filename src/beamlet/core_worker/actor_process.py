@@ -11,7 +11,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from beamlet.base.ids import actor_creation_task_id
-from beamlet.core_worker.async_actor import AsyncCalls
 from beamlet.core_worker.context import TaskContext, current_task
 from beamlet.core_worker.execution import Execution
 from beamlet.core_worker.execution_queue import ExecutionQueue
@@ -104,6 +103,8 @@ class ActorProcess:
             threading.Thread(target=self._execution.serve, args=(queue,), name=name, daemon=True).start()
 
     def _become_async(self, spec: ActorSpec) -> None:
+        from beamlet.core_worker.async_actor import AsyncCalls  # asyncio: 10 ms and 2 MB others need not pay
+
         self.async_calls = AsyncCalls(self._core, self, self._runner, spec)
         self._execution.deliver_async = self.async_calls.deliver
         self._execution.cancel_async = self.async_calls.cancel

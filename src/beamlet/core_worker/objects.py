@@ -5,8 +5,6 @@ Threads of users wait here; what they wait for is completed by whichever thread 
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -32,6 +30,9 @@ from beamlet.serialization.values import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
+
     from beamlet.core_worker.core_worker import CoreWorker
 
 _PICKLE_MARK = 0x80
@@ -335,6 +336,8 @@ class ObjectAccess:
         if record is None:
             raise self._core.stale_reference(ref._id)
         if record.state == PENDING:
+            import asyncio  # a dozen milliseconds and 2 MB: only for those who use it
+
             loop = asyncio.get_running_loop()
             future: asyncio.Future[None] = loop.create_future()
 
@@ -354,6 +357,8 @@ class ObjectAccess:
 
     def future_of(self, ref: Any) -> concurrent.futures.Future[Any]:
         """A thread-safe future of the value; it keeps ``ref`` alive."""
+        import concurrent.futures
+
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         core = self._core
 

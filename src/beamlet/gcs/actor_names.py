@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from beamlet.base.ids import ActorId, short
@@ -49,6 +48,8 @@ class ActorNames:
         if elsewhere := sorted(space for space, names in self._spaces.items() if name in names):
             calls = _few([f"get_actor({name!r}, namespace={space!r})" for space in elsewhere])
             sentences.append(f"An actor of that name lives in another namespace: {calls}.")
+        import difflib
+
         if near := difflib.get_close_matches(name, here, n=MOST_SUGGESTIONS, cutoff=0.6):
             sentences.append(f"Did you mean {' or '.join(map(repr, near))}?")
         elif here:
