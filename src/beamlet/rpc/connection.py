@@ -115,6 +115,8 @@ class Connection:
         """Queue a message, and with it duplicates of the descriptors. Silently dropped once closed."""
         if self.closed:
             return
+        if fd >= 0 and len(self._fds_out) + 1 + len(more_fds) > _MAX_FDS:
+            self.flush()  # one frame carries no more than the other side makes room for
         self._outbox.append(message)
         if fd >= 0:
             self._fds_out.append(os.dup(fd))

@@ -1,0 +1,227 @@
+"""Connections over real socket pairs: batches, pieces, backlogs, descriptors, strangers, ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from beamlet.protocol.message import Message
+from beamlet.protocol.peer import PeerMessage, ReleaseHold, Result
+from beamlet.rpc.connection import Connection, encode_frame
+from beamlet.rpc.framing import PREFIX
+from beamlet.rpc.reactor import Reactor
+from support.leaks import descriptors
+
+PASSES_MAX = 200
+
+
+class End:
+    """One end: what arrived there, and why it ended."""
+
+    def __init__(self, sock: socket.socket, reactor: Reactor, **how: Any) -> None:
+        self.received: list[Message] = []
+        self.fds: list[int] = []
+        self.batches: list[int] = []
+        self.ends: list[str] = []
+        how.setdefault("on_batch", self._arrived)
+        self.connection = Connection(
+            sock,
+            reactor,
+            messages=PeerMessage,
+            on_close=lambda _, reason: self.ends.append(reason),
+            carries_fds=True,
+            **how,
+        )
+
+    def _arrived(self, connection: Connection, messages: list[Any]) -> None:
+        self.batches.append(len(messages))
+        for message in messages:
+            self.received.append(message)
+            if isinstance(message, ReleaseHold):
+                self.fds += [connection.take_fd() for _ in range(message.hold)]
+
+
+@pytest.fixture
+def reactor() -> Iterator[Reactor]:
+    before = set(descriptors())
+    reactor = Reactor(spin_s=0.0)
+    yield reactor
+    reactor.close()
+    assert set(descriptors()) == before, "descriptors were left open"
+
+
+@pytest.fixture
+def pair(reactor: Reactor) -> Iterator[tuple[End, End]]:
+    left, right = socket.socketpair()
+    ends = End(left, reactor), End(right, reactor)
+    yield ends
+    for end in ends:
+        end.connection.close()
+        for fd in end.fds:
+            os.close(fd)
+
+
+@pytest.fixture
+def raw(reactor: Reactor) -> Iterator[tuple[socket.socket, End]]:
+    """A plain socket on one side: whatever a stranger may write."""
+    left, right = socket.socketpair()
+    end = End(right, reactor)
+    yield left, end
+    left.close()
+    end.connection.close()
+
+
+def run_until(reactor: Reactor, done: Callable[[], object]) -> None:
+    for _ in range(PASSES_MAX):
+        if done():
+            return
+        reactor.run_once(1.0)
+    raise AssertionError(f"not done after {PASSES_MAX} passes")
+
+
+def result(seq: int, size: int = 1) -> Result:
+    return Result(seq, b"x" * size)
+
+
+def test_what_is_queued_together_arrives_as_one_batch(reactor: Reactor, pair: tuple[End, End]) -> None:
+    a, b = pair
+    sent = [result(n) for n in range(5)]
+    for message in sent:
+        a.connection.send(message)
+    assert a.connection.queued_count == 5
+    run_until(reactor, lambda: b.received)
+    assert (b.received, b.batches) == (sent, [5])
+
+
+def test_more_than_the_kernel_takes_waits_and_arrives_in_order(reactor: Reactor, pair: tuple[End, End]) -> None:
+    a, b = pair
+    for n in range(8):
+        a.connection.send(result(n, 500_000))
+        a.connection.flush()
+    assert a.connection.has_backlog
+    assert a.connection.backlog_bytes > 0
+    run_until(reactor, lambda: len(b.received) == 8)
+    assert [message.seq for message in b.received] == list(range(8))  # type: ignore[attr-defined]
+    run_until(reactor, lambda: not a.connection.has_backlog)
+
+
+def test_a_frame_may_arrive_byte_by_byte(reactor: Reactor, raw: tuple[socket.socket, End]) -> None:
+    stranger, end = raw
+    for byte in encode_frame([result(1), result(2)]):
+        stranger.send(bytes([byte]))
+        reactor.run_once(1.0)
+    assert end.received == [result(1), result(2)]
+
+
+def test_descriptors_arrive_with_their_messages_as_copies(reactor: Reactor, pair: tuple[End, End]) -> None:
+    a, b = pair
+    read, write = os.pipe()
+    a.connection.send(ReleaseHold(1), write)
+    os.close(write)  # the connection took a copy of its own
+    run_until(reactor, lambda: b.fds)
+    os.write(b.fds[0], b"through")
+    assert os.read(read, 10) == b"through"
+    assert fcntl.fcntl(b.fds[0], fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    os.close(read)
+
+
+def test_descriptors_pass_a_backlog_without_losing_their_message(
+    reactor: Reactor, pair: tuple[End, End]
+) -> None:
+    a, b = pair
+    a.connection.send(result(1, 3_000_000))
+    a.connection.flush()
+    assert a.connection.has_backlog
+    with open(os.devnull) as null:
+        a.connection.send(ReleaseHold(2), null.fileno(), null.fileno())
+        a.connection.send(ReleaseHold(1), null.fileno())
+    run_until(reactor, lambda: len(b.fds) == 3)
+    assert [type(message) for message in b.received] == [Result, ReleaseHold, ReleaseHold]
+
+
+def test_any_number_of_descriptors_can_be_queued_at_once(reactor: Reactor, pair: tuple[End, End]) -> None:
+    """The kernel takes 253 with one call, and the reader makes room for fewer."""
+    a, b = pair
+    with open(os.devnull) as null:
+        for _ in range(100):
+            a.connection.send(ReleaseHold(3), null.fileno(), null.fileno(), null.fileno())
+    run_until(reactor, lambda: len(b.fds) == 300 or b.ends)
+    assert (len(b.received), b.ends) == (100, [])
+
+
+def test_descriptors_nobody_took_are_closed_with_the_connection(
+    reactor: Reactor, pair: tuple[End, End]
+) -> None:
+    a, b = pair
+    with open(os.devnull) as null:
+        a.connection.send(result(1), null.fileno())  # b takes none for a Result
+        run_until(reactor, lambda: b.received)
+        b.connection.send(result(2), null.fileno())  # never flushed
+    a.connection.close()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", id="http"),
+        pytest.param(PREFIX.pack(4, 0) + b"\xc1\xc1\xc1\xc1", id="no msgpack"),
+        pytest.param(PREFIX.pack(3, 0) + b"\x91\x91\x7f", id="unknown tag"),
+        pytest.param(PREFIX.pack(1 << 31, 0), id="too large"),
+    ],
+)
+def test_who_does_not_speak_the_protocol_is_cut_off(
+    reactor: Reactor, raw: tuple[socket.socket, End], garbage: bytes
+) -> None:
+    stranger, end = raw
+    stranger.send(garbage)
+    stranger.shutdown(socket.SHUT_WR)
+    run_until(reactor, lambda: end.ends)
+    assert end.connection.closed
+    assert len(end.ends) == 1
+    assert not end.received
+    assert "protocol violation" in end.ends[0]
+
+
+def test_a_peer_that_ends_is_told_once_after_what_it_sent(reactor: Reactor, pair: tuple[End, End]) -> None:
+    a, b = pair
+    a.connection.send(result(1))
+    a.connection.close()
+    assert a.connection.closed
+    a.connection.close()
+    run_until(reactor, lambda: b.ends)
+    assert b.received == [result(1)]
+    assert b.ends == ["closed by the other side"]
+    assert a.ends == [], "who closes is not told"
+
+
+def test_sending_to_one_who_is_gone_is_an_end_and_then_silence(
+    reactor: Reactor, raw: tuple[socket.socket, End]
+) -> None:
+    stranger, end = raw
+    stranger.close()
+    end.connection.send(result(1))
+    end.connection.flush()
+    assert len(end.ends) == 1
+    assert "write failed" in end.ends[0]
+    end.connection.send(result(2))
+    assert end.connection.queued_count == 0
+
+
+def test_messages_after_a_close_by_a_handler_are_not_delivered(reactor: Reactor) -> None:
+    left, right = socket.socketpair()
+    seen: list[Message] = []
+
+    def close_at_once(connection: Connection, message: Message) -> None:
+        seen.append(message)
+        connection.close()
+
+    end = End(right, reactor, on_batch=None, on_message=close_at_once)
+    left.send(bytes(encode_frame([result(1), result(2)]) + encode_frame([result(3)])))
+    run_until(reactor, lambda: end.connection.closed)
+    assert seen == [result(1)]
+    left.close()
