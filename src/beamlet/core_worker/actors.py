@@ -88,7 +88,7 @@ class ActorAccess:
             answer: list[Any] = []
 
             def ready(pending: Pending) -> None:
-                spec.deps, spec.nested = pending.message.deps, pending.message.nested
+                spec.deps, spec.nested = list(pending.message.deps), list(pending.message.nested)
                 core.link.send(ActorReady(spec))
 
             pending = Pending(message, (), [], route=ready)
@@ -102,7 +102,7 @@ class ActorAccess:
                 core.submission.hold(pending, prepared)
             is_ready = not pending.unresolved and not pending.cancelled
             if is_ready:
-                spec.deps, spec.nested = message.deps, message.nested
+                spec.deps, spec.nested = list(message.deps), list(message.nested)
             request = CreateActor(0, spec, get_if_exists, is_ready)
             core.link.request(request, lambda m: self._created(spec, m, answer))
             self.subscribe(link)

@@ -27,7 +27,7 @@ REGISTERED = -1  # the owner counts us among its borrowers
 CUT_OFF = -2  # the owner is gone or disowned it: nobody is left to tell
 
 
-class ObjectRecord(msgspec.Struct, eq=False):
+class ObjectRecord(msgspec.Struct, eq=False, gc=False):
     """See the module. Built positionally on the hot path: ``ObjectRecord(task, 1)``."""
 
     #: Whatever the task manager needs to tell about the creating task; None for a put. Opaque here.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from beamlet.core_worker.object_record import ObjectRecord
 
 
-class Pending(msgspec.Struct):
+class Pending(msgspec.Struct, gc=False):
     """One task or actor call, from ``.remote()`` to its answer. Owned by the submitter that holds it."""
 
     #: What is pushed; its ``seq`` and ``attempt`` change with every push.
@@ -23,7 +23,7 @@ class Pending(msgspec.Struct):
     #: The records of its return values, in order.
     returns: Sequence[ObjectRecord]
     #: Objects counted as "submitted" until the answer: dependencies and nested references.
-    held: list[ObjectId] = []
+    held: Sequence[ObjectId] = ()
     #: System failures it may still survive; -1: any number.
     retries_left: int = 0
     #: False, True (any exception), or the exception types that are worth another attempt.

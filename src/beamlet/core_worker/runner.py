@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -131,15 +131,18 @@ class Runner:
             if type(value) is tuple:
                 return value, _NO_KWARGS
             return tuple(value[0]), value[1]
+        if not work.nested and _all_plain(payload, work.deps):
+            values = [loads_plain(dep.payload) for dep in work.deps]  # type: ignore[union-attr]
+            return fill(*split(loads_plain(payload)), values)
         context.guard = self.new_guard(work.nested)
         return self.decode(payload, work.deps, context.guard)
 
-    def new_guard(self, nested: list[ContainedRef]) -> ArgumentsGuard:
+    def new_guard(self, nested: Sequence[ContainedRef]) -> ArgumentsGuard:
         with self._core.lock:
             return ArgumentsGuard(self._execution.next_reply(), [ObjectId(ref[0]) for ref in nested])
 
     def decode(
-        self, payload: bytes, deps: list[InlineDep | StoreDep], guard: ArgumentsGuard
+        self, payload: bytes, deps: Sequence[InlineDep | StoreDep], guard: ArgumentsGuard
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments with their dependencies filled in; what they refer to is counted under ``guard``."""
         args, kwargs = split(self._rebuild(payload, guard) if payload else ())
@@ -327,6 +330,13 @@ class Runner:
         )
 
 
+
+
+def _all_plain(payload: bytes, deps: Sequence[InlineDep | StoreDep]) -> bool:
+    """No references, buffers or stored values anywhere: nothing to count, nothing to fetch."""
+    return payload[0] == _PICKLE_MARK and all(
+        type(dep) is InlineDep and dep.payload[0] == _PICKLE_MARK for dep in deps
+    )
 
 
 def explained(error: BaseException, value: Any, name: str) -> BaseException:

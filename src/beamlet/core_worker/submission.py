@@ -55,6 +55,10 @@ _RELEASE_BATCH = 128
 _NONE = pickle.dumps(None, 5)
 
 
+#: Stands in a message for a dependency that is still awaited.
+_UNRESOLVED = InlineDep(b"")
+
+
 class TaskTemplate(msgspec.Struct):
     """What all calls of one remote function with the same options have in common."""
 
@@ -132,7 +136,7 @@ class Submission:
                 message.max_calls = template.max_calls
             refs, returns = self._new_returns(task_id, template.num_returns, call_site)
             pending = Pending(
-                message, returns, [], template.max_retries, template.retry_exceptions, template.key
+                message, returns, (), template.max_retries, template.retry_exceptions, template.key
             )
             if template.num_returns == STREAMING:
                 message.stream_limit = template.stream_limit
@@ -187,7 +191,7 @@ class Submission:
             else:
                 refs, returns = self._new_returns(task_id, method.num_returns, call_site)
             pending = Pending(
-                message, returns, [], method.max_task_retries, method.retry_exceptions, link
+                message, returns, (), method.max_task_retries, method.retry_exceptions, link
             )
             if method.num_returns == STREAMING:
                 message.stream_limit = method.stream_limit
@@ -259,6 +263,9 @@ class Submission:
 
         args = tuple(cut_out(arg) for arg in args)
         kwargs = {key: cut_out(arg) for key, arg in kwargs.items()}
+        payload = dumps_plain(args, kwargs) if deps else None
+        if payload is not None:
+            return Prepared(payload, deps)
         try:
             serialized = serialize_arguments(args, kwargs)
             temporary: list[Any] = []
@@ -305,7 +312,7 @@ class Submission:
         message = pending.message
         message.nested = prepared.nested
         if prepared.deps:
-            message.deps = [None] * len(prepared.deps)  # type: ignore[list-item]
+            message.deps = [_UNRESOLVED] * len(prepared.deps)
             for slot, ref in enumerate(prepared.deps):
                 self._resolve(pending, slot, ref._id)
 
@@ -328,14 +335,18 @@ class Submission:
         """Write the dependency into the message; a failed one fails the task with the original error."""
         owner = Address(record.owner) or self._core.address
         if record.state == INLINE:
-            pending.message.deps[slot] = InlineDep(record.payload)
+            dep: InlineDep | StoreDep = InlineDep(record.payload)
             if is_error(record.payload):
                 self._core.unseen.seen(object_id)
                 self._fail_for_argument(pending, record.payload)
         elif record.state == STORED and record.node is not None:
-            pending.message.deps[slot] = StoreDep(object_id, owner, record.node)
+            dep = StoreDep(object_id, owner, record.node)
         else:
             self._fail_for_argument(pending, dump_error(self._core.objects._loss(object_id, record)))
+            return
+        deps = pending.message.deps
+        assert isinstance(deps, list), "hold() made it, so that it could be filled in"
+        deps[slot] = dep
 
     def _fail_for_argument(self, pending: Pending, error: bytes) -> None:
         """Its argument is an error: that is its result too. Deferred, because it is not submitted yet."""
@@ -472,7 +483,7 @@ class Submission:
                 self._core.objects.notify(record)
         if pending.stream is not None:
             self._core.streams.end(pending.stream, payload)
-        held, pending.held = pending.held, []
+        held, pending.held = pending.held, ()
         if held:
             self._refs.remove_submitted(held)
 

@@ -15,6 +15,8 @@ chosen by the pusher, per connection, and are all that an answer needs to name t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from beamlet.base.ids import Address, FunctionKey, NodeId, ObjectId, TaskId
@@ -44,16 +46,16 @@ class PushTask(Message, tag=3):
     name: str
     num_returns: int
     args: bytes
-    deps: list[InlineDep | StoreDep] = []
+    deps: Sequence[InlineDep | StoreDep] = ()
     #: References nested in the arguments; the pusher holds them until the answer.
-    nested: list[ContainedRef] = []
+    nested: Sequence[ContainedRef] = ()
     attempt: int = 0
     #: Resources assigned, in 1/10 000; what get_runtime_context() reports.
-    resources: dict[str, int] = {}
+    resources: dict[str, int] | None = None
     #: After this many runs of the function here the worker takes no more tasks; 0: no limit.
     max_calls: int = 0
     #: Device indices assigned by the lease, per resource: {"GPU": [0]}.
-    accelerators: dict[str, list[int]] = {}
+    accelerators: dict[str, list[int]] | None = None
     #: Generators: most items not consumed yet; negative: no limit.
     stream_limit: int = -1
 
@@ -66,8 +68,8 @@ class CallActor(Message, tag=4):
     method: str
     num_returns: int
     args: bytes
-    deps: list[InlineDep | StoreDep] = []
-    nested: list[ContainedRef] = []
+    deps: Sequence[InlineDep | StoreDep] = ()
+    nested: Sequence[ContainedRef] = ()
     attempt: int = 0
     #: Concurrency group; empty for the method's default.
     group: str = ""
