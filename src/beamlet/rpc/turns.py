@@ -46,6 +46,11 @@ class Waiter:
     def complete(self, count: int = 1) -> None:
         self.remaining -= count
         if self.remaining <= 0 and self._signal is not None:
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        """End the sleep of a thread in ``follow``. Called under the lock."""
+        if self._signal is not None:
             signal, self._signal = self._signal, None
             signal.release()
 
@@ -261,6 +266,9 @@ class SharedReactor(Reactor):
         self._closing = True
         self.wake()
         self._unpark()
+        with self.lock:
+            for waiter in self._followers:
+                waiter.interrupt()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=_LEADER_LEAVES_S)
 
