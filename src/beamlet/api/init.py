@@ -15,6 +15,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from beamlet.api import backend, driver_output
+from beamlet.api.advising import advise
 from beamlet.api.context import ClusterContext
 from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.head_start import (
@@ -91,6 +92,7 @@ class Driver:
         core.on_notice = driver_output.show_notice
         core.start()
         backend.set_current(core)
+        advise(core, self.options.compat)
         self.context = ClusterContext(identity, str(self.session.socket))
         return self.context
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
-from beamlet.api import backend
+from beamlet.api import advising, backend
 from beamlet.api.call_sites import call_site
 from beamlet.api.generators import returns_on_wire
 from beamlet.api.object_ref import ObjectRef
@@ -76,6 +76,8 @@ class RemoteFunction(Generic[P, R]):
         if template_of._bound_to is not core:
             template_of._template = self._make_template(core, template_of._options)
             template_of._bound_to = core
+        if advising.watching is not None:
+            advising.watching.submitted(args, kwargs)
         return core.submit_task(template_of._template, args, kwargs, call_site(3))
 
     def _make_template(self, core: Any, options: TaskOptions) -> TaskTemplate:

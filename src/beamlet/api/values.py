@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
-from beamlet.api import backend
+from beamlet.api import advising, backend
 from beamlet.api.call_sites import call_site
 from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.object_ref import ObjectRef
@@ -33,7 +33,10 @@ def get(object_refs: Any, timeout: float | None = None, *, _use_object_store: bo
     """
     core = backend._current or backend.current()
     if type(object_refs) is ObjectRef:
-        return core.get((object_refs,), _timeout(timeout))[0]
+        value = core.get((object_refs,), _timeout(timeout))[0]
+        if advising.watching is not None:
+            advising.watching.got(value)
+        return value
     if type(object_refs) is ObjectRefGenerator:
         return object_refs
     if not isinstance(object_refs, list):

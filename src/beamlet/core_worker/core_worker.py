@@ -119,6 +119,8 @@ class CoreWorker:
         self.runtime_env: dict[str, Any] = {}
         #: What this process's job is, as its workers must know it.
         self.job: node.JobDescription | None = None
+        #: Set by the driver: notices habits that cost time (api/advising.py).
+        self.advisor: Any = None
         #: Set by the driver: shows what workers print.
         self.on_output: Callable[[node.OutputLines], None] | None = None
         self.on_notice: Callable[[node.Notice], None] | None = None

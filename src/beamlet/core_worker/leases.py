@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 #: How long a crashed task waits for its worker's death certificate.
 _CERTIFICATE_S = 2.0
 _CERTIFICATES_KEPT = 256
+#: Calls between two looks at a worker's pace.
+_REVIEWED_CALLS = 1024
 
 
 class Leases:
@@ -124,6 +126,22 @@ class Leases:
         self._core.tasks.refill(worker, self._core.reactor.now())
         if worker.idle_since and self._tick is None:
             self._schedule_tick()
+        if worker.next_seq >= worker.review_at:
+            self._review(worker)
+
+    def _review(self, worker: LeasedWorker) -> None:
+        """Tell the advisor how long the last calls took, and how long until each was answered."""
+        now = self._core.reactor.now()
+        advisor = self._core.advisor
+        tasks = list(worker.in_flight.values())
+        if advisor is not None and worker.reviewed_s and tasks:
+            names = {task.message.name for task in tasks}
+            cost_us = (now - worker.reviewed_s) / _REVIEWED_CALLS * 1e6
+            if len(names) == 1:
+                name = names.pop()
+                advisor.reviewed(name, tasks[0].call_site, _REVIEWED_CALLS, worker.key.average_us, cost_us)
+        worker.review_at = worker.next_seq + _REVIEWED_CALLS
+        worker.reviewed_s = now
 
     def pending_reason(self, message: LeasePending) -> None:
         self._reasons[message.req] = message.reason

@@ -142,7 +142,8 @@ class ObjectAccess:
 
     def _wait_for(self, waiter: GetWaiter, refs: Sequence[Any], timeout_s: float | None) -> None:
         core = self._core
-        deadline = None if timeout_s is None else monotonic() + timeout_s
+        started = monotonic()
+        deadline = None if timeout_s is None else started + timeout_s
         try:
             done = core.block_until(waiter, deadline, refs)
         except BaseException:
@@ -152,6 +153,8 @@ class ObjectAccess:
             self._stop_waiting(waiter.on_ready, refs)
             core.raise_if_shut()
             raise GetTimeoutError(core.explaining.timeout_text([ref._id for ref in refs], timeout_s or 0.0))
+        if core.advisor is not None:
+            core.advisor.waited(refs, monotonic() - started)
         with core.lock:
             pending = any(self._refs.objects[ref._id].state == PENDING for ref in refs)
         if pending:  # one failed: its error is the outcome, whatever the others become

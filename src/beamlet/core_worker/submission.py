@@ -270,7 +270,7 @@ class Submission:
             serialized = serialize_arguments(args, kwargs)
             temporary: list[Any] = []
             if serialized.total_bytes > INLINE_MAX_BYTES:
-                args, kwargs = self._store_large(args, kwargs, cut_out, temporary)
+                args, kwargs = self._store_large(args, kwargs, cut_out, temporary, name)
                 serialized = serialize_arguments(args, kwargs)
         except Exception as error:
             explain_unpicklable(error, args, kwargs, name, parameters)
@@ -283,6 +283,7 @@ class Submission:
         kwargs: dict[str, Any],
         cut_out: Callable[[Any], Any],
         temporary: list[Any],
+        name: str,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Replace arguments too large for a message by references to stored copies."""
 
@@ -294,6 +295,8 @@ class Submission:
                 return value
             if isinstance(data, Serialized) and data.total_bytes <= INLINE_MAX_BYTES // 8:
                 return value
+            if self._core.advisor is not None:
+                self._core.advisor.large_argument(value, data, name)
             ref = self._core.put(value)
             temporary.append(ref)
             return cut_out(ref)

@@ -82,6 +82,8 @@ class LeasedWorker:
         "link",
         "next_seq",
         "pid",
+        "review_at",
+        "reviewed_s",
         "stealing",
     )
 
@@ -105,6 +107,9 @@ class LeasedWorker:
         #: It takes no more tasks (max_calls).
         self.leaving = False
         self.accelerators: dict[str, list[int]] = {}
+        #: ``next_seq`` at which the shell looks at the pace again, and when it did (monotonic; 0.0: never).
+        self.review_at = 1
+        self.reviewed_s = 0.0
 
 
 class KeyState:
