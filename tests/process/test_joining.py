@@ -21,7 +21,7 @@ def command(*words: str, home: Path, check: bool = True) -> subprocess.Completed
     """`beamlet words`, with sessions in a folder of the test's own."""
     done = subprocess.run(
         [sys.executable, "-c", "from beamlet.cli.main import main; raise SystemExit(main())", *words],
-        env=environment(XDG_RUNTIME_DIR=str(home)),
+        env=environment(XDG_RUNTIME_DIR=str(home), BEAMLET_TMPDIR=str(home)),
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -42,7 +42,9 @@ def session(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(folder: Path, session: Path, name: str, program: str) -> str:
-    return run_script(folder / f"{name}.py", program, XDG_RUNTIME_DIR=str(session))
+    return run_script(
+        folder / f"{name}.py", program, XDG_RUNTIME_DIR=str(session), BEAMLET_TMPDIR=str(session)
+    )
 
 
 def test_a_program_joins_with_auto(tmp_path: Path, session: Path) -> None:
@@ -144,7 +146,7 @@ def test_the_session_outlives_a_program_that_is_killed(tmp_path: Path, session: 
     )
     done = subprocess.run(
         [sys.executable, str(tmp_path / "killed.py")],
-        env=environment(XDG_RUNTIME_DIR=str(session)),
+        env=environment(XDG_RUNTIME_DIR=str(session), BEAMLET_TMPDIR=str(session)),
         timeout=DEADLINE_S,
         check=False,
     )
@@ -199,7 +201,12 @@ def test_no_tcp_port_is_open(tmp_path: Path) -> None:
         family = [me, *me.children(recursive=True)]
         print([c for p in family for c in p.net_connections("inet") if c.status == "LISTEN"])
     """
-    assert run_script(tmp_path / "ports.py", program, XDG_RUNTIME_DIR=str(tmp_path)) == "[]\n"
+    assert (
+        run_script(
+            tmp_path / "ports.py", program, XDG_RUNTIME_DIR=str(tmp_path), BEAMLET_TMPDIR=str(tmp_path)
+        )
+        == "[]\n"
+    )
 
 
 def test_version() -> None:
