@@ -1,12 +1,13 @@
 """What the documentation shows is true: its Python blocks run and print what they say; so do the docstrings.
 
-The ```` ```python ```` blocks of one file are one program, in order. A comment ``# → text`` says what must be
-printed: every such text has to appear in a line of the output, in the order of the comments. A block right below
-``<!-- not run -->`` is left out.
+The ```` ```python ```` blocks of one file are one program, in order. A comment ``# → text`` says what must
+be printed: every such text has to appear in a line of the output, in the order of the comments. A block right
+below ``<!-- not run -->`` is left out. Files and methods that the pages name exist.
 """
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import os
@@ -69,6 +70,42 @@ def test_page(name: str, tmp_path: Path) -> None:
         assert any(expected in line for line in lines), (
             f"{name} promises {expected!r}, but printed\n{printed}"
         )
+
+
+# --- names ------------------------------------------------------------------------------------------
+
+NAMED_IN = [page for page in PAGES if page.name in ("architecture.md", "decisions.md", "CONTRIBUTING.md")]
+_FILE = re.compile(r"`([\w/]+\.(?:py|toml|md))`")
+_METHOD = re.compile(r"`([A-Z][A-Za-z]*[a-z]\w*)\.(\w+)`")
+_FUNCTION = re.compile(r"`(\w+)\(\)`")
+
+
+def defined() -> tuple[set[str], set[tuple[str, str]]]:
+    """All functions, and all (class, method), of the package."""
+    functions: set[str] = set()
+    methods: set[tuple[str, str]] = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions.add(node.name)
+            elif isinstance(node, ast.ClassDef):
+                parts = [
+                    part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+                ]
+                methods |= {(node.name, part.name) for part in parts}
+    return functions, methods
+
+
+def test_what_pages_name_exists() -> None:
+    functions, methods = defined()
+    roots = (ROOT, ROOT / "src" / "beamlet", ROOT / "docs")
+    missing: list[str] = []
+    for page in NAMED_IN:
+        text = page.read_text(encoding="utf-8")
+        missing += [name for name in _FILE.findall(text) if not any((root / name).exists() for root in roots)]
+        missing += [".".join(found) for found in _METHOD.findall(text) if found not in methods]
+        missing += [f"{name}()" for name in _FUNCTION.findall(text) if name not in functions]
+    assert missing == []
 
 
 # --- docstrings ---------------------------------------------------------------------------------

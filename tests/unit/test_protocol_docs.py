@@ -25,8 +25,8 @@ A message is a msgspec Struct, encoded as the msgpack array `[tag, field, …]`.
 
     u32 header length | u32 payload length (0 in this release) | header: msgpack list of messages
 
-How frames travel is in `rpc/framing.py` and `rpc/connection.py`. A receiver lists the types it accepts; any other
-message closes the connection. Fields with `=` may be left out at the end. Values of users are opaque bytes.
+How frames travel is in `rpc/framing.py` and `rpc/connection.py`. A receiver lists the types it accepts; any
+other message closes the connection. Fields with `=` may be left out at the end. Values of users are opaque.
 """
 
 

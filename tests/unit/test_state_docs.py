@@ -52,7 +52,7 @@ stateDiagram-v2
 {table}
 
 The raylet's `worker_pool.py` moves a worker along these arrows and no others; any other step raises
-`ImpossibleStep` with the worker's recent story. A worker belongs to one (job, environment) from its first use on.
+`ImpossibleStep` with the worker's recent story. From its first use on it belongs to one (job, environment).
 """
 
 
