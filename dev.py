@@ -14,6 +14,7 @@ pyproject.toml changes: .venv for the interpreter that runs this file, .venv-3.1
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import re
@@ -31,6 +32,9 @@ OLDEST = (3, 11)
 #: Versions the fast tests also run on, where the machine has them.
 OTHER_VERSIONS = ("3.11", "3.12", "3.13")
 WHEEL_BYTES_MAX = 1_000_000
+#: In the environment of everything a run starts, so that its processes can be told from the neighbours'.
+MARK = f"{os.getpid()}.{time.time_ns()}"
+LEFTOVERS_S = 5.0
 #: No single command may hold up CI for longer; tests have tighter limits of their own.
 COMMAND_S_MAX = 900
 
@@ -151,9 +155,9 @@ def types(python: Path) -> None:
     call(python, "-m", "mypy", "--strict", "src/beamlet", "tests/typing", "dev.py")
 
 
-def pytest(*paths: str) -> Callable[[Path], None]:
+def pytest(*words: str) -> Callable[[Path], None]:
     def run(python: Path) -> None:
-        call(python, "-m", "pytest", "-q", *paths)
+        call(python, "-m", "pytest", "-q", "--durations=5", "--durations-min=1", *words)
 
     return run
 
@@ -174,11 +178,18 @@ def wheel(python: Path) -> None:
 
 
 def fast_tests_elsewhere(_: Path) -> None:
-    """The fast tests on every other CPython found, each in its own environment."""
+    """The fast tests, and the quickstart as one run of all processes, on every other CPython found."""
+    failures: list[str] = []
     for version, interpreter in other_interpreters():
         say(f"-- Python {version} ({interpreter})")
-        python = environment(ROOT / f".venv-{version}", "test", interpreter)
-        call(python, "-m", "pytest", "-q", "-m", "not slow and not chaos", *FAST_TESTS)
+        try:
+            python = environment(ROOT / f".venv-{version}", "test", interpreter)
+            call(python, "-m", "pytest", "-q", "-m", "not slow and not chaos", *FAST_TESTS)
+            call(python, "examples/quickstart.py")
+        except Failed as failure:
+            failures.append(str(failure))
+    if failures:
+        raise Failed("\n        ".join(failures))
 
 
 FAST_TESTS = ("tests/unit", "tests/property")
@@ -192,13 +203,48 @@ FULL = (
     *FAST,
     Stage("process tests", ("tests/process",), pytest("tests/process")),
     Stage("examples", ("tests/examples", "examples"), pytest("tests/examples")),
+    Stage("kills at random moments", ("tests/chaos",), pytest("-m", "chaos", "tests/chaos")),
     Stage("benchmark smoke", ("benchmarks/run.py",), benchmark_smoke),
     Stage("wheel", ("pyproject.toml",), wheel),
     Stage("other interpreters", FAST_TESTS, fast_tests_elsewhere),
 )
 
 
-def run_stages(stages: tuple[Stage, ...], python: Path) -> None:
+@contextlib.contextmanager
+def temporary_files() -> Iterator[Path]:
+    """A folder of its own for all that a run and its sessions write, so that leaks are its own, too."""
+    with tempfile.TemporaryDirectory(prefix="ci-", ignore_cleanup_errors=True) as folder:
+        os.environ.update(TMPDIR=folder, BEAMLET_TMPDIR=folder, BEAMLET_TEST_RUN=MARK)
+        tempfile.tempdir = None  # computed anew
+        yield Path(folder)
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Sockets, the tests' sessions and processes that a stage started and that are still there."""
+    found = [str(path) for path in folder.rglob("*") if path.is_socket()]
+    found += map(str, [*folder.glob("bt-*"), *Path("/dev/shm").glob("*beamlet*")])
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"BEAMLET_TEST_RUN={MARK}".encode() not in process.joinpath("environ").read_bytes():
+                continue
+            words = process.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it has ended, or is another user's
+        if process.name != str(os.getpid()):
+            found.append(f"process {process.name}: {words[:150]}")
+    return found
+
+
+def refuse_leftovers(folder: Path) -> None:
+    """What ends takes a moment to be gone; what is there after that is a leak."""
+    deadline = time.monotonic() + LEFTOVERS_S
+    while left := leftovers(folder):
+        if time.monotonic() > deadline:
+            raise Failed("left behind: " + "; ".join(sorted(left)[:8]))
+        time.sleep(0.1)
+
+
+def run_stages(stages: tuple[Stage, ...], python: Path, folder: Path) -> None:
     """Run every stage even after a failure, so that one run shows all there is to fix."""
     failures: list[str] = []
     timings: list[str] = []
@@ -208,6 +254,7 @@ def run_stages(stages: tuple[Stage, ...], python: Path) -> None:
         try:
             require(stage)
             stage.run(python)
+            refuse_leftovers(folder)
             verdict = "ok"
         except Failed as failure:
             verdict = "FAILED"
@@ -237,11 +284,13 @@ def quickstart(_: argparse.Namespace) -> None:
 
 
 def test(options: argparse.Namespace) -> None:
-    run_stages(FAST if options.fast else FULL, environment(ROOT / ".venv", "test"))
+    with temporary_files() as folder:
+        run_stages(FAST if options.fast else FULL, environment(ROOT / ".venv", "test"), folder)
 
 
 def lint(_: argparse.Namespace) -> None:
-    run_stages(FAST[:2], environment(ROOT / ".venv", "test"))
+    with temporary_files() as folder:
+        run_stages(FAST[:2], environment(ROOT / ".venv", "test"), folder)
 
 
 def bench(options: argparse.Namespace) -> None:
