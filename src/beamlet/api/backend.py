@@ -6,6 +6,7 @@ the only process-wide handle, and only ``api/`` reads it.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,7 +47,9 @@ def is_connected() -> bool:
 def current() -> Any:
     """The backend, starting a local cluster if this is the first use."""
     if _current is None:
-        assert _auto_init is not None, "beamlet.api.init registers the auto-init hook"
+        if _auto_init is None:
+            importlib.import_module("beamlet.api.init")  # registers the hook
+        assert _auto_init is not None
         _auto_init()
     return _current
 

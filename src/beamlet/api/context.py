@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beamlet.base.version import VERSION
-from beamlet.core_worker.core_worker import Identity
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.core_worker import Identity
 
 
 class ClusterContext(Mapping[str, Any]):

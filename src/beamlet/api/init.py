@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -12,12 +13,11 @@ import sys
 import threading
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beamlet.api import backend, driver_output
 from beamlet.api.advising import advise
 from beamlet.api.context import ClusterContext
-from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.head_start import (
     StartedHead,
     await_head,
@@ -31,11 +31,8 @@ from beamlet.api.head_start import (
     stop_head,
 )
 from beamlet.api.init_options import InitOptions, checked
-from beamlet.api.object_ref import ObjectRef
 from beamlet.base.ids import Address, make_address, own_task_id
 from beamlet.base.version import VERSION
-from beamlet.core_worker.context import TaskContext
-from beamlet.core_worker.core_worker import CoreWorker, Identity
 from beamlet.processes.session import SessionDirectory, find_current, session_root
 from beamlet.protocol.node import (
     DriverHello,
@@ -48,6 +45,9 @@ from beamlet.protocol.node import (
 )
 from beamlet.rpc.connection import Connection, encode_frame
 from beamlet.rpc.turns import SharedReactor, Waiter
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.core_worker import CoreWorker
 
 logger = logging.getLogger("beamlet")
 _JOIN_S = 15.0
@@ -70,6 +70,11 @@ class Driver:
 
     def join(self) -> ClusterContext:
         """Connect, introduce ourselves, become the current backend."""
+        from beamlet.api.generators import ObjectRefGenerator
+        from beamlet.api.object_ref import ObjectRef
+        from beamlet.core_worker.context import TaskContext
+        from beamlet.core_worker.core_worker import CoreWorker, Identity
+
         sock = join(self.session)
         hello = self._hello()
         sock.sendall(encode_frame([hello]))
@@ -253,6 +258,7 @@ def _start_new(given: InitOptions) -> Driver:
         session.remove()
         raise
     try:
+        _load_the_rest()
         await_head(head)
         driver = Driver(session, head, given)
         context = driver.join()
@@ -262,6 +268,13 @@ def _start_new(given: InitOptions) -> Driver:
         raise
     logger.info("Started a local Beamlet instance (%s)", context.session_dir)
     return driver
+
+
+def _load_the_rest() -> None:
+    """What every program needs next, while the head does the same: it is half of what a start takes."""
+    importlib.import_module("beamlet.core_worker.core_worker")
+    importlib.import_module("beamlet.api.remote")
+    importlib.import_module("beamlet.api.values")
 
 
 def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:

@@ -175,3 +175,6 @@ for _name, _symbol in (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">=")):
     setattr(ObjectRef, f"__{_name}__", _refuse(_symbol))
 for _name in ("int", "float", "index", "neg", "abs"):
     setattr(ObjectRef, f"__{_name}__", _refuse(f"{_name}()"))
+
+#: Ray's older name.
+ObjectID = ObjectRef

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from beamlet.api import backend
+# Tasks may use any of the API: loaded here, in the factory, it is shared by all workers.
+from beamlet.api import actor, backend, remote, runtime_context, values  # noqa: F401
 from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.object_ref import ObjectRef
 from beamlet.base.ids import job_id_of_int

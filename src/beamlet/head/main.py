@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -26,7 +27,7 @@ from beamlet.head.node_facts import NodeFacts
 from beamlet.head.options import HeadOptions, HeadReady
 from beamlet.object_store.arena import Arena
 from beamlet.object_store.store import ObjectStore
-from beamlet.processes.factory import ChildMain, FactoryProcess, WorkerBoot, fork_factory
+from beamlet.processes.factory import FactoryProcess, WorkerBoot, fork_factory
 from beamlet.processes.fate_sharing import become_subreaper, sweep
 from beamlet.processes.host import raise_fd_limit
 from beamlet.processes.session import SessionDirectory
@@ -81,11 +82,11 @@ class Head:
         become_subreaper()
         node_id = new_node_id()
         self._arena = Arena.create(options.object_store_bytes)
-        child_main = _worker_main(options, node_id, self._arena)
+        worker_main = _WorkerMain(options, node_id, self._arena)
         self._factory: FactoryProcess = fork_factory(
-            child_main,
+            worker_main,
             options.preload,
-            close_in_factory=[lambda: os.close(report)],
+            close_in_factory=[lambda: os.close(report), worker_main.load],
             at_end=self.session.disarm,
         )
         self._reactor = Reactor()
@@ -173,19 +174,22 @@ class Head:
         self.session.remove(keep_logs=self._failed)
 
 
-def _worker_main(options: HeadOptions, node_id: NodeId, arena: Arena) -> ChildMain:
-    """What a forked worker does. Loading it here imports, once for all workers, what they need.
+class _WorkerMain:
+    """What a forked worker does. Named in the options: the head does not know what a core worker is."""
 
-    It is named in the options, not imported: the head does not know what a core worker is.
-    """
-    module, _, name = options.worker_main.partition(":")
-    main = getattr(importlib.import_module(module), name)
-    facts = NodeFacts(node_id, options.session_dir, options.node_ip, arena.fd, arena.capacity)
+    def __init__(self, options: HeadOptions, node_id: NodeId, arena: Arena) -> None:
+        self._name = options.worker_main
+        self._facts = NodeFacts(node_id, options.session_dir, options.node_ip, arena.fd, arena.capacity)
+        self._main: Callable[[WorkerBoot, NodeFacts], None] | None = None
 
-    def child_main(boot: WorkerBoot) -> None:
-        main(boot, facts)
+    def load(self) -> None:
+        """In the factory, while the head builds itself: import, once for all workers, what they need."""
+        module, _, name = self._name.partition(":")
+        self._main = getattr(importlib.import_module(module), name)
 
-    return child_main
+    def __call__(self, boot: WorkerBoot) -> None:
+        assert self._main is not None, "the factory loads it before it forks"
+        self._main(boot, self._facts)
 
 
 def _take_over_output(log: Path) -> int:
