@@ -31,7 +31,7 @@ from beamlet.rpc.listener import HANDSHAKE_TIMEOUT_S, MAX_STRANGERS, connect
 pytestmark = [beamlet_only, pytest.mark.usefixtures("cluster")]
 
 HELLO = node.DriverHello(
-    pid=os.getpid(), python="3.{}".format(sys.version_info[1]), version=VERSION, namespace="fuzz",
+    pid=os.getpid(), python=f"3.{sys.version_info[1]}", version=VERSION, namespace="fuzz",
     entrypoint="", sys_path=[], cwd="/", script_dir="/", env_vars={}, strict_arrays=False,
     log_to_driver=False, logging_level=20, owns_cluster=False,
 )  # fmt: skip
@@ -132,7 +132,7 @@ def test_a_flood_costs_bounded_memory_and_descriptors(session: SessionDirectory)
     visitors = []
     try:
         for _ in range(6 * MAX_STRANGERS):
-            visitors.append(visit(session))
+            visitors.append(visit(session))  # noqa: PERF401  those before a failure are closed below
         assert get(ray.remote(lambda: "meanwhile").remote()) == "meanwhile"
         assert head.num_fds() <= fds + MAX_STRANGERS + 10
         assert head.memory_info().rss < memory + (16 << 20)
@@ -184,6 +184,8 @@ def test_no_words_of_a_proven_driver_harm_the_others(session: SessionDirectory, 
                 continue
     assert get(ray.remote(lambda: "meanwhile").remote()) == "meanwhile"
     assert "Traceback" not in log_of(session)
+    total = ray.cluster_resources()
+    assert all(amount <= total.get(name, 0) for name, amount in ray.available_resources().items())
 
 
 def join(session: SessionDirectory) -> socket.socket:

@@ -12,6 +12,8 @@ from beamlet.gcs.effects import Effect, ToCoreWorker
 from beamlet.protocol.gcs import QueryTimeline, TaskEvent, TaskEvents, Timeline
 
 MOST_EVENTS = 100_000
+#: What one worker can have dropped between two messages; more is not believed.
+_DROPPED_MAX = 1 << 32
 
 
 class TaskEventTable:
@@ -21,7 +23,7 @@ class TaskEventTable:
 
     def handle_events(self, message: TaskEvents) -> None:
         self._events.extend(message.events)
-        self._seen += len(message.events) + message.dropped
+        self._seen += len(message.events) + max(0, min(message.dropped, _DROPPED_MAX))
 
     def handle_query(self, sender: Address, message: QueryTimeline) -> list[Effect]:
         """Events in order of arrival: by time within a worker, not across workers."""

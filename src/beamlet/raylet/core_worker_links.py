@@ -58,12 +58,19 @@ FromCoreWorker = (
 
 #: How many of the dead are remembered, so that those who ask for them later learn how they ended.
 _DEAD_REMEMBERED = 2000
+_UNITS_MAX = 1 << 62
 #: A connection is flushed after this many descriptors: the receiver's buffer for them is bounded.
 _FDS_AT_ONCE = 32
 
 
 class PeerMisuse(Exception):
     """A core worker said what it must not say now; its connection is closed."""
+
+
+def check_amounts(name: str, *amounts: dict[str, int]) -> None:
+    """Raises PeerMisuse for a request that would give instead of take, or is beyond what can be added up."""
+    if not all(0 <= units < _UNITS_MAX for each in amounts for units in each.values()):
+        raise PeerMisuse(f"{name!r} asks for impossible amounts: {amounts}")
 
 
 class CoreWorker(Struct, eq=False):

@@ -10,7 +10,7 @@ from beamlet.protocol import cluster, node
 from beamlet.protocol.gcs import StartActor
 from beamlet.protocol.message import Message
 from beamlet.raylet import lease_effects as effects
-from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers, PeerMisuse
+from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers, PeerMisuse, check_amounts
 from beamlet.raylet.introductions import Introductions
 from beamlet.raylet.lease_manager import LeaseManager
 from beamlet.raylet.lease_queue import Request, RequestKey, env_key
@@ -18,8 +18,7 @@ from beamlet.raylet.performer import Performer
 from beamlet.raylet.worker_pool import WorkerPool
 from beamlet.raylet.worker_record import Found, NotFound, Want
 
-#: Beyond these a request is no request: sums of them must fit into what a message can carry.
-_UNITS_MAX = 1 << 62
+#: Sums of backlogs must fit into what a message can carry.
 _BACKLOG_MAX = 1 << 32
 
 
@@ -68,8 +67,7 @@ class LeaseService:
         key = (sender.address, message.req)
         if sender.job is None or self._manager.knows(key):
             raise PeerMisuse(f"RequestLease {message.req} from a process without a job, or asked twice")
-        if not all(0 <= units < _UNITS_MAX for units in message.resources.values()):
-            raise PeerMisuse(f"RequestLease {message.req} of impossible size: {message.resources}")
+        check_amounts(message.name, message.resources)
         request = Request(
             key,
             sender.address,

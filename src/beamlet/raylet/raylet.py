@@ -29,7 +29,13 @@ from beamlet.object_store.store import ObjectStore
 from beamlet.protocol import cluster, gcs, node
 from beamlet.protocol.message import Message
 from beamlet.raylet.alarm import Alarm
-from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers, FromCoreWorker, PeerMisuse
+from beamlet.raylet.core_worker_links import (
+    CoreWorker,
+    CoreWorkers,
+    FromCoreWorker,
+    PeerMisuse,
+    check_amounts,
+)
 from beamlet.raylet.death_service import DeathService
 from beamlet.raylet.driver_service import DriverService
 from beamlet.raylet.introductions import Introductions
@@ -223,6 +229,7 @@ class Raylet:
             elif (handler := self._handlers.get(type(message))) is not None:
                 handler(member, message)
             else:
+                _check_sizes(message)
                 self._gcs.on_core_worker_message(member.address, message)
         except (PeerMisuse, StoreMisuse) as error:
             pid = member.pid if member is not None else 0
@@ -319,3 +326,9 @@ class Raylet:
 
 def _said_hello_twice(sender: CoreWorker, _: Message) -> None:
     raise PeerMisuse("DriverHello is a driver's first message, and no other")
+
+
+def _check_sizes(message: Message) -> None:
+    if isinstance(message, gcs.CreateActor | gcs.ActorReady):
+        spec = message.spec
+        check_amounts(spec.class_name, spec.placement_resources, spec.lifetime_resources)

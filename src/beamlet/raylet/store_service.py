@@ -20,7 +20,7 @@ from beamlet.object_store.outcomes import (
 from beamlet.object_store.store import ObjectStore
 from beamlet.protocol import node
 from beamlet.protocol.message import Message
-from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers
+from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers, PeerMisuse
 from beamlet.raylet.performer import Performer
 from beamlet.rpc.reactor import Reactor, Timer
 
@@ -38,6 +38,8 @@ class StoreService:
         performer.on(ReleasePages, lambda effect: arena.release_pages(effect.offset, effect.size))
 
     def create(self, sender: CoreWorker, message: node.CreateObject) -> None:
+        if message.size <= 0:
+            raise PeerMisuse(f"CreateObject {message.req} of {message.size} bytes")
         request = CreateRequest(
             sender.number,
             message.req,

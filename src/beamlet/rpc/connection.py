@@ -146,7 +146,15 @@ class Connection:
             return
         messages, self._outbox = self._outbox, []
         fds, self._fds_out = self._fds_out, []
-        frame = encode_frame(messages)
+        try:
+            frame = encode_frame(messages)
+        except (OverflowError, TypeError, ValueError) as error:
+            # A mistake of ours, perhaps led on by another peer's nonsense; the rest of the process goes on.
+            kinds = ", ".join(sorted({type(message).__name__ for message in messages}))
+            for fd in fds:
+                os.close(fd)
+            self._lost(f"one of these messages could not be encoded: {kinds}: {error}")
+            return
         self.last_flush = self.reactor.now()
         if self._blocked:
             self._blocked.append((memoryview(frame), fds))
