@@ -7,7 +7,9 @@ only where users write coroutines.  Handlers are plain functions that never bloc
 
 Spinning: a process that sleeps in epoll needs some 20–70 µs to be woken here, one that polls in a loop
 notices in under 1 µs.  So a wait first polls for about ``SPIN_S`` — but only while that keeps paying off:
-the budget halves with each miss, and is restored when a sleep turns out to have been short.
+the budget halves with each miss, and is restored when a sleep turns out to have been short.  Between looks the
+core is offered to whoever else could use it, which may be the very process we wait for: on a busy machine that is
+the difference between 13 and 57 µs.
 """
 
 from __future__ import annotations
@@ -136,12 +138,14 @@ class Reactor:
         started = clock()
         if self._spin_s > _MIN_SPIN_S:
             until = started + self._spin_s
+            yield_core = os.sched_yield
             while True:
                 events = poll(0)
                 if events:
                     return events
                 if clock() >= until:
                     break
+                yield_core()
             self._spin_s *= 0.5
         limit = _NEVER if timeout_s is None else timeout_s
         if self._timers:
