@@ -107,6 +107,7 @@ class ActorProcess:
 
         self.async_calls = AsyncCalls(self._core, self, self._runner, spec)
         self._execution.deliver_async = self.async_calls.deliver
+        self._core.loop_watch = self.async_calls.watch
         self._execution.cancel_async = self.async_calls.cancel
 
     # -- life ------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from beamlet.core_worker.context import TaskContext, current_task
 from beamlet.core_worker.execution_queue import Item
+from beamlet.core_worker.loop_watch import LoopWatch
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.runner import Runner
 from beamlet.exceptions import AsyncioActorExit, TaskCancelledError
@@ -35,20 +36,43 @@ class ReactorSelector(selectors.EpollSelector):
     def __init__(self, reactor: SharedReactor) -> None:
         super().__init__()
         self._reactor = reactor
-        with reactor.lock:
-            reactor.add_reader(self.fileno(), _noticed)
+        self.watch: LoopWatch | None = None
+        self._thread = threading.get_ident()
+        self._is_read = False
+        self._join_reactor()
+
+    def _join_reactor(self) -> None:
+        with self._reactor.lock:
+            self._reactor.add_reader(self.fileno(), self._noticed)
+            self._is_read = True
+
+    def _noticed(self) -> None:
+        """One of the loop's descriptors is ready: enough that ``poll`` returned; the loop looks itself.
+
+        While it runs users' code it cannot look: another thread must not be told of it again and again.
+        """
+        if threading.get_ident() != self._thread:
+            self._reactor.remove_reader(self.fileno())
+            self._is_read = False
 
     def select(self, timeout: float | None = None) -> list[Any]:
+        if not self._is_read:
+            self._join_reactor()
+        watch = self.watch
+        if watch is None:
+            return self._select(timeout)
+        watch.back()
+        ready = self._select(timeout)
+        watch.away()
+        return ready
+
+    def _select(self, timeout: float | None) -> list[Any]:
         if timeout is not None and timeout <= 0:
             self._reactor.lead_once(0.0)
             return super().select(0)
         if not self._reactor.lead_once(timeout):
             return super().select(timeout)
         return super().select(0)
-
-
-def _noticed() -> None:
-    """One of the loop's descriptors is ready: enough that ``poll`` returned; the loop looks itself."""
 
 
 class AsyncCalls:
@@ -59,7 +83,9 @@ class AsyncCalls:
         self._actor = actor
         self._runner = runner
         self._class_name = spec.class_name
-        self.loop = asyncio.SelectorEventLoop(ReactorSelector(core.reactor))
+        selector = ReactorSelector(core.reactor)
+        self.loop = asyncio.SelectorEventLoop(selector)
+        self.watch = selector.watch = LoopWatch(self.loop, self._name_of, self._unfinished)
         asyncio.set_event_loop(self.loop)
         self._arrived: deque[Item] = deque()
         self._start_scheduled = False
@@ -85,9 +111,20 @@ class AsyncCalls:
             self.loop.call_soon_threadsafe(task.cancel)
         return task is not None
 
+    def _name_of(self, task: asyncio.Task[None]) -> str:
+        """The call that ``task`` runs, or the task's own name if it was started by one."""
+        for task_id, each in list(self._tasks.items()):
+            if each is task and (running := self._core.execution.running.get(task_id)) is not None:
+                return str(running[0].name)
+        return f"{self._class_name} ({task.get_name()})"
+
+    def _unfinished(self) -> int:
+        return len(self._tasks) + len(self._arrived) + sum(map(len, self._waiting.values()))
+
     def is_queued(self, task_id: bytes) -> bool:
         """Whether the call is here and has not begun. Under the lock."""
-        return any(item[1].task_id == task_id for queue in (self._arrived, *self._waiting.values()) for item in queue)
+        queues = (self._arrived, *self._waiting.values())
+        return any(item[1].task_id == task_id for queue in queues for item in queue)
 
     # -- on the loop -----------------------------------------------------------------------------
 

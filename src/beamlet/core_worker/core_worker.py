@@ -115,6 +115,8 @@ class CoreWorker:
         self.execution: Any = None
         #: Set by worker_main: the actor this process is, or may become.
         self.actor_process: Any = None
+        #: Set by an async actor: notices calls that keep its event loop.
+        self.loop_watch: Any = None
         #: What the driver gave to ``init(runtime_env=…)``.
         self.runtime_env: dict[str, Any] = {}
         #: What this process's job is, as its workers must know it.
@@ -249,6 +251,8 @@ class CoreWorker:
             self.drain_released()
         if self.task_events.noted:
             self.link.send(self.task_events.take())
+        if self.loop_watch is not None:
+            self.loop_watch.look()
 
     def perform_effects(self) -> None:
         """Do what the reference counter asks, in order. Under the lock."""

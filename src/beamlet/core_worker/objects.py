@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from beamlet.core_worker.core_worker import CoreWorker
 
 _PICKLE_MARK = 0x80
+#: Shorter waits are no habit worth talking about.
+_ADVISED_FROM_S = 0.001
 
 
 class GetWaiter(Waiter):
@@ -153,8 +155,8 @@ class ObjectAccess:
             self._stop_waiting(waiter.on_ready, refs)
             core.raise_if_shut()
             raise GetTimeoutError(core.explaining.timeout_text([ref._id for ref in refs], timeout_s or 0.0))
-        if core.advisor is not None:
-            core.advisor.waited(refs, monotonic() - started)
+        if core.advisor is not None and (seconds := monotonic() - started) > _ADVISED_FROM_S:
+            core.advisor.waited(refs, seconds)
         with core.lock:
             pending = any(self._refs.objects[ref._id].state == PENDING for ref in refs)
         if pending:  # one failed: its error is the outcome, whatever the others become
