@@ -1,9 +1,9 @@
 """The head process: GCS and raylet in one loop. The composition root of a single-node cluster.
 
-Order matters.  The factory is forked while this process has one thread and no loop; then the parts are built,
-the socket listens, and one line on standard output says so.  At the end: workers (with the factory), then
-the socket and the session's files, and last, by exiting, the drivers' connections: a driver that sees its
-connection close knows that nothing is left.
+Order matters.  The factory is forked while this process has one thread and no loop, and has loaded little:
+it loads what workers need while our own parts are loaded and built.  Then the socket listens, and one line on
+standard output says so.  At the end: workers (with the factory), then the socket and the session's files, and
+last, by exiting, the drivers' connections: a driver that sees its connection close knows that nothing is left.
 """
 
 from __future__ import annotations
@@ -22,18 +22,13 @@ import msgspec
 
 from beamlet.base.ids import NodeId, new_node_id
 from beamlet.base.resources import from_floats
-from beamlet.gcs.gcs import Gcs
 from beamlet.head.node_facts import NodeFacts
 from beamlet.head.options import HeadOptions, HeadReady
 from beamlet.object_store.arena import Arena
-from beamlet.object_store.store import ObjectStore
 from beamlet.processes.factory import FactoryProcess, WorkerBoot, fork_factory
 from beamlet.processes.fate_sharing import become_subreaper, sweep
 from beamlet.processes.host import raise_fd_limit
 from beamlet.processes.session import SessionDirectory
-from beamlet.raylet.raylet import NodeConfig, Raylet
-from beamlet.rpc.listener import Listener
-from beamlet.rpc.reactor import Reactor
 
 #: An owner that has not joined by then is not going to.
 OWNER_JOINS_S = 30.0
@@ -89,6 +84,13 @@ class Head:
             close_in_factory=[lambda: os.close(report), worker_main.load],
             at_end=self.session.disarm,
         )
+        # Loaded after the fork: workers need none of it, and the factory loads what they do need meanwhile.
+        from beamlet.gcs.gcs import Gcs
+        from beamlet.object_store.store import ObjectStore
+        from beamlet.raylet.raylet import NodeConfig, Raylet
+        from beamlet.rpc.listener import Listener
+        from beamlet.rpc.reactor import Reactor
+
         self._reactor = Reactor()
         self._gcs = Gcs(
             lambda address, message: self._raylet.to_core_worker(address, message),
