@@ -47,17 +47,6 @@ def test_an_item_wakes_the_thread_that_has_waited_longest() -> None:
     assert len(queue) == 3
 
 
-def test_a_thread_that_gave_up_is_not_woken_in_anothers_place() -> None:
-    queue = ExecutionQueue()
-    gone, stays = Waiter(), Waiter()
-    queue.take(gone)
-    queue.take(stays)
-    queue.give_up(gone)
-    queue.give_up(gone)
-    queue.put((ME, task(1)))
-    assert (gone.remaining, stays.remaining) == (1, 0)
-
-
 def test_the_tail_is_stolen_and_the_rest_keeps_its_order() -> None:
     queue = filled(*[ME] * 5)
     assert queue.steal(ME, 2) == [5, 4]

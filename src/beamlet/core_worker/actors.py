@@ -17,7 +17,6 @@ from beamlet.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
     RayActorError,
-    RaySystemError,
 )
 from beamlet.protocol.gcs import (
     ActorAccepted,
@@ -275,11 +274,6 @@ class ActorAccess:
         link = self.links.get(actor_id)
         if link is not None and link.state is LinkState.DEAD:
             del self.links[actor_id]
-
-    def raise_unknown(self, actor_id: ActorId) -> None:
-        raise RaySystemError(
-            ValueError(f"actor {actor_id.hex()} belongs to an earlier session that was shut down")
-        )
 
 
 __all__ = ["ActorAccess", "Creation", "MethodTemplate"]

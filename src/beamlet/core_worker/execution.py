@@ -275,10 +275,6 @@ class Execution:
         if connection.queued_count >= _FLUSH_COUNT or monotonic() - connection.last_flush > _FLUSH_QUIET_S:
             connection.flush()
 
-    @property
-    def held_count(self) -> int:
-        return len(self._held)
-
 
 def _nothing_to_run(item: Item) -> None:
     raise AssertionError(f"no runner was installed for {item[1]!r}")

@@ -37,11 +37,6 @@ class ExecutionQueue:
         self._idle.append(waiter)
         return None
 
-    def give_up(self, waiter: Waiter) -> None:
-        """The thread behind ``waiter`` goes away."""
-        if waiter in self._idle:
-            self._idle.remove(waiter)
-
     def steal(self, thief: Any, most: int) -> list[int]:
         """Take up to ``most`` of ``thief``'s tasks from the tail; their seqs."""
         seqs: list[int] = []

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from beamlet.base.ids import ObjectId, TaskId, return_id
+from beamlet.base.ids import TaskId, return_id
 from beamlet.core_worker.borrowing import ResultsGuard
 from beamlet.core_worker.object_record import PENDING, ObjectRecord
 from beamlet.core_worker.peers import Peer
@@ -224,8 +224,3 @@ class Streams:
         if record is None:
             raise self._core.stale_reference(ref._id)
         return record
-
-
-def completion_id(task_id: TaskId) -> ObjectId:
-    """The object that is ready when a generator task has ended: its error, if it failed."""
-    return return_id(task_id, 0)

@@ -394,7 +394,7 @@ class Submission:
     def _pop(self, peer: Peer, seq: int, busy_us: int) -> Pending | None:
         link = peer.actor
         if link is not None:
-            pending = link.in_flight.pop(seq, None)
+            pending = link.answered(seq)
             if not link.in_flight and not link.queue and link.holds_handle:
                 self._core.actors.release_handle(link)
             return pending
