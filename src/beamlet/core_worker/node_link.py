@@ -9,7 +9,7 @@ from typing import Any
 from beamlet.exceptions import RaySystemError
 from beamlet.protocol import gcs, node
 from beamlet.protocol.message import Message
-from beamlet.rpc.connection import Connection
+from beamlet.rpc.connection import Connection, decoder_for
 from beamlet.rpc.turns import SharedReactor, Waiter
 
 FromRaylet = (
@@ -50,6 +50,8 @@ FromRaylet = (
     | gcs.ClusterState
     | gcs.Timeline
 )
+# Building it takes milliseconds and most of a megabyte: once, before workers are forked.
+decoder_for(FromRaylet)
 
 
 class Reply(Waiter):

@@ -16,13 +16,16 @@ from beamlet.core_worker.node_link import NodeLink
 from beamlet.protocol.message import Message
 from beamlet.protocol.node import ConnectPeer, PeerConnected, PeerUnreachable
 from beamlet.protocol.peer import PeerMessage
-from beamlet.rpc.connection import Connection
+from beamlet.rpc.connection import Connection, decoder_for
 from beamlet.rpc.turns import SharedReactor
 
 if TYPE_CHECKING:
     from beamlet.base.death import DeathCertificate
     from beamlet.core_worker.actor_submitter import ActorLink
     from beamlet.core_worker.task_submitter import LeasedWorker
+
+# As in node_link: before workers are forked, not in each of them.
+decoder_for(PeerMessage)
 
 
 class Peer:
