@@ -23,15 +23,17 @@ _MAX_FDS = 64
 _FD_SPACE = socket.CMSG_SPACE(_MAX_FDS * 4)
 
 _encoder = msgspec.msgpack.Encoder()
-_decoders: dict[Any, msgspec.msgpack.Decoder[list[Message]]] = {}
+#: By the identity of the union, which is kept alive beside it: hashing one writes to all its types, and in a
+#: fresh fork every page that is written to is a page to copy.
+_decoders: dict[int, tuple[Any, msgspec.msgpack.Decoder[list[Message]]]] = {}
 
 
 def decoder_for(messages: Any) -> msgspec.msgpack.Decoder[list[Message]]:
     """The shared decoder of batches of one union of message types."""
-    decoder = _decoders.get(messages)
-    if decoder is None:
-        decoder = _decoders[messages] = msgspec.msgpack.Decoder(list[messages])
-    return decoder
+    known = _decoders.get(id(messages))
+    if known is None:
+        known = _decoders[id(messages)] = messages, msgspec.msgpack.Decoder(list[messages])
+    return known[1]
 
 
 def encode_frame(messages: list[Message]) -> bytearray:
