@@ -22,6 +22,8 @@ import pytest
 
 import beamlet as ray
 from beamlet import api
+from beamlet.api import init_options
+from beamlet.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -106,6 +108,20 @@ def test_what_pages_name_exists() -> None:
         missing += [".".join(found) for found in _METHOD.findall(text) if found not in methods]
         missing += [f"{name}()" for name in _FUNCTION.findall(text) if name not in functions]
     assert missing == []
+
+
+def test_every_setting_is_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    variables = set(re.findall(r'"((?:BEAMLET|RAY)_[A-Z_]+)"', sources)) - {"RAY_EXCEPTION_TYPES"}
+    wanted = [
+        *variables,
+        *init_options._SETTERS,
+        *(f"beamlet {c.__name__.rpartition('.')[2]}" for c in COMMANDS),
+    ]
+    assert [name for name in wanted if name not in guide] == []
+    promised = set(re.findall(r"(?:BEAMLET|RAY)_[A-Z_]+", guide))
+    assert promised <= variables | {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"}
 
 
 # --- docstrings ---------------------------------------------------------------------------------
