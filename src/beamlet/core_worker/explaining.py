@@ -55,8 +55,8 @@ class Cause(msgspec.Struct):
     #: Something runs that will bring it about.
     progresses: bool = True
     executor: tuple[Address, TaskId] | None = None
-    #: The raylet knows: of a lease for this function, or of a seat for this actor.
-    lease_of: str = ""
+    #: The raylet knows: of this lease request, or of a seat for this actor.
+    lease_req: int = 0
     actor: ActorId = ActorId(b"")
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ class Explaining:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._tokens = itertools.count(1)
-        self._answers: dict[int, Progress | None] = {}
+        self._answers: dict[int, Progress] = {}
         self._waiters: dict[int, Waiter] = {}
         #: Lines of user code whose waits were explained: once each.
         self._hinted: set[str] = set()
@@ -156,13 +156,14 @@ class Explaining:
                         asked = Address(worker.address), TaskId(task.message.task_id)
                         return Cause(what, f"{how} {where}", executor=asked)
             if any(queued is task for queued in state.queue):
-                return Cause(what, "waits for a worker", bool(state.workers), lease_of=task.message.name)
+                req = next(iter(state.requests), 0)
+                return Cause(what, "waits for a worker", bool(state.workers), lease_req=req)
         return Cause(what, "is about to be run again: its worker died")
 
     def _cause_of_argument(self, what: str, work: Pending, depth: int) -> Cause:
-        unresolved = unresolved_of(work)
+        unresolved = unresolved_of(work, self._core.refs.objects)
         count = f"{len(unresolved)} of its arguments" if len(unresolved) > 1 else "its argument"
-        if depth >= _DEPTH_MAX:
+        if depth >= _DEPTH_MAX or not unresolved:
             return Cause(what, f"waits for {count}")
         cause = self.cause_of(unresolved[0], depth + 1)
         cause.what = f"{what} waits for {count}: {cause.what}"
@@ -195,23 +196,25 @@ class Explaining:
     def _ask_executors(self, causes: list[Cause]) -> None:
         core = self._core
         waiter = Waiter(0)
-        asked: dict[int, Cause] = {}
+        asked: dict[tuple[Address, TaskId], int] = {}
         with core.lock:
             for cause in causes:
-                if cause.executor is not None and len(asked) < _SHOWN_MAX:
-                    token = next(self._tokens)
-                    asked[token] = cause
-                    self._waiters[token] = waiter
-                    waiter.remaining += 1
-                    core.peers.get(cause.executor[0]).send(AskProgress(token, cause.executor[1]))
+                if cause.executor is None or cause.executor in asked or len(asked) >= _SHOWN_MAX:
+                    continue
+                token = asked[cause.executor] = next(self._tokens)
+                self._waiters[token] = waiter
+                waiter.remaining += 1
+                core.peers.get(cause.executor[0]).send(AskProgress(token, cause.executor[1]))
         if asked:
             core.reactor.wait(waiter, monotonic() + _ANSWER_S)
         with core.lock:
-            for token, cause in asked.items():
+            answers = {executor: self._answers.pop(token, None) for executor, token in asked.items()}
+            for token in asked.values():
                 self._waiters.pop(token, None)
-                answer = self._answers.pop(token, None)
-                if answer is not None and answer.text:
-                    cause.how, cause.progresses = answer.text, answer.is_running
+        for cause in causes:
+            answer = answers.get(cause.executor) if cause.executor is not None else None
+            if answer is not None and answer.text:
+                cause.how, cause.progresses = answer.text, answer.is_running
 
     def progress_came(self, answer: Progress) -> None:
         waiter = self._waiters.pop(answer.token, None)
@@ -220,28 +223,29 @@ class Explaining:
             waiter.complete()
 
     def _ask_raylet(self, causes: list[Cause]) -> None:
-        leases: list[str] | None = None
-        for cause in causes[: _SHOWN_MAX * 2]:
-            if cause.actor:
-                reasons = self._why(cause.actor)
-                if reasons:
-                    cause.how, cause.progresses = f"waits to be placed: {reasons[0]}", False
-            elif cause.lease_of:
-                leases = self._why(b"") if leases is None else leases
-                mine = [r for r in leases if r.startswith(f"task {cause.lease_of} ")] or leases
-                if mine:
-                    cause.how += f": {mine[0].partition(': ')[2]}"
-            else:
+        known: dict[tuple[ActorId, int], str] = {}
+        for cause in causes:
+            question = cause.actor, cause.lease_req
+            if not any(question) or (question not in known and len(known) >= _SHOWN_MAX):
                 continue
+            if question not in known:
+                known[question] = self._why(*question)
+            reason = known[question]
+            if reason and cause.actor:
+                cause.how, cause.progresses = f"waits to be placed: {reason}", False
+            elif reason:
+                cause.how += f": {reason}"
             if ": actor" in cause.how and "held" in cause.how:
                 cause.how += ". Let go of one, or give actors that are mostly idle num_cpus=0"
 
-    def _why(self, actor_id: bytes) -> list[str]:
+    def _why(self, actor_id: ActorId, lease_req: int) -> str:
+        """The raylet's word; "" if it knows of nothing that waits."""
+        question = WhyPending(0, actor_id, lease_req)
         try:
-            answer = self._core.link.call(WhyPending(0, actor_id), monotonic() + _ANSWER_S)
+            answer = self._core.link.call(question, monotonic() + _ANSWER_S)
         except (RayletGone, TimeoutError):
-            return []
-        return list(answer.reasons)
+            return ""
+        return str(answer.reasons[0]) if answer.reasons else ""
 
     # -- answering (under the lock) ----------------------------------------------------------------
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from beamlet.base.ids import ActorId, Address, ObjectId, TaskId, actor_creation_task_id, task_of_object
 from beamlet.core_worker.actor_submitter import ActorLink, LinkState
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.deadlocks import Blocker, DeadlockDetector, Lead, Wait
-from beamlet.core_worker.object_record import PENDING
+from beamlet.core_worker.object_record import PENDING, ObjectRecord
 from beamlet.core_worker.pending import Pending
 from beamlet.exceptions import CallSite
 from beamlet.protocol.peer import BlockedOn, PushTask
@@ -147,7 +147,7 @@ class Waits:
     def _task_leads(self, task_id: TaskId) -> list[Lead]:
         task = self._core.submission.tasks[task_id]
         if task.unresolved:
-            return self.leads(unresolved_of(task))
+            return self.leads(unresolved_of(task, self._core.refs.objects))
         for state in self._core.tasks.keys.values():
             for worker in state.workers:
                 if any(flying is task for flying in worker.in_flight.values()):
@@ -167,7 +167,7 @@ class Waits:
             queued = [link.queue[0]]
         for call in queued:
             if call.unresolved:
-                found += self.leads(unresolved_of(call))
+                found += self.leads(unresolved_of(call, self._core.refs.objects))
             elif link.state is LinkState.WAITING and self._is_own(actor_id):
                 found.append(
                     Lead(self._core.address, actor_creation_task_id(actor_id), call_name(link, call))
@@ -208,10 +208,10 @@ class Waits:
         return f"queues behind {wait.name} on the same actor (max_concurrency=1)" if queued else ""
 
 
-def unresolved_of(work: Pending) -> list[ObjectId]:
+def unresolved_of(work: Pending, objects: Mapping[ObjectId, ObjectRecord]) -> list[ObjectId]:
     """The arguments that ``work`` still waits for."""
-    slots: list[Any] = list(work.message.deps)
-    return [work.held[slot] for slot, value in enumerate(slots) if value is None]
+    arguments = work.held[: len(work.message.deps)]
+    return [i for i in arguments if (record := objects.get(i)) is not None and record.state == PENDING]
 
 
 def call_name(link: ActorLink, call: Pending) -> str:

@@ -310,10 +310,11 @@ class DescribeTask(Message, tag=69):
 
 
 class WhyPending(Message, tag=70):
-    """What do my outstanding lease requests and the actor ``actor_id`` wait for?"""
+    """What do my outstanding lease requests, or only the actor ``actor_id`` or ``lease_req``, wait for?"""
 
     req: int
     actor_id: bytes = b""
+    lease_req: int = 0
 
 
 class WhyPendingAnswer(Message, tag=71):

@@ -98,7 +98,10 @@ class LeaseService:
 
     def why(self, sender: CoreWorker, message: node.WhyPending) -> None:
         reasons = self._manager.why(sender.address, time.monotonic())
-        if message.actor_id:
+        if message.lease_req:
+            reason = self._manager.why_request((sender.address, message.lease_req))
+            reasons = [reason] if reason else []
+        elif message.actor_id:
             waiting = [key for key in self._placements if key[0] == message.actor_id]
             reasons = [reason for key in waiting if (reason := self._manager.why_request(key))]
         sender.send(node.WhyPendingAnswer(message.req, reasons))
