@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,10 +34,10 @@ class Core:
 
 
 @pytest.fixture
-def core(monkeypatch: pytest.MonkeyPatch) -> Iterator[Core]:
+def core(monkeypatch: pytest.MonkeyPatch) -> Core:
     core = Core()
     monkeypatch.setattr(backend, "_current", core)
-    yield core
+    return core
 
 
 def ref(number: int) -> Any:
@@ -138,5 +137,6 @@ def test_a_reference_is_no_value(misuse: Any) -> None:
 def test_references_are_equal_when_they_name_the_same_object() -> None:
     assert ref(1) == ref(1) != ref(2)
     assert len({ref(1), ref(1), ref(2)}) == 2
-    assert ref(1) and repr(ref(1)) == f"ObjectRef({'01' * 28})"
+    assert ref(1)
+    assert repr(ref(1)) == f"ObjectRef({'01' * 28})"
     assert ray.ObjectRef(ObjectId(b"\xff" * 28)).is_nil()

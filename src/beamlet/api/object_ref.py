@@ -131,17 +131,19 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
             )
         return True
 
-    def __iter__(self) -> NoReturn:
-        _misused(self, "is not iterable")
+    if not TYPE_CHECKING:  # a checker shall say so itself
 
-    def __len__(self) -> NoReturn:
-        _misused(self, "has no length")
+        def __iter__(self):
+            _misused(self, "is not iterable")
 
-    def __getitem__(self, key: Any) -> NoReturn:
-        _misused(self, f"cannot be indexed with [{key!r}]")
+        def __len__(self):
+            _misused(self, "has no length")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        _misused(self, "is not callable")
+        def __getitem__(self, key):
+            _misused(self, f"cannot be indexed with [{key!r}]")
+
+        def __call__(self, *args, **kwargs):
+            _misused(self, "is not callable")
 
 
 def _restore_out_of_band(object_id: ObjectId, owner: Address) -> ObjectRef[Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from beamlet.api.actor import ActorClass
 from beamlet.api.remote_function import RemoteFunction
+
+if TYPE_CHECKING:
+    from beamlet.api.remote_call import RemoteItems
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,13 +23,25 @@ class RemoteDecorator(Protocol):
     @overload
     def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
     @overload
+    def __call__(self, target: Callable[P, Iterator[R]], /) -> RemoteItems[P, Iterator[R]]: ...  # type: ignore[overload-overlap]
+    @overload
     def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+
+
+class RemoteItemsDecorator(Protocol):
+    """What ``@remote(num_returns=2)`` is before it meets its function."""
+
+    def __call__(self, target: Callable[P, R], /) -> RemoteItems[P, R]: ...
 
 
 @overload
 def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
 @overload
+def remote(target: Callable[P, Iterator[R]], /) -> RemoteItems[P, Iterator[R]]: ...  # type: ignore[overload-overlap]
+@overload
 def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+@overload
+def remote(*, num_returns: int | str | None, **options: Any) -> RemoteItemsDecorator: ...
 @overload
 def remote(**options: Any) -> RemoteDecorator: ...
 def remote(*args: Any, **options: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
 from beamlet.api import advising, backend
 from beamlet.api.call_sites import call_site
@@ -12,17 +12,21 @@ from beamlet.api.generators import returns_on_wire
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.options import TaskOptions, validate_task_options
 from beamlet.api.placing import strategy_of
+from beamlet.api.remote_call import RemoteCall
 from beamlet.api.signatures import Signature
 from beamlet.core_worker import functions
 from beamlet.core_worker.submission import TaskTemplate
 from beamlet.core_worker.task_submitter import SchedulingKey
 from beamlet.serialization.closures import check_closure
 
+if TYPE_CHECKING:
+    from beamlet.api.remote_call import RemoteItems
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class RemoteFunction(Generic[P, R]):
+class RemoteFunction(RemoteCall[P, R]):
     """A function whose ``remote(...)`` runs it in a worker and returns a reference to its result.
 
     >>> import beamlet as ray
@@ -61,12 +65,14 @@ class RemoteFunction(Generic[P, R]):
 
     # -- calling ---------------------------------------------------------------------------------
 
-    def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
-        """Submit a call. Returns at once: one ObjectRef, a list of them for num_returns > 1, None for 0.
+    if not TYPE_CHECKING:
 
-        Raises TypeError if the arguments do not fit, or one of them cannot be pickled.
-        """
-        return self._submit(self, args, kwargs)  # type: ignore[no-any-return]
+        def remote(self, /, *args, **kwargs):
+            """Submit a call. Returns at once: one ObjectRef, a list of them for num_returns > 1, None for 0.
+
+            Raises TypeError if the arguments do not fit, or one of them cannot be pickled.
+            """
+            return self._submit(self, args, kwargs)
 
     def _submit(self, template_of: Any, args: Any, kwargs: Any) -> Any:
         signature = self._signature
@@ -108,7 +114,11 @@ class RemoteFunction(Generic[P, R]):
             self._signature.positional,
         )
 
-    def options(self, **options: Any) -> RemoteFunctionWithOptions[P, R]:
+    @overload
+    def options(self, *, num_returns: int | str | None, **options: Any) -> RemoteItems[P, R]: ...
+    @overload
+    def options(self, **options: Any) -> RemoteFunctionWithOptions[P, R]: ...
+    def options(self, **options: Any) -> Any:
         """The same function with other options, for calls through what this returns."""
         merged = self._options.merge(
             options,
@@ -151,7 +161,7 @@ class RemoteFunction(Generic[P, R]):
         return state
 
 
-class RemoteFunctionWithOptions(Generic[P, R]):
+class RemoteFunctionWithOptions(RemoteCall[P, R]):
     """What ``f.options(...)`` returns: only ``remote``."""
 
     def __init__(self, function: RemoteFunction[P, R], options: TaskOptions) -> None:
@@ -160,9 +170,11 @@ class RemoteFunctionWithOptions(Generic[P, R]):
         self._template: TaskTemplate | None = None
         self._bound_to: Any = None
 
-    def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
-        """As ``RemoteFunction.remote``, with these options."""
-        return self._remote_function._submit(self, args, kwargs)  # type: ignore[no-any-return]
+    if not TYPE_CHECKING:
+
+        def remote(self, /, *args, **kwargs):
+            """As ``RemoteFunction.remote``, with these options."""
+            return self._remote_function._submit(self, args, kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
