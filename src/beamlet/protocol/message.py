@@ -6,8 +6,9 @@ Tags are ranges, one range a conversation, never re-used for something else:
     30– 89  node.py     core worker ↔ its raylet: leases, introductions, store, logs
     90–129  gcs.py      core worker → raylet → GCS and back: jobs, actors, kv, cluster state
    130–149  factory.py  raylet ↔ factory: forks and deaths
+   150–169  cluster.py  raylet ↔ GCS: nodes, placing actors, deaths
 
-Messages never carry pickles of ours; values of users travel as opaque ``bytes``.
+The head opens no pickle: values of users, and what core workers pickle for each other, travel as opaque ``bytes``.
 """
 
 from __future__ import annotations

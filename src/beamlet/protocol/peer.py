@@ -97,7 +97,6 @@ class Results(Message, tag=7):
     """The general answer: 0–n values, inline or stored, with references inside.
 
     ``hold``: when not 0, the executor keeps ``contained`` alive until ReleaseHold(hold).
-    ``borrowed``: argument references the executor still holds and has registered for.
     ``failed``: user code raised (so ``items`` are error payloads); ``retryable`` when it may be run again.
     """
 
