@@ -299,3 +299,12 @@ def test_a_worker_that_was_not_asked_cannot_stay(pool: WorkerPool) -> None:
     pool.ready(worker(1), 1, 0.0)
     assert pool.stays(worker(1), 1.0) == []
     pool.check_invariants()
+
+
+def test_an_actor_gets_a_worker_that_never_ran_a_task(pool: WorkerPool) -> None:
+    pool.prestart(1, 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    assert Found(1, worker(1)) in pool.want(Want(1, JobId(b"\x01\0\0\0")), 0.0)
+    pool.returned(worker(1), 1.0)
+    assert pool.want(Want(2, JobId(b"\x01\0\0\0"), actor=ActorId(b"a" * 16)), 1.0) == [Fork(worker(2))]
+    assert Found(3, worker(1)) in pool.want(Want(3, JobId(b"\x01\0\0\0")), 1.0)

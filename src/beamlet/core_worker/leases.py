@@ -42,6 +42,8 @@ class Leases:
         #: Tasks of workers that died, until the certificate comes.
         self._uncertified: dict[Address, list[Pending]] = {}
         self._certificates: dict[Address, DeathCertificate] = {}
+        #: Who is behind each lease that we hold.
+        self._leased: dict[int, Peer] = {}
         #: The raylet's last word on what each request waits for.
         self._reasons: dict[int, str] = {}
 
@@ -57,6 +59,10 @@ class Leases:
         self._core.link.send(CancelLeaseRequest(req))
 
     def return_lease(self, lease_id: int, dispose: bool) -> None:
+        # The process behind it may come back as something else, an actor of ours say.
+        peer = self._leased.pop(lease_id, None)
+        if peer is not None:
+            peer.leased = None
         self._core.link.send(ReturnLease(lease_id, dispose))
 
     # -- answers ---------------------------------------------------------------------------------
@@ -114,6 +120,7 @@ class Leases:
         )
         peer.leased = worker
         if worker is not None:
+            self._leased[message.lease_id] = peer
             self._schedule_tick()
 
     def handed_back(self, sender: Peer, message: HandedBack) -> None:
@@ -166,6 +173,7 @@ class Leases:
         """A worker under lease is gone: its tasks wait a moment to learn why."""
         worker, peer.leased = peer.leased, None
         assert worker is not None
+        self._leased.pop(worker.lease_id, None)
         tasks = self._core.tasks.lost(worker)
         if not tasks:
             return

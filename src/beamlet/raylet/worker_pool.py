@@ -89,9 +89,8 @@ class WorkerPool:
     def want(self, want: Want, now: float) -> list[Effect]:
         assert want.ticket not in self._wants, f"ticket {want.ticket} wanted twice"
         self._used_at = now
-        home = (want.job, want.env)
-        for candidates in (self._idle.get(home), self._idle.get(None)):
-            if candidates:
+        for home in _homes_for(want):
+            if candidates := self._idle.get(home):
                 return self._hand_out(self._workers[candidates[-1]], want, now)
         self._wants[want.ticket] = want
         return self._start_missing(now)
@@ -259,7 +258,7 @@ class WorkerPool:
         home = _home(record)
         self._idle.setdefault(home, []).append(record.worker_id)
         for want in self._wants.values():
-            if home is None or home == (want.job, want.env):
+            if home in _homes_for(want):
                 del self._wants[want.ticket]
                 return self._hand_out(record, want, now)
         self._watch(now + IDLE_S)
@@ -393,6 +392,12 @@ class WorkerPool:
 
     def _watch(self, when: float) -> None:
         self._wake_at = min(self._wake_at, when)
+
+
+def _homes_for(want: Want) -> tuple[Home | None, ...]:
+    """Where to look for a worker, best first. An actor gets one that never ran a task: it ends with the actor,
+    and with it would end what its tasks put and others still use."""
+    return (None,) if want.actor is not None else ((want.job, want.env), None)
 
 
 def _home(record: WorkerRecord) -> Home | None:
