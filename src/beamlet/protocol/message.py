@@ -8,7 +8,8 @@ Tags are ranges, one range a conversation, never re-used for something else:
    130–149  factory.py  raylet ↔ factory: forks and deaths
    150–169  cluster.py  raylet ↔ GCS: nodes, placing actors, deaths
 
-The head opens no pickle: values of users, and what core workers pickle for each other, travel as opaque ``bytes``.
+The head opens no pickle: values of users, and what core workers pickle for each other, travel as opaque
+``bytes``.
 """
 
 from __future__ import annotations
