@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 from time import monotonic, sleep
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from beamlet.api import backend, driver_output
@@ -317,11 +318,26 @@ def _install_ends() -> None:
         with contextlib.suppress(ValueError):
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 signal.signal(signal.SIGTERM, _terminated)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, _interrupted)
 
 
-def _terminated(signum: int, frame: Any) -> None:
+def _terminated(signum: int, frame: FrameType | None) -> None:
     """SIGTERM becomes SystemExit, so that ``finally`` and atexit run."""
-    sys.exit(128 + signum)
+    from beamlet.core_worker.interrupts import may_raise, send_again
+
+    if may_raise(frame):
+        sys.exit(128 + signum)
+    send_again(signum)
+
+
+def _interrupted(signum: int, frame: FrameType | None) -> None:
+    """Ctrl-C becomes KeyboardInterrupt, as ever, but not while our books are half written."""
+    from beamlet.core_worker.interrupts import may_raise, send_again
+
+    if may_raise(frame):
+        signal.default_int_handler(signum, frame)
+    send_again(signum)
 
 
 def _forget_in_child() -> None:

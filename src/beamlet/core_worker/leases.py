@@ -80,6 +80,8 @@ class Leases:
             # One node cannot send us elsewhere; a cluster of several will connect here.
             reason = f"the raylet sent a lease request on to unknown node {message.address}"
             self._refused(message.req, RaySystemError(reason))
+        elif isinstance(message, LeaseCancelled) and message.reason:
+            self._refused(message.req, RaySystemError(f"the task could not be started: {message.reason}"))
         elif isinstance(message, LeaseCancelled):
             core.tasks.cancelled(message.req)
 

@@ -17,6 +17,7 @@ from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import CoreWorker, Identity
 from beamlet.core_worker.execution import Execution
 from beamlet.core_worker.execution_queue import Item
+from beamlet.core_worker.interrupts import may_raise, send_again
 from beamlet.core_worker.output import Output
 from beamlet.core_worker.runner import Runner
 from beamlet.processes.forked_child import set_title
@@ -98,7 +99,10 @@ class Worker:
         """SIGINT: only a cancelled task is interrupted; the terminal's Ctrl-C is the driver's affair."""
         for context, thread, _ in list(self.execution.running.values()):
             if context.cancelled and thread == threading.main_thread().ident:
-                raise KeyboardInterrupt
+                if may_raise(frame):
+                    raise KeyboardInterrupt
+                send_again(signum)
+                return
 
     # -- job -------------------------------------------------------------------------------------
 

@@ -160,7 +160,7 @@ class LeaseService:
     def _granted(self, effect: effects.Granted) -> None:
         worker = self._members.worker(effect.worker)
         if worker is None:
-            # Its link broke a moment ago and its death will be announced: the lease ends with it.
+            self._granted_a_dead_worker(effect)
             return
         if effect.request.actor is not None:
             self._seat(effect, worker)
@@ -176,6 +176,15 @@ class LeaseService:
         else:
             answer.fresh = False
             holder.send(answer)
+
+    def _granted_a_dead_worker(self, effect: effects.Granted) -> None:
+        """It was buried between being found and being granted: the lease ends, and is asked for again."""
+        request = effect.request
+        self._performer.perform(self._manager.worker_gone(effect.worker, time.monotonic()))
+        if request.actor is None:
+            self._answer(request, node.LeaseCancelled(request.key[1], ""))
+        else:
+            self.place(self._placements.pop(request.key))
 
     def _seat(self, effect: effects.Granted, worker: CoreWorker) -> None:
         placement = self._placements.pop(effect.request.key)

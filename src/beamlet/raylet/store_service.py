@@ -24,6 +24,9 @@ from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers, PeerMisuse
 from beamlet.raylet.performer import Performer
 from beamlet.rpc.reactor import Reactor, Timer
 
+#: Between two steps of giving memory back: each holds up the loop for some milliseconds.
+_TRIM_S = 0.02
+
 
 class StoreService:
     def __init__(
@@ -34,6 +37,7 @@ class StoreService:
         self._performer = performer
         self._reactor = reactor
         self._timer: Timer | None = None
+        self._trimming: Timer | None = None
         performer.on(Answer, self._answer)
         performer.on(ReleasePages, lambda effect: arena.release_pages(effect.offset, effect.size))
 
@@ -68,22 +72,26 @@ class StoreService:
 
     def unpin(self, sender: CoreWorker, message: node.UnpinObject) -> None:
         self._performer.perform(self._store.unpin(sender.number, message.object_id, time.monotonic()))
+        self._trim_later()
 
     def delete(self, sender: CoreWorker, message: node.DeleteObjects) -> None:
         self._performer.perform(self._store.delete(message.object_ids, time.monotonic()))
+        self._trim_later()
 
     def forget(self, number: int, address: Address) -> None:
         """The process is dead: its pins and unsealed objects go, and what it owned, for nobody else will."""
         now = time.monotonic()
         self._performer.perform(self._store.disconnect(number, now))
         self._performer.perform(self._store.delete_owned_by(address, now))
+        self._trim_later()
 
     def usage(self) -> Usage:
         return self._store.usage()
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._trimming):
+            if timer is not None:
+                timer.cancel()
 
     def _answer(self, effect: Answer) -> None:
         asker = self._members.numbered(effect.client)
@@ -95,6 +103,16 @@ class StoreService:
         deadline = self._store.next_deadline()
         if deadline is not None and self._timer is None:
             self._timer = self._reactor.call_later(max(0.0, deadline - now), self._expire)
+
+    def _trim_later(self) -> None:
+        """Free memory beyond what is kept warm goes back to the kernel, step by step between messages."""
+        if self._trimming is None and self._store.surplus_bytes:
+            self._trimming = self._reactor.call_later(_TRIM_S, self._trim)
+
+    def _trim(self) -> None:
+        self._trimming = None
+        self._performer.perform(self._store.give_back())
+        self._trim_later()
 
     def _expire(self) -> None:
         self._timer = None
