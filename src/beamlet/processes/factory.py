@@ -40,7 +40,14 @@ import msgspec
 from beamlet.base.ids import WorkerId
 from beamlet.processes.fate_sharing import become_subreaper, children, die_with_parent, kill_group
 from beamlet.processes.fork_failure import explain_fork_failure
-from beamlet.processes.forked_child import ChildMain, Descriptors, WorkerBoot, become_worker, set_title
+from beamlet.processes.forked_child import (
+    ChildMain,
+    Descriptors,
+    WorkerBoot,
+    become_worker,
+    install_streams,
+    set_title,
+)
 from beamlet.processes.preload import preload as import_all
 from beamlet.protocol.factory import ChildExited, Forked, ForkFailed, ForkWorker, KillWorker, Preloaded
 from beamlet.protocol.message import Message
@@ -115,6 +122,7 @@ def run_factory(
         "ignore", message=r".*use of fork\(\) may lead to deadlocks", category=DeprecationWarning
     )
     unfit = import_all(preload)
+    install_streams()
     Factory(link, child_main).run(
         [Preloaded([(each.module, each.reason) for each in unfit])] if preload else []
     )
