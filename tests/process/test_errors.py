@@ -118,6 +118,17 @@ def test_get_of_a_list_raises_the_first_error_without_waiting_for_the_rest(gate:
         get([failing(ValueError("at once")), waits.remote()])
 
 
+def test_get_of_a_list_raises_an_error_that_was_there_before(gate: Any) -> None:
+    @ray.remote
+    def waits() -> None:
+        gate.wait()
+
+    failed = failing(ValueError("long ago"))
+    ray.wait([failed])
+    with pytest.raises(ValueError, match="long ago"):
+        get([waits.remote(), failed])
+
+
 def test_a_failed_argument_fails_its_dependents_with_the_original_error(gate: Any) -> None:
     @ray.remote
     def must_not_run(_: Any) -> None:

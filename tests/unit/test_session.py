@@ -271,3 +271,4 @@ def test_sockets_work_at_any_depth(tmp_path: Path, depth: int) -> None:
             client.sendall(b"x")
             assert connected.recv(1) == b"x"
     assert path.is_socket()
+    path.unlink()

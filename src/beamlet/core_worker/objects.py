@@ -40,13 +40,18 @@ _PICKLE_MARK = 0x80
 _ADVISED_FROM_S = 0.001
 
 
+def _failed(record: ObjectRecord) -> bool:
+    """Whether getting it raises, as far as can be told here."""
+    return record.state == LOST or (record.state == INLINE and is_error(record.payload))
+
+
 class GetWaiter(Waiter):
     """Waits for all of several objects, or for the first that is an error."""
 
     __slots__ = ()
 
     def on_ready(self, record: ObjectRecord) -> None:
-        if record.state == LOST or (record.state == INLINE and is_error(record.payload)):
+        if _failed(record):
             self.complete(self.remaining)
         else:
             self.complete()
@@ -129,7 +134,8 @@ class ObjectAccess:
                     missing += 1
                     self.when_ready(ref._id, record, waiter.on_ready)
             if waiter is not None:
-                waiter.remaining = missing
+                # One that has failed already is the outcome: then there is nothing to wait for.
+                waiter.remaining = 0 if any(_failed(objects[ref._id]) for ref in refs) else missing
         try:
             if waiter is not None:
                 self._wait_for(waiter, refs, timeout_s)
@@ -167,7 +173,7 @@ class ObjectAccess:
                     self._raise_if_error(ref._id, record)
 
     def _raise_if_error(self, object_id: ObjectId, record: ObjectRecord) -> None:
-        if record.state == LOST or (record.state == INLINE and is_error(record.payload)):
+        if _failed(record):
             self._load(object_id, record)
 
     def _stop_waiting(self, callback: Callable[[ObjectRecord], None], refs: Sequence[Any]) -> None:
