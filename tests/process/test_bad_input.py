@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conformance import DEADLINE_S, beamlet_only, get
+from conformance import DEADLINE_S, beamlet_only, get, wait_until
 
 import beamlet as ray
 
@@ -245,3 +245,107 @@ def test_a_deeply_nested_argument_is_an_error_or_arrives() -> None:
     except (RecursionError, TypeError, ValueError, pickle.PicklingError):
         return
     assert get(ref) == 1
+
+
+@beamlet_only
+def test_what_cannot_be_pickled_is_named_by_parameter_and_path_in_calls_of_every_kind() -> None:
+    class Takes:
+        def __init__(self, setting: Any = None) -> None:
+            pass
+
+        def use(self, value: Any) -> None:
+            pass
+
+    actor_class = ray.remote(Takes)
+    with socket.socket() as s:
+        with pytest.raises(TypeError, match=r"argument 'x' to add\(\): x\['s'\] is a socket.socket"):
+            add.remote({"s": s}, 1)
+        with pytest.raises(
+            TypeError, match=r"argument 'setting' to Takes.__init__\(\): setting\[0\] is a socket"
+        ):
+            actor_class.remote([s])
+        with pytest.raises(TypeError, match=r"argument 'value' to Takes.use\(\): value is a socket"):
+            actor_class.remote().use.remote(s)
+
+
+@beamlet_only
+def test_a_result_that_cannot_be_pickled_is_named_by_its_path() -> None:
+    @ray.remote
+    def returns() -> Any:
+        return {"sockets": [1, socket.socket()]}
+
+    with pytest.raises(
+        TypeError, match=r"the result of returns\(\): result\['sockets'\]\[1\] is a sock"
+    ) as caught:
+        get(returns.remote())
+    assert len(str(caught.value).splitlines()) <= 6
+    assert "core_worker" not in str(caught.value), "none of our frames"
+
+
+@beamlet_only
+def test_an_exception_that_holds_something_unpicklable_keeps_its_class() -> None:
+    @ray.remote
+    def raises() -> None:
+        error = LookupError("not there")
+        error.where = socket.socket()  # type: ignore[attr-defined]
+        raise error
+
+    with pytest.raises(LookupError, match=r"LookupError.where is a socket.socket, which cannot be pickled"):
+        get(raises.remote())
+
+
+@beamlet_only
+def test_an_error_starts_at_the_line_that_asked_for_it() -> None:
+    @ray.remote
+    def divide(x: int) -> float:
+        return 1 / x
+
+    @ray.remote
+    def outer(x: int) -> Any:
+        return ray.get(divide.remote(x))
+
+    ref = outer.remote(0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        get(ref)
+    frames = [line.strip() for line in str(caught.value).splitlines() if line.startswith("    ")]
+    shown = [line for line in frames if "^" not in line and "~" not in line]
+    assert shown == [
+        "ref = outer.remote(0)",
+        "return ray.get(divide.remote(x))",
+        "return ray.get(divide.remote(x))",
+        "return 1 / x",
+    ]
+
+
+@beamlet_only
+def test_an_error_that_nobody_asks_for_is_told_with_the_creating_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @ray.remote
+    def fails(text: str) -> None:
+        raise ValueError(text)
+
+    with caplog.at_level(logging.ERROR, logger="beamlet"):
+        ref = fails.remote("unseen")
+        ray.wait([ref], timeout=DEADLINE_S)
+        del ref
+        wait_until(lambda: "ValueError: unseen" in caplog.text, "the error to be told")
+        with pytest.raises(ValueError, match="seen"):
+            get([fails.remote("seen"), fails.remote("excused")])
+        last = fails.remote("unseen too")
+        ray.wait([last], timeout=DEADLINE_S)
+        del last
+        wait_until(lambda: "ValueError: unseen too" in caplog.text, "the error to be told")
+    assert "fails, submitted at test_bad_input.py:" in caplog.text
+    assert "nobody asked for its result" in caplog.text
+    assert "ValueError: seen" not in caplog.text
+    assert "excused" not in caplog.text
+
+
+@beamlet_only
+def test_infeasible_names_function_and_line() -> None:
+    with pytest.raises(
+        Exception, match=r"add needs {'CPU': 1000}; the largest node has {'CPU': 2} \(1 node\)"
+    ) as caught:
+        ray.get(add.options(num_cpus=1000).remote(1, 2), timeout=DEADLINE_S)
+    assert "Submitted at test_bad_input.py:" in str(caught.value)
