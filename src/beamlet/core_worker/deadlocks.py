@@ -72,7 +72,7 @@ class Surroundings(Protocol):
 
 
 class DeadlockDetector:
-    """One process's part. Guarded by the core worker's lock. The shell sends ``outbox`` and reads ``doomed``."""
+    """One process's part. Guarded by the core worker's lock; the shell sends ``outbox``, reads ``doomed``."""
 
     def __init__(self, address: Address, around: Surroundings) -> None:
         self._address = address
@@ -149,7 +149,8 @@ class DeadlockDetector:
 def describe(path: list[WaitStep]) -> str:
     """The circle, for a person."""
     remedy = (
-        "To break the circle: call the method directly (self.m()), return the reference instead of getting it "
+        "To break the circle: call the method directly (self.m()), return the reference instead of "
+        "getting it "
         "here, make the methods async and await, or raise max_concurrency."
     )
     if len(path) == 1:

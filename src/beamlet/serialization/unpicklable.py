@@ -19,8 +19,8 @@ import cloudpickle
 _DEPTH_MAX = 20
 _CHILDREN_MAX = 1000
 
-#: What a class is called, or one of its bases, → what to do. The walk stops at these: what they are made of is
-#: no business of whoever tries to send them.
+#: What a class is called, or one of its bases, → what to do. The walk stops at these: what they are made of
+#: is no business of whoever tries to send them.
 _REMEDIES: tuple[tuple[str, str], ...] = (
     ("_socket.socket", "Create it inside the task, or keep it in an actor."),
     ("ssl.SSL", "Create it inside the task, or keep it in an actor."),
