@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
-from beamlet.head.main import main
+# All that is loaded stays: collecting meanwhile is 8 % of the start. On again in Head.run.
+gc.disable()
+
+from beamlet.head.main import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

@@ -3,7 +3,8 @@
 Order matters.  The factory is forked while this process has one thread and no loop, and has loaded little:
 it loads what workers need while our own parts are loaded and built.  Then the socket listens, and one line on
 standard output says so.  At the end: workers (with the factory), then the socket and the session's files, and
-last, by exiting, the drivers' connections: a driver that sees its connection close knows that nothing is left.
+last, by exiting, the drivers' connections: a driver that sees its connection close knows that nothing is
+left.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ class Head:
         # What exists now lives as long as the process: no collection needs to look at it again.
         gc.collect()
         gc.freeze()
+        gc.enable()
         try:
             self._reactor.run_forever()
         except BaseException:
