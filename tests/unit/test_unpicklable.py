@@ -127,7 +127,7 @@ def stack() -> Iterator[contextlib.ExitStack]:
 
 
 def message(value: Any, **options: Any) -> str:
-    with pytest.raises(Exception) as failed:  # noqa: PT011 - of any kind, that is the point
+    with pytest.raises(Exception) as failed:
         dumps(value)
     with pytest.raises(TypeError) as caught:
         explain_unpicklable(failed.value, (value,), {}, "f", **options)
