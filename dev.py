@@ -310,9 +310,11 @@ def main() -> None:
     testing.set_defaults(run=test)
     commands.add_parser("lint", help="format, ruff and mypy").set_defaults(run=lint)
     benching = commands.add_parser("bench", help="the benchmarks")
-    benching.add_argument("args", nargs=argparse.REMAINDER, help="passed on to benchmarks/run.py")
     benching.set_defaults(run=bench)
-    options = parser.parse_args()
+    options, rest = parser.parse_known_args()
+    if rest and options.run is not bench:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.args = rest  # passed on to benchmarks/run.py
     try:
         options.run(options)
     except Failed as failure:

@@ -11,7 +11,7 @@ import pytest
 from beamlet.api import logging_config, runtime_env
 from beamlet.api.job_config import JobConfig
 from beamlet.api.logging_config import LoggingConfig
-from beamlet.api.runtime_env import RuntimeEnv, RuntimeEnvConfig
+from beamlet.api.runtime_env import RuntimeEnv, RuntimeEnvConfig, env_vars_of
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,13 @@ def test_set_checks_and_removes() -> None:
     assert env == {}
 
 
-def test_what_has_no_effect_yet_is_named() -> None:
-    assert RuntimeEnv(env_vars={"A": "1"}, pip=["x"], my_plugin=1).unsupported() == ["pip"]
+def test_fields_without_effect_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    env = RuntimeEnv(env_vars={"A": "1"}, conda="base", my_plugin=1)
+    assert env_vars_of(env, "task f") == {"A": "1"}
+    assert "runtime_env of task f: conda has no effect" in caplog.text
+    caplog.clear()
+    assert env_vars_of(env, "task g") == {"A": "1"}
+    assert not caplog.text
 
 
 def test_the_config_of_making_environments() -> None:

@@ -15,6 +15,7 @@ from beamlet.api.generators import returns_on_wire
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.options import ActorOptions, MethodOptions, validate_actor_options, validate_method_options
 from beamlet.api.placing import strategy_of
+from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
 from beamlet.base.ids import ActorId, Address, FunctionKey
 from beamlet.core_worker import functions
@@ -102,7 +103,8 @@ class ActorMethod:
     def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         name = f"{self._handle._info.class_name}.{self._info.name}"
         raise TypeError(
-            f"{name} is an actor method and cannot be called directly: call handle.{self._info.name}.remote(…)."
+            f"{name} is an actor method and cannot be called directly: call "
+            f"handle.{self._info.name}.remote(…)."
         )
 
     def __repr__(self) -> str:
@@ -148,7 +150,8 @@ class ActorHandle(Generic[T]):
                 raise AttributeError(name)
             raise AttributeError(
                 f"actor {self._info.class_name} has no method {name!r}; it has "
-                f"{', '.join(n for n in self._info.methods if n not in _IMPLICIT) or 'none'}. Attributes of the "
+                f"{', '.join(n for n in self._info.methods if n not in _IMPLICIT) or 'none'}. Attributes "
+                "of the "
                 "instance are not readable from here: add a method that returns them."
             )
         template = self._templates[name] = _template(self._info, method, method.options)
@@ -161,9 +164,7 @@ class ActorHandle(Generic[T]):
     def _bind(self, core: Any) -> Any:
         """Our process's line to the actor, followed from the first call on."""
         if self._bound_to is not None and self._ref is not None and core is not self._bound_to:
-            raise RaySystemError(
-                ValueError(f"{self!r} belongs to an earlier session, which was shut down")
-            )
+            raise RaySystemError(ValueError(f"{self!r} belongs to an earlier session, which was shut down"))
         with core.lock:
             link = core.actors.link(self._id, self._info.class_name)
             link.max_task_retries = self._info.max_task_retries
@@ -220,7 +221,8 @@ class ActorClass(Generic[T]):
         if more or not isinstance(options, ActorOptions):
             # Python calls our type like this for ``class B(A)`` when A is an ActorClass.
             raise ActorClassInheritanceException(
-                f"{cls} is derived from an actor class, which is not supported: derive from the undecorated class, "
+                f"{cls} is derived from an actor class, which is not supported: derive from the "
+                "undecorated class, "
                 "and decorate the result with @remote."
             )
         self._cls = cls
@@ -236,7 +238,8 @@ class ActorClass(Generic[T]):
         self.__ray_actor_class__ = cls
         self._methods = _methods_of(cls)
         self._is_async = any(
-            inspect.iscoroutinefunction(m) or inspect.isasyncgenfunction(m) for m in _functions_of(cls).values()
+            inspect.iscoroutinefunction(m) or inspect.isasyncgenfunction(m)
+            for m in _functions_of(cls).values()
         )
         self._check_groups(options)
 
@@ -249,14 +252,16 @@ class ActorClass(Generic[T]):
         for method in self._methods.values():
             group = method.options.concurrency_group
             assert group is None or group in options.concurrency_groups, (
-                f"method {self.__name__}.{method.name} asks for concurrency group {group!r}, which the actor does "
+                f"method {self.__name__}.{method.name} asks for concurrency group {group!r}, which the "
+                "actor does "
                 f"not define; it has {list(options.concurrency_groups)}"
             )
 
     def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """Start an actor. Returns at once; the instance is made in its process.
 
-        Raises TypeError if the arguments do not fit ``__init__``, ActorAlreadyExistsError if the name is taken.
+        Raises TypeError if the arguments do not fit ``__init__``, ActorAlreadyExistsError if the name is
+        taken.
         """
         return self._create(self._options, args, kwargs, here())
 
@@ -293,7 +298,8 @@ class ActorClass(Generic[T]):
         ordered = concurrency == 1 and not self._is_async and not options.concurrency_groups
         if options.allow_out_of_order_execution is False and not ordered:
             raise ValueError(
-                f"option allow_out_of_order_execution=False of actor {self.__name__} needs max_concurrency=1 and "
+                f"option allow_out_of_order_execution=False of actor {self.__name__} needs "
+                "max_concurrency=1 and "
                 "no async methods"
             )
         if options.allow_out_of_order_execution:
@@ -337,7 +343,7 @@ class ActorClass(Generic[T]):
             concurrency_groups=dict(options.concurrency_groups),
             is_async=self._is_async,
             max_pending_calls=options.max_pending_calls,
-            env_vars=dict(options.runtime_env.get("env_vars") or {}),
+            env_vars=env_vars_of(options.runtime_env, f"actor {self.__name__}"),
             strategy=strategy_of(options.scheduling_strategy),
             handle_info=pickle.dumps(info, 5),
             call_site=call_site,
@@ -346,7 +352,8 @@ class ActorClass(Generic[T]):
     def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         name = self.__name__
         raise TypeError(
-            f"Actors cannot be instantiated directly: call {name}.remote(…) to start one, or use the plain class "
+            f"Actors cannot be instantiated directly: call {name}.remote(…) to start one, or use the "
+            "plain class "
             f"{name}.__ray_actor_class__ for an object in this process."
         )
 
@@ -357,7 +364,8 @@ class ActorClass(Generic[T]):
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
         raise ActorClassInheritanceException(
-            f"inheriting from actor class {self.__name__} is not supported: derive from the undecorated class "
+            f"inheriting from actor class {self.__name__} is not supported: derive from the undecorated "
+            "class "
             f"({self.__name__}.__ray_actor_class__), and decorate the result with @remote."
         )
 

@@ -26,7 +26,7 @@ def call_site(depth: int = 2) -> CallSite:
 
 
 def here(depth: int = 2) -> str:
-    """"app.py:12" of the code ``depth`` calls up."""
+    """ "app.py:12" of the code ``depth`` calls up."""
     return str(call_site(depth + 1))
 
 

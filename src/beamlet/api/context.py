@@ -53,7 +53,8 @@ class ClusterContext(Mapping[str, Any]):
         shutdown()
 
     def __getitem__(self, key: str) -> Any:
-        warnings.warn(f'Accessing values through ctx["{key}"] is deprecated. Use ctx.address_info["{key}"] instead.',
+        text = f'Accessing values through ctx["{key}"] is deprecated. Use ctx.address_info["{key}"] instead.'
+        warnings.warn(text,
                       DeprecationWarning, stacklevel=2)  # fmt: skip
         return self.address_info[key]
 

@@ -21,8 +21,8 @@ def returns_on_wire(num_returns: int | str) -> int:
 class ObjectRefGenerator(Generic[T_co]):
     """What ``f.remote()`` returns when ``f`` is a generator: iterate over it, also with ``async for``.
 
-    Each step gives an ObjectRef, as soon as the task has yielded it.  If the task raises, its error is the last
-    reference.  Cannot be pickled; one thread at a time.
+    Each step gives an ObjectRef, as soon as the task has yielded it.  If the task raises, its error is the
+    last reference.  Cannot be pickled; one thread at a time.
 
     >>> import beamlet as ray
     >>> @ray.remote
@@ -86,6 +86,7 @@ class ObjectRefGenerator(Generic[T_co]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "an ObjectRefGenerator cannot be pickled: only the process that called the task can read it. Pass "
+            "an ObjectRefGenerator cannot be pickled: only the process that called the task can read it. "
+            "Pass "
             "the ObjectRefs that it yields."
         )

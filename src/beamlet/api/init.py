@@ -32,6 +32,7 @@ from beamlet.api.head_start import (
     stop_head,
 )
 from beamlet.api.init_options import InitOptions, checked
+from beamlet.api.runtime_env import env_vars_of
 from beamlet.base.ids import Address, make_address, own_task_id
 from beamlet.base.version import VERSION
 from beamlet.processes.session import SessionDirectory, find_current, session_root
@@ -91,7 +92,9 @@ class Driver:
             strict_arrays=hello.strict_arrays,
         )
         context = TaskContext(own_task_id(welcome.worker_id, welcome.job_id))
-        core = self.core = CoreWorker(identity, sock, arena_fd, context, ObjectRef, ObjectRefGenerator, self._lost)
+        core = self.core = CoreWorker(
+            identity, sock, arena_fd, context, ObjectRef, ObjectRefGenerator, self._lost
+        )
         core.job = _job(hello, welcome, make_address(identity.node_id, identity.worker_id))
         core.runtime_env = dict(self.options.runtime_env)
         core.on_output = self._show
@@ -115,7 +118,7 @@ class Driver:
             sys_path=[os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path],
             cwd=os.getcwd(),
             script_dir=script_dir,
-            env_vars=dict(options.runtime_env.get("env_vars") or {}),
+            env_vars=env_vars_of(options.runtime_env, "this job"),
             strict_arrays=options.compat == "ray",
             log_to_driver=options.log_to_driver,
             logging_level=options.logging_level,
@@ -179,8 +182,8 @@ _lock = threading.RLock()
 def init(address: str | None = None, **options: Any) -> ClusterContext:
     """Start a local cluster, or join a running one, and make this process its driver.
 
-    address: None (join BEAMLET_ADDRESS / RAY_ADDRESS or a session that ``beamlet start --head`` announced, else
-    start one), "local" (always start), "auto" (join or fail), a session's directory.
+    address: None (join BEAMLET_ADDRESS / RAY_ADDRESS or a session that ``beamlet start --head`` announced,
+    else start one), "local" (always start), "auto" (join or fail), a session's directory.
     num_cpus, num_gpus, resources, memory, object_store_memory (bytes): what the new node offers; detected by
     default.  namespace: scope of actor names.  runtime_env: {"env_vars": {…}} for all workers.
     ignore_reinit_error, log_to_driver, logging_level, compat="ray": see docs/guide.md.  Ray's other arguments
@@ -352,7 +355,9 @@ def _auto_init() -> None:
     if os.environ.get("BEAMLET_ENABLE_AUTO_CONNECT", os.environ.get("RAY_ENABLE_AUTO_CONNECT", "1")) == "0":
         from beamlet.exceptions import RaySystemError
 
-        raise RaySystemError(RuntimeError("Ray has not been started yet. You can start Ray with 'ray.init()'."))
+        raise RaySystemError(
+            RuntimeError("Ray has not been started yet. You can start Ray with 'ray.init()'.")
+        )
     init()
 
 

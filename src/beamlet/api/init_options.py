@@ -15,7 +15,8 @@ _ACCEPTED = frozenset(
     {
         "include_dashboard", "dashboard_host", "dashboard_port", "configure_logging",
         "logging_format", "logging_config", "enable_resource_isolation", "cgroup_path", "system_reserved_cpu",
-        "system_reserved_memory", "proxy_server_url", "object_spilling_directory", "_enable_object_reconstruction",
+        "system_reserved_memory", "proxy_server_url", "object_spilling_directory",
+        "_enable_object_reconstruction",
         "_redis_username", "_redis_password", "_plasma_directory", "_node_ip_address", "_node_name",
         "_driver_object_store_memory", "_metrics_export_port", "_temp_dir", "_tracing_startup_hook",
         "_skip_env_hook", "_system_config", "labels", "_credentials", "_metadata", "ray_debugger_external",
@@ -33,7 +34,15 @@ _REPLACED = {
     "include_webui": "include_webui is now include_dashboard",
 }
 
-_NODE_ARGUMENTS = ("num_cpus", "num_gpus", "resources", "object_store_memory", "_memory", "labels", "_system_config")
+_NODE_ARGUMENTS = (
+    "num_cpus",
+    "num_gpus",
+    "resources",
+    "object_store_memory",
+    "_memory",
+    "labels",
+    "_system_config",
+)
 
 
 @dataclass(slots=True)
@@ -68,14 +77,13 @@ class InitOptions:
         wrong = [name for name in _NODE_ARGUMENTS if name in self.given]
         if wrong:
             raise ValueError(
-                f"When connecting to an existing cluster ({address}), {', '.join(wrong)} must not be provided: "
+                f"When connecting to an existing cluster ({address}), {', '.join(wrong)} must not be "
+                "provided: "
                 "the node offers what it was started with."
             )
 
 
-def checked(
-    address: str | None, options: Mapping[str, Any], env: Mapping[str, str]
-) -> InitOptions:
+def checked(address: str | None, options: Mapping[str, Any], env: Mapping[str, str]) -> InitOptions:
     """Validate what the user gave. Raises RuntimeError (unknown), TypeError, ValueError."""
     result = InitOptions(address=_address(address), given=frozenset(options))
     result.compat = env.get("BEAMLET_COMPAT", "")
@@ -112,7 +120,8 @@ def _address(address: Any) -> str | None:
         raise TypeError(f"address must be a str, not {type(address).__name__}")
     if address is not None and address.startswith(("http://", "https://")):
         raise ValueError(
-            f"address {address!r} looks like a dashboard's; init() takes 'auto', 'local' or a session directory"
+            f"address {address!r} looks like a dashboard's; init() takes 'auto', 'local' or a session "
+            "directory"
         )
     return address
 

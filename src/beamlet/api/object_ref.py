@@ -169,7 +169,8 @@ def _refuse(symbol: str) -> Any:
 
 for _name, _symbol in (
     ("add", "+"), ("sub", "-"), ("mul", "*"), ("truediv", "/"), ("floordiv", "//"), ("mod", "%"),
-    ("pow", "**"), ("matmul", "@"), ("and", "&"), ("or", "|"), ("xor", "^"), ("lshift", "<<"), ("rshift", ">>"),
+    ("pow", "**"), ("matmul", "@"), ("and", "&"), ("or", "|"), ("xor", "^"),
+    ("lshift", "<<"), ("rshift", ">>"),
 ):  # fmt: skip
     setattr(ObjectRef, f"__{_name}__", _refuse(_symbol))
     setattr(ObjectRef, f"__r{_name}__", _refuse(_symbol))

@@ -47,7 +47,8 @@ def remote(**options: Any) -> RemoteDecorator: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function a task, or a class an actor.
 
-    Bare (``@remote``), with options (``@remote(num_cpus=2)``), or as a call (``remote(f)``).  Options are checked
+    Bare (``@remote``), with options (``@remote(num_cpus=2)``), or as a call (``remote(f)``).  Options are
+    checked
     here: ValueError for unknown or impossible ones, TypeError for wrong types; AssertionError for misuse of
     the decorator itself; TypeError for something that is neither function nor class.
 
@@ -60,7 +61,7 @@ def remote(*args: Any, **options: Any) -> Any:
     """
     if len(args) == 1 and not options:
         return _make(args[0], {})
-    assert not args and options, (
+    assert options and not args, (  # noqa: PT018
         "The @ray.remote decorator must be applied either with no arguments and no parentheses, for example "
         "'@ray.remote', or it must be applied using some of the options as keyword arguments, for example "
         "'@ray.remote(num_returns=2, resources={\"CustomResource\": 1})'."

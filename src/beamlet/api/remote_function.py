@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 from beamlet.api import advising, backend
 from beamlet.api.call_sites import call_site
 from beamlet.api.generators import returns_on_wire
-from beamlet.api.object_ref import ObjectRef
 from beamlet.api.options import TaskOptions, validate_task_options
 from beamlet.api.placing import strategy_of
+from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.remote_call import RemoteCall
 from beamlet.api.signatures import Signature
 from beamlet.core_worker import functions
@@ -55,7 +55,8 @@ class RemoteFunction(RemoteCall[P, R]):
         """From a function and options as users write them. Raises as options.py says."""
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise ValueError(
-                f"{function.__qualname__} is an 'async def' function: tasks are plain functions. Make it a method "
+                f"{function.__qualname__} is an 'async def' function: tasks are plain functions. Make it "
+                "a method "
                 "of an actor, or run it inside the task with asyncio.run()."
             )
         options = validate_task_options(
@@ -93,7 +94,7 @@ class RemoteFunction(RemoteCall[P, R]):
         with core.lock:
             key = core.functions.export(self._function, pickled)
         resources = options.demand()
-        env_vars = dict(options.runtime_env.get("env_vars") or {})
+        env_vars = env_vars_of(options.runtime_env, f"task {self.__name__}")
         scheduling_key = SchedulingKey(
             tuple(sorted(resources.items())),
             tuple(sorted(env_vars.items())),
@@ -140,7 +141,8 @@ class RemoteFunction(RemoteCall[P, R]):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
-            f"{self._name} is a remote function and cannot be called directly: call {self._name}.remote(…) to run "
+            f"{self._name} is a remote function and cannot be called directly: call "
+            f"{self._name}.remote(…) to run "
             f"it in a worker, or {self._name}.local(…) to run it here."
         )
 

@@ -1,12 +1,13 @@
 """● ``RuntimeEnv``: what a worker process must have around it, as a dictionary checked when it is made.
 
 Only ``env_vars`` takes effect in this release.  The other fields that Ray knows are kept as given, so that
-programs that set them run; ``unsupported()`` names them for whoever has to say so.
+programs that set them run; ``env_vars_of`` says once that they have no effect.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -25,6 +26,26 @@ OTHER_FIELDS = (
     ),
     *("worker_process_setup_hook", "nsight", "rocprof_sys", "java_jars"),
 )
+
+
+_told: set[str] = set()
+
+
+def env_vars_of(runtime_env: Mapping[str, Any], whose: str) -> dict[str, str]:
+    """The part that takes effect. Warns, once per field, of what has none.
+
+    whose: for the message, as in "task f".
+    """
+    ignored = [name for name in runtime_env if name in OTHER_FIELDS and name not in _told]
+    if ignored:
+        _told.update(ignored)
+        logging.getLogger("beamlet").warning(
+            "runtime_env of %s: %s has no effect in this release, which applies env_vars only. Workers see the "
+            "driver's sys.path, directory and installed packages as they are.",
+            whose,
+            ", ".join(ignored),
+        )
+    return dict(runtime_env.get("env_vars") or {})
 
 
 class RuntimeEnv(dict[str, Any]):
@@ -53,10 +74,6 @@ class RuntimeEnv(dict[str, Any]):
     def env_vars(self) -> dict[str, str]:
         """The environment variables; a new dictionary."""
         return dict(self.get("env_vars") or {})
-
-    def unsupported(self) -> list[str]:
-        """The fields that are set and have no effect in this release."""
-        return [name for name in self if name in OTHER_FIELDS]
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self)

@@ -101,7 +101,9 @@ def wait(
     return core.wait(ray_waitables, num_returns, timeout, fetch_local)  # type: ignore[no-any-return]
 
 
-def cancel(ray_waitable: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(
+    ray_waitable: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True
+) -> None:
     """Stop the task that makes this value; getting it then raises TaskCancelledError.
 
     A queued task never runs; a running one gets a KeyboardInterrupt, and with ``force`` its worker is ended.

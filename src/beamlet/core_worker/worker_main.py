@@ -22,7 +22,7 @@ from beamlet.core_worker.output import Output
 from beamlet.core_worker.runner import Runner
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import StartActor
-from beamlet.protocol.node import ExitedOnPurpose, ExitWorker, JobDescription, WorkerReady
+from beamlet.protocol.node import DescribeTask, ExitedOnPurpose, ExitWorker, JobDescription, WorkerReady
 from beamlet.protocol.peer import CallActor, PushTask
 
 
@@ -89,6 +89,10 @@ class Worker:
         if name != self._title:
             self._title = name
             set_title(f"beamlet::{name}")
+            # Sent at once: if this task kills the process, its certificate should name it.
+            with self.core.lock:
+                self.core.link.send(DescribeTask(name))
+                self.core.reactor.flush()
 
     def _speaker(self) -> str:
         if self.actor.spec is not None:

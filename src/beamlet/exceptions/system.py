@@ -10,9 +10,7 @@ from beamlet.exceptions.root import RayError, WithMessage, Worded
 class LocalRayletDiedError(Worded):
     """The node's own raylet is gone, and with it this node's workers and objects."""
 
-    _default = (
-        "The raylet of this node died; its workers and objects are gone. See raylet.log of the session."
-    )
+    _default = "The raylet of this node died; its workers and objects are gone. See logs/head.log in the session directory."
 
 
 class NodeDiedError(WithMessage):
@@ -89,8 +87,8 @@ class AuthenticationError(WithMessage):
 
     def __str__(self) -> str:
         return (
-            f"{self.message}. Both sides need the same secret: the same user on the same machine, or "
-            "BEAMLET_AUTH_TOKEN (or BEAMLET_AUTH_TOKEN_PATH) set alike."
+            f"{self.message}. The secret of a session is the file `secret` in its directory, readable by its user only: "
+            "join it as the same user on the same machine."
         )
 
 

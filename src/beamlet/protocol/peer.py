@@ -97,7 +97,7 @@ class Results(Message, tag=7):
     """The general answer: 0–n values, inline or stored, with references inside.
 
     ``hold``: when not 0, the executor keeps ``contained`` alive until ReleaseHold(hold).
-    ``failed``: user code raised (so ``items`` are error payloads); ``retryable`` when it may be run again.
+    ``failed``: user code raised (so ``items`` are error payloads).
     """
 
     seq: int
@@ -106,7 +106,6 @@ class Results(Message, tag=7):
     contained: list[list[ContainedRef]] = []
     hold: int = 0
     failed: bool = False
-    retryable: bool = False
     #: The worker takes no more tasks (max_calls reached).
     leaving: bool = False
 
