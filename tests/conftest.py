@@ -23,8 +23,8 @@ settings.register_profile("explore", _UNTIMED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
-# A root of its own for the sessions of this run: init() joins a cluster that `beamlet start --head` announced,
-# and no test may meet one of the developer's, or of a run beside it.
+# A root of its own for the sessions of this run: init() joins a cluster that `beamlet start --head`
+# announced, and no test may meet one of the developer's, or of a run beside it.
 _SESSIONS = tempfile.mkdtemp(prefix="bt-")
 os.environ["BEAMLET_TMPDIR"] = _SESSIONS
 for _name in ("BEAMLET_ADDRESS", "RAY_ADDRESS", "RAY_TMPDIR"):
@@ -33,7 +33,8 @@ for _name in ("BEAMLET_ADDRESS", "RAY_ADDRESS", "RAY_TMPDIR"):
 
 def pytest_configure() -> None:
     faulthandler.enable()
-    # A shell starts what runs in the background deaf to Ctrl-C, and so would be the programs that tests start.
+    # A shell starts what runs in the background deaf to Ctrl-C, and so would be the programs that tests
+    # start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -75,7 +75,9 @@ _HOMES = {
     **dict.fromkeys(("PlacementGroupID", "TaskID", "UniqueID", "WorkerID"), "public_ids"),
     **dict.fromkeys(("get_gpu_ids", "get_runtime_context"), "runtime_context"),
     **dict.fromkeys(("cancel", "get", "put", "wait"), "values"),
-    **{"ObjectRefGenerator": "generators", "LoggingConfig": "logging_config", "remote": "remote"},
+    "ObjectRefGenerator": "generators",
+    "LoggingConfig": "logging_config",
+    "remote": "remote",
 }
 
 __all__ = [

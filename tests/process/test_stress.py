@@ -120,7 +120,8 @@ def test_many_threads_doing_many_things() -> None:
             failures.append(f"{action.__name__}:\n{traceback.format_exc()}")
 
     actions = (
-        bursts, nests, passes_on_refs_of_others, reads_and_writes, waits, makes_and_drops_actors, keeps, survives,
+        bursts, nests, passes_on_refs_of_others, reads_and_writes, waits, makes_and_drops_actors, keeps,
+        survives,
     )  # fmt: skip
     threads = [threading.Thread(target=repeat, args=(action,)) for action in actions]
     for thread in threads:

@@ -98,7 +98,9 @@ def test_what_is_queued_together_arrives_as_one_batch(reactor: Reactor, pair: tu
     assert (b.received, b.batches) == (sent, [5])
 
 
-def test_more_than_the_kernel_takes_waits_and_arrives_in_order(reactor: Reactor, pair: tuple[End, End]) -> None:
+def test_more_than_the_kernel_takes_waits_and_arrives_in_order(
+    reactor: Reactor, pair: tuple[End, End]
+) -> None:
     a, b = pair
     for n in range(8):
         a.connection.send(result(n, 500_000))

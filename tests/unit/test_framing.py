@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ def test_a_stream_may_come_byte_by_byte() -> None:
 def test_any_frames_survive_any_pieces(headers: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(map(framed, headers))
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    pieces = [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in pairwise(edges)]
     assert feed(Deframer(), *pieces) == headers
 
 

@@ -1,14 +1,13 @@
 """The protocol as a whole: tags, round trips, and the bytes of every kind of message.
 
 golden.txt holds one line a message. A changed line is a changed protocol: mean it, then write the file anew
-with ``python tests/unit/test_protocol.py``.
+with ``PYTHONPATH=src python tests/unit/test_protocol.py``.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -17,8 +16,6 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parents[2] / "src")]
 
 import beamlet.protocol
 from beamlet.protocol.message import Message
@@ -114,7 +111,8 @@ def test_bytes_on_the_wire_are_what_they_were() -> None:
     before = GOLDEN.read_text().splitlines()
     now = golden_lines()
     changed = sorted(set(before) ^ set(now))
-    assert now == before, f"run `python {Path(__file__).name}` if these changes are meant:\n" + "\n".join(changed)
+    advice = "run `PYTHONPATH=src python tests/unit/test_protocol.py` if these changes are meant:"
+    assert now == before, "\n".join([advice, *changed])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import beamlet
-from beamlet.exceptions import CallSite, GetTimeoutError, RayError, RayTaskError
+from beamlet.exceptions import CallSite, GetTimeoutError, RayTaskError
 from beamlet.serialization.remote_error import capture, format_without_our_frames
 
 

@@ -9,9 +9,9 @@ import pytest
 from beamlet.core_worker.pending import Pending
 from beamlet.core_worker.task_submitter import (
     IDLE_LEASE_S,
-    TURN_S,
     MAX_LEASE_REQUESTS,
     PIPELINE_MAX,
+    TURN_S,
     LeasedWorker,
     SchedulingKey,
     TaskSubmitter,
@@ -65,7 +65,9 @@ def names(worker: LeasedWorker) -> list[str]:
     return [task.message.name for task in worker.in_flight.values()]
 
 
-def warmed(submitter: TaskSubmitter, desk: LeaseDesk, us: int = SHORT_US) -> tuple[LeasedWorker, SentMessages]:
+def warmed(
+    submitter: TaskSubmitter, desk: LeaseDesk, us: int = SHORT_US
+) -> tuple[LeasedWorker, SentMessages]:
     """A leased worker whose key is known to have tasks that take ``us``."""
     submit(submitter, "warm")
     worker, link = grant(submitter, desk)
@@ -117,7 +119,9 @@ def test_requests_nobody_needs_any_more_are_taken_back(submitter: TaskSubmitter,
     assert desk.returned == [(77, False)]
 
 
-def test_an_idle_lease_is_kept_a_moment_for_what_comes_next(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
+def test_an_idle_lease_is_kept_a_moment_for_what_comes_next(
+    submitter: TaskSubmitter, desk: LeaseDesk
+) -> None:
     worker, link = warmed(submitter, desk)
     assert submitter.tick(2.0) == pytest.approx(2.0 + IDLE_LEASE_S)
     submit(submitter, "next")
@@ -157,7 +161,9 @@ def test_a_refused_key_gives_up_all_its_tasks(submitter: TaskSubmitter, desk: Le
     assert submitter.refused(first) == [], "an answer to a request that is over changes nothing"
 
 
-def test_a_request_that_ended_without_a_lease_is_made_again(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
+def test_a_request_that_ended_without_a_lease_is_made_again(
+    submitter: TaskSubmitter, desk: LeaseDesk
+) -> None:
     submit(submitter, "a")
     submitter.cancelled(1)
     assert sorted(desk.asked) == [1, 2]
@@ -285,7 +291,9 @@ def test_the_second_idle_worker_gets_its_share_when_the_first_theft_is_done(
     assert (names(victim), names(first), names(second)) == (["a"], ["c"], ["b"])
 
 
-def test_who_has_nothing_to_give_is_not_asked_again_at_once(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
+def test_who_has_nothing_to_give_is_not_asked_again_at_once(
+    submitter: TaskSubmitter, desk: LeaseDesk
+) -> None:
     victim, to_victim = loaded(submitter, desk)
     thief, _ = grant(submitter, desk)
     to_victim.take()
@@ -319,7 +327,9 @@ def test_a_blocked_worker_gets_nothing_until_it_answers(submitter: TaskSubmitter
     assert link.names() == list("bcdef"), "in their old order, before what came later"
 
 
-def test_tasks_come_back_in_order_whatever_the_message_says(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
+def test_tasks_come_back_in_order_whatever_the_message_says(
+    submitter: TaskSubmitter, desk: LeaseDesk
+) -> None:
     worker, _ = loaded(submitter, desk)
     submitter.handed_back(worker, [6, 4, 5, 99], True, 3.0)
     queue = submitter.keys[ONE_CPU].queue
@@ -375,9 +385,7 @@ def test_taking_back_the_last_queued_task_keeps_the_requests_for_those_behind_ot
 def test_explain_says_what_waits_for_what(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
     submit(submitter, "a", "b")
     grant(submitter, desk)
-    assert submitter.explain() == [
-        {"name": "b", "queued": 1, "in_flight": 1, "workers": 1, "requests": [2]}
-    ]
+    assert submitter.explain() == [{"name": "b", "queued": 1, "in_flight": 1, "workers": 1, "requests": [2]}]
 
 
 def test_a_busy_lease_that_was_asked_for_is_given_back_when_it_runs_dry(

@@ -99,9 +99,7 @@ def test_the_thread_that_waits_reads_its_answer_itself(reactor: SharedReactor, e
 def test_a_deadline_ends_a_wait_of_the_leader_and_of_a_follower(reactor: SharedReactor, echo: Echo) -> None:
     started = monotonic()
     results: list[bool] = []
-    both = [
-        in_thread(lambda: results.append(reactor.wait(Waiter(), started + 0.05))) for _ in range(2)
-    ]
+    both = [in_thread(lambda: results.append(reactor.wait(Waiter(), started + 0.05))) for _ in range(2)]
     for thread in both:
         thread.join(PATIENCE_S)
     assert results == [False, False]

@@ -207,4 +207,4 @@ class ActorLink:
         if self.state is LinkState.READY and self.queue and self.ordered:
             assert self.queue[0].unresolved, "a call could be sent and is not"
         if self.state is LinkState.DEAD:
-            assert not self.queue and not self.in_flight and not self.interrupted
+            assert not [*self.queue, *self.in_flight.values(), *self.interrupted]

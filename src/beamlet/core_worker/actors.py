@@ -237,7 +237,8 @@ class ActorAccess:
                 self.release_handle(link)
         elif failed:
             error = ActorUnavailableError(
-                f"its process died while this call was on its way, and it is being restarted ({update.cause}); "
+                "its process died while this call was on its way, and it is being restarted "
+                f"({update.cause}); "
                 "the call is not sent again because max_task_retries is 0 or used up",
                 link.actor_id,
             )

@@ -93,9 +93,7 @@ class CoreWorker:
         self._shut = False
         self.reactor = reactor or SharedReactor("beamlet-io", self._on_idle)
         self.lock = self.reactor.lock
-        self.link = NodeLink(
-            sock, self.reactor, self._from_raylet, self._raylet_lost, identity.session_dir
-        )
+        self.link = NodeLink(sock, self.reactor, self._from_raylet, self._raylet_lost, identity.session_dir)
         self.refs = ReferenceCounter(self.address)
         self.peers = PeerTable(self.link, self.reactor, self._from_peer, self._peer_gone)
         self.functions = FunctionTable(self.link)

@@ -1,6 +1,7 @@
 """What others push to this worker: queued, run by its threads, answered; stolen or cancelled on the way.
 
-Handlers (``arrived``, ``control``, ``from_raylet``) run under the core worker's lock in whichever thread reads
+Handlers (``arrived``, ``control``, ``from_raylet``) run under the core worker's lock in whichever thread
+reads
 the sockets; ``serve`` is the life of a thread that runs user code.  An answer may be held: until what its
 task printed has reached the driver, and until the owners of references it kept know of that.
 """

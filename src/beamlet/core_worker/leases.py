@@ -50,9 +50,7 @@ class Leases:
     # -- port ------------------------------------------------------------------------------------
 
     def request_lease(self, key: SchedulingKey, name: str, backlog: int) -> int:
-        message = RequestLease(
-            0, dict(key.resources), name, dict(key.env_vars), key.strategy, backlog
-        )
+        message = RequestLease(0, dict(key.resources), name, dict(key.env_vars), key.strategy, backlog)
         return self._core.link.request(message, self._answered)
 
     def cancel_lease_request(self, req: int) -> None:

@@ -1,4 +1,4 @@
-"""A worker's stdout and stderr: whole lines into the raylet's pipes, and the knowledge that something was said.
+"""A worker's stdout and stderr: whole lines into the raylet's pipes, and the knowledge that some were said.
 
 ``Output.printed`` tells the executor that a task said something, so that its answer is held until the driver
 has shown it.  Before the first line under a new name goes a control line, byte 0x1e and the name, which

@@ -54,7 +54,9 @@ class Ownership:
         if record is None:
             sender.send(ObjectGone(object_id, "its owner had already freed it when it was asked for"))
         elif record.state == PENDING:
-            self._core.objects.when_ready(object_id, record, lambda ready: self._answer(sender, object_id, ready))
+            self._core.objects.when_ready(
+                object_id, record, lambda ready: self._answer(sender, object_id, ready)
+            )
         else:
             self._answer(sender, object_id, record)
 

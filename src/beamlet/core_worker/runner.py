@@ -20,7 +20,7 @@ from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
 from beamlet.exceptions import RayTaskError, TaskCancelledError
 from beamlet.protocol.message import ContainedRef
-from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoreDep, StoredAt, Yielded
+from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoredAt, StoreDep, Yielded
 from beamlet.serialization.arguments import NO_ARGUMENTS, fill, split
 from beamlet.serialization.remote_error import capture
 from beamlet.serialization.unpicklable import explain_unpicklable
@@ -189,8 +189,11 @@ class Runner:
         try:
             if work.num_returns == 1:
                 data = dumps(value)
-                if type(data) is bytes and guard is None and not self._output.printed and not (
-                    type(work) is PushTask and work.max_calls
+                if (
+                    type(data) is bytes
+                    and guard is None
+                    and not self._output.printed
+                    and not (type(work) is PushTask and work.max_calls)
                 ):
                     self._execution.reply(sender, Result(work.seq, data, busy_us))
                     return
@@ -328,8 +331,6 @@ class Runner:
             actor_repr=self.actor_repr,
             actor_id=self.actor_id,
         )
-
-
 
 
 def _all_plain(payload: bytes, deps: Sequence[InlineDep | StoreDep]) -> bool:

@@ -190,9 +190,7 @@ class Submission:
                 refs: Any = self._make_ref(object_id, core.address)
             else:
                 refs, returns = self._new_returns(task_id, method.num_returns, call_site)
-            pending = Pending(
-                message, returns, (), method.max_task_retries, method.retry_exceptions, link
-            )
+            pending = Pending(message, returns, (), method.max_task_retries, method.retry_exceptions, link)
             if method.num_returns == STREAMING:
                 message.stream_limit = method.stream_limit
                 pending.stream, refs = self._new_stream(task_id, method.stream_limit, refs)

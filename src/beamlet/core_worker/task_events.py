@@ -37,7 +37,14 @@ class TaskEventBuffer:
         pid = os.getpid()
         events = [
             TaskEvent(
-                TaskId(task_id), name, "task:execute", pid, self._worker_id, start // 1000, end // 1000, failed
+                TaskId(task_id),
+                name,
+                "task:execute",
+                pid,
+                self._worker_id,
+                start // 1000,
+                end // 1000,
+                failed,
             )
             for task_id, name, start, end, failed in noted
         ]

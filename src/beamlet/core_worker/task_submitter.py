@@ -417,7 +417,8 @@ class TaskSubmitter:
                 seen.add(id(task))
             for worker in state.workers:
                 for seq, task in worker.in_flight.items():
-                    assert isinstance(task.message, PushTask) and task.message.seq == seq
+                    assert isinstance(task.message, PushTask)
+                    assert task.message.seq == seq
             if state.queue:
                 able = any(not w.blocked and not w.leaving for w in state.workers)
                 assert able or state.requests or state.workers, "tasks wait and nobody was asked"

@@ -395,8 +395,11 @@ class WorkerPool:
 
 
 def _homes_for(want: Want) -> tuple[Home | None, ...]:
-    """Where to look for a worker, best first. An actor gets one that never ran a task: it ends with the actor,
-    and with it would end what its tasks put and others still use."""
+    """Where to look for a worker, best first.
+
+    An actor gets one that never ran a task: it ends with the actor, and with it would end what its tasks put
+    and others still use.
+    """
     return (None,) if want.actor is not None else ((want.job, want.env), None)
 
 

@@ -228,9 +228,7 @@ class Connection:
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 whole = len(data) - len(data) % 4
-                self._fds_in.extend(
-                    int.from_bytes(data[i : i + 4], "little") for i in range(0, whole, 4)
-                )
+                self._fds_in.extend(int.from_bytes(data[i : i + 4], "little") for i in range(0, whole, 4))
         if flags & socket.MSG_CTRUNC:
             raise OSError(0, "descriptors were lost: too many open files here (ulimit -n)")
         return size

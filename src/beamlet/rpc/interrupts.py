@@ -1,7 +1,7 @@
 """Ctrl-C while the main thread handles messages: noted, and acted on when no message is half handled.
 
-Python runs signal handlers between any two bytecodes of the main thread.  A KeyboardInterrupt in the middle of
-a batch would lose the rest of it, and a later ``get`` would wait for an answer that had already come.
+Python runs signal handlers between any two bytecodes of the main thread.  A KeyboardInterrupt in the middle
+of a batch would lose the rest of it, and a later ``get`` would wait for an answer that had already come.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ only where users write coroutines.  Handlers are plain functions that never bloc
 
 Spinning: a process that sleeps in epoll needs some 20–70 µs to be woken here, one that polls in a loop
 notices in under 1 µs.  So a wait first polls for about ``SPIN_S`` — but only while that keeps paying off:
-the budget halves with each miss, and is restored when a sleep turns out to have been short.  Between looks the
-core is offered to whoever else could use it, which may be the very process we wait for: on a busy machine that is
-the difference between 13 and 57 µs.
+the budget halves with each miss, and is restored when a sleep turns out to have been short.  Between looks
+the core is offered to whoever else could use it, which may be the very process we wait for: on a busy machine
+that is the difference between 13 and 57 µs.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ class SharedReactor(Reactor):
         self._turns_taken = 0
         self._user_leads = False
         self._parked = threading.Event()
-        #: Parked for long, because one user thread has led for a whole PARK_S: it must wake us when it leaves.
+        #: Parked for long, because one user thread has led for a whole PARK_S: it must wake us when it
+        #: leaves.
         self._deep = False
         #: The background thread leads and is in ``poll``.
         self._sleeping = False

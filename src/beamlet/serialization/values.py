@@ -171,7 +171,7 @@ def contained_of(payload: bytes) -> list[ContainedRef]:
 
 
 def rebuild(kind: int, inband: bytes | memoryview, buffers: Sequence[Any]) -> Any:
-    """The value from its parts. ``buffers`` are what arrays will view: pass writable ones for writable arrays."""
+    """The value from its parts. ``buffers`` are what arrays will view: writable ones make writable arrays."""
     if kind == RAW_BYTES:
         return bytes(buffers[0])
     if kind == RAW_BYTEARRAY:
