@@ -134,7 +134,7 @@ def test_many_threads_doing_many_things() -> None:
     from beamlet.api import backend
 
     core = backend.current()
-    del keeper, flaky, threads
+    keeper = flaky = threads = None
     gc.collect()
     wait_until(lambda: ray.available_resources().get("CPU") == 2, "all CPUs to be free again")
     wait_until(lambda: len(core.refs.objects) <= 2, "every object to be freed")

@@ -402,7 +402,7 @@ def test_a_busy_lease_that_was_asked_for_is_given_back_when_it_runs_dry(
 def test_a_lease_that_was_asked_for_is_passed_on_after_its_turn_though_there_is_work(
     submitter: TaskSubmitter, desk: LeaseDesk
 ) -> None:
-    worker, link = warmed(submitter, desk)
+    worker, _ = warmed(submitter, desk)
     for name in "abc":
         submit(submitter, name)
     submitter.return_idle(5.0)

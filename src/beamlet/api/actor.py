@@ -393,9 +393,10 @@ class ActorClassWithOptions(Generic[T]):
 def _functions_of(cls: type) -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for name, member in inspect.getmembers(cls):
-        if inspect.isfunction(member) or inspect.ismethod(member) or inspect.isbuiltin(member):
-            if not (name.startswith("__") and name.endswith("__")) or name == "__call__":
-                found[name] = member
+        is_special = name.startswith("__") and name.endswith("__") and name != "__call__"
+        is_code = inspect.isfunction(member) or inspect.ismethod(member) or inspect.isbuiltin(member)
+        if is_code and not is_special:
+            found[name] = member
     return found
 
 

@@ -11,8 +11,8 @@ from beamlet.api.call_sites import call_site
 from beamlet.api.generators import returns_on_wire
 from beamlet.api.options import TaskOptions, validate_task_options
 from beamlet.api.placing import strategy_of
-from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.remote_call import RemoteCall
+from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
 from beamlet.core_worker import functions
 from beamlet.core_worker.submission import TaskTemplate

@@ -40,7 +40,8 @@ def env_vars_of(runtime_env: Mapping[str, Any], whose: str) -> dict[str, str]:
     if ignored:
         _told.update(ignored)
         logging.getLogger("beamlet").warning(
-            "runtime_env of %s: %s has no effect in this release, which applies env_vars only. Workers see the "
+            "runtime_env of %s: %s has no effect in this release, which applies env_vars only. Workers see "
+            "the "
             "driver's sys.path, directory and installed packages as they are.",
             whose,
             ", ".join(ignored),

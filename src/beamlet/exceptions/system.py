@@ -10,7 +10,10 @@ from beamlet.exceptions.root import RayError, WithMessage, Worded
 class LocalRayletDiedError(Worded):
     """The node's own raylet is gone, and with it this node's workers and objects."""
 
-    _default = "The raylet of this node died; its workers and objects are gone. See logs/head.log in the session directory."
+    _default = (
+        "The raylet of this node died; its workers and objects are gone. "
+        "See logs/head.log in the session directory."
+    )
 
 
 class NodeDiedError(WithMessage):
@@ -87,8 +90,8 @@ class AuthenticationError(WithMessage):
 
     def __str__(self) -> str:
         return (
-            f"{self.message}. The secret of a session is the file `secret` in its directory, readable by its user only: "
-            "join it as the same user on the same machine."
+            f"{self.message}. The secret of a session is the file `secret` in its directory, readable by its "
+            "user only: join it as the same user on the same machine."
         )
 
 
