@@ -49,6 +49,7 @@ from beamlet.core_worker.waits import Waits
 from beamlet.exceptions import CallSite, DeadlockError, RaySystemError
 from beamlet.protocol import gcs, node, peer
 from beamlet.rpc.connection import Connection
+from beamlet.rpc.reactor import Reactor
 from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.refs import released
 
@@ -360,6 +361,13 @@ class CoreWorker:
         raise self.link.gone()
 
     # -- the end ---------------------------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """In a fork of this process: let go of our copies of its descriptors; say and touch nothing."""
+        self._shut = True
+        for connection in (self.link.connection, *self.peers.connections()):
+            connection.abandon()
+        Reactor.close(self.reactor)
 
     def shut(self) -> None:
         """Close everything; every wait ends. Idempotent."""

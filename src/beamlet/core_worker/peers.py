@@ -125,6 +125,9 @@ class PeerTable:
                 del self.by_address[peer.address]
             self._on_gone(peer)
 
+    def connections(self) -> list[Connection]:
+        return [peer.connection for peer in self.by_address.values() if peer.connection is not None]
+
     def close(self) -> None:
         for peer in list(self.by_address.values()):
             if peer.connection is not None:

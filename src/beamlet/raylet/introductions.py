@@ -6,6 +6,7 @@ of introductions is also the list of who must be told when one of them dies.
 
 from __future__ import annotations
 
+import os
 import socket
 
 from beamlet.base.ids import Address, short, worker_of
@@ -25,7 +26,11 @@ class Introductions:
         if peer is None:
             asker.send(self._unreachable(message))
         elif self.is_new(asker, peer):
-            self.introduce(asker, peer, PeerConnected(message.req))
+            try:
+                self.introduce(asker, peer, PeerConnected(message.req))
+            except OSError as error:
+                reason = f"the node has no descriptors left for a connection to it: {error.strerror}"
+                asker.send(PeerUnreachable(message.req, reason))
         else:
             asker.send(PeerConnected(message.req, fresh=False))
 
@@ -33,11 +38,16 @@ class Introductions:
         return other.address not in self._known.get(one.address, ())
 
     def introduce(self, asker: CoreWorker, peer: CoreWorker, answer: Message) -> None:
-        """Send ``answer`` with one end to ``asker``, and PeerIntroduced with the other to ``peer``."""
-        self._known.setdefault(asker.address, set()).add(peer.address)
-        self._known.setdefault(peer.address, set()).add(asker.address)
+        """Send ``answer`` with one end to ``asker``, and PeerIntroduced with the other to ``peer``.
+
+        Raises OSError when descriptors have run out; nobody was told anything then.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, theirs:
+            for spare in [os.dup(ours.fileno()) for _ in range(2)]:
+                os.close(spare)  # there is room for the copies that travel
+            self._known.setdefault(asker.address, set()).add(peer.address)
+            self._known.setdefault(peer.address, set()).add(asker.address)
             peer.send_with_fd(PeerIntroduced(asker.address), theirs.fileno())
             asker.send_with_fd(answer, ours.fileno())
 

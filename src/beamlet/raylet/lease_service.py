@@ -172,7 +172,15 @@ class LeaseService:
             effect.request.key[1], effect.lease_id, worker.address, worker.pid, effect.accelerators
         )
         if self._introductions.is_new(holder, worker):
-            self._introductions.introduce(holder, worker, answer)
+            try:
+                self._introductions.introduce(holder, worker, answer)
+            except OSError as error:
+                now = time.monotonic()
+                self._performer.perform(
+                    self._manager.return_lease(holder.address, effect.lease_id, False, now)
+                )
+                reason = f"the node has no descriptors left for a connection: {error.strerror}"
+                self._answer(effect.request, node.LeaseCancelled(effect.request.key[1], reason))
         else:
             answer.fresh = False
             holder.send(answer)

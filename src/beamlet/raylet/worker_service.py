@@ -24,6 +24,8 @@ FromFactory = factory.Forked | factory.ForkFailed | factory.ChildExited | factor
 
 #: The link is flushed after this many: one sendmsg carries 253 descriptors at most, a fork needs three.
 _FORKS_AT_ONCE = 64
+#: Kept free for introductions, logs and visitors: a worker that could not be reached is of no use.
+_SPARE_DESCRIPTORS = 40
 
 
 class WorkerService:
@@ -95,6 +97,7 @@ class WorkerService:
             self._fork_failed(effect.worker, f"no descriptors for its connection: {error.strerror}")
             return
         try:
+            _check_room()
             out, err = self._output.open(effect.worker)
         except OSError as error:
             ours.close()
@@ -159,3 +162,14 @@ class OomKills:
 
 def _with_env(job: node.JobDescription, env_vars: dict[str, str]) -> node.JobDescription:
     return msgspec.structs.replace(job, env_vars={**job.env_vars, **env_vars})
+
+
+def _check_room() -> None:
+    """Raises OSError when one more worker would leave too few descriptors for what those here need."""
+    spares: list[int] = []
+    try:
+        for _ in range(_SPARE_DESCRIPTORS):
+            spares.append(os.dup(2))  # noqa: PERF401  what was made before a failure is closed below
+    finally:
+        for fd in spares:
+            os.close(fd)

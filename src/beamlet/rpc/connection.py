@@ -246,6 +246,11 @@ class Connection:
             if not self.closed:
                 self._release()
 
+    def abandon(self) -> None:
+        """In a fork: close this copy of the socket. The reactor, shared with the parent, hears nothing."""
+        self.closed = True
+        self._sock.close()
+
     def _lost(self, reason: str) -> None:
         if not self.closed:
             self._release()

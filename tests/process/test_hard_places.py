@@ -1,0 +1,119 @@
+"""Starting and ending where it is awkward: no descriptors, no processes, long paths, forks, several at once."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conformance import DEADLINE_S, beamlet_only, environment, run_script, start_script, wait_until
+
+from support.marked import Marked
+
+pytestmark = beamlet_only
+
+MANY_ACTORS = """
+ray.init(num_cpus=2)
+
+@ray.remote
+class Actor:
+    def one(self):
+        return 1
+
+@ray.remote
+def two():
+    return 2
+
+assert ray.get(two.remote(), timeout=20) == 2
+actors, made, refused = [Actor.remote() for _ in range(40)], 0, []
+for actor in actors:
+    try:
+        made += ray.get(actor.one.remote(), timeout=20)
+    except ray.exceptions.ActorDiedError as error:
+        refused.append(str(error))
+assert made and refused, (made, refused)
+print(refused[0])
+del actor, actors
+print("still", ray.get(two.remote(), timeout=20), flush=True)
+"""
+
+
+def test_no_descriptors_are_an_error_of_the_call_and_the_node_survives(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text("import beamlet as ray, beamlet.exceptions\n" + MANY_ACTORS)
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=3 * DEADLINE_S,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (110, 110)),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "no worker process could be started" in done.stdout
+    assert "Too many open files" in done.stdout
+    assert "still 2" in done.stdout
+
+
+FORKS = """
+import multiprocessing, os, time
+ray.init(num_cpus=1)
+
+@ray.remote
+def double(i):
+    return 2 * i
+
+assert ray.get(double.remote(1), timeout=20) == 2
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+child = context.Process(target=lambda: (queue.put(ray.is_initialized()), time.sleep(600)))
+child.start()
+assert queue.get(timeout=20) is False
+assert ray.get([double.remote(i) for i in range(50)], timeout=20) == list(range(0, 100, 2))
+print(child.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_fork_of_the_driver_neither_disturbs_nor_keeps_the_session(tmp_path: Path) -> None:
+    marked = Marked(tmp_path / "root")
+    path = tmp_path / "program.py"
+    path.write_text("import beamlet as ray\n" + FORKS)
+    program = start_script(path, **marked.environment())
+    try:
+        assert program.stdout is not None
+        child = int(program.stdout.readline())
+        program.wait(DEADLINE_S)
+        os.kill(child, 0)  # it lives on, and yet the cluster has noticed
+        wait_until(lambda: {each.pid for each in marked.processes()} == {child}, "all but the fork to end")
+    finally:
+        marked.kill_everything()
+        program.communicate()
+
+
+def test_a_long_path_to_the_sessions(tmp_path: Path) -> None:
+    root = tmp_path / ("d" * 140)
+    source = "ray.init(num_cpus=1)\nprint(ray.get(ray.remote(lambda: 7).remote()))\n"
+    assert run_script(tmp_path / "p.py", source, BEAMLET_TMPDIR=str(root)) == "7\n"
+    assert not [path for path in root.rglob("*") if path.is_socket()]
+
+
+@pytest.mark.parametrize("count", [4])
+def test_several_processes_start_clusters_at_once(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "p.py"
+    path.write_text(
+        "import beamlet as ray, os\n"
+        "for _ in range(2):\n"
+        "    ray.init(num_cpus=1)\n"
+        "    print(ray.get(ray.remote(lambda: os.environ['WHO']).remote(), timeout=30), flush=True)\n"
+        "    ray.shutdown()\n"
+    )
+    root = str(tmp_path / "root")
+    programs = [start_script(path, WHO=str(i), BEAMLET_TMPDIR=root) for i in range(count)]
+    outputs = [program.communicate(timeout=3 * DEADLINE_S) for program in programs]
+    assert [out for out, _ in outputs] == [f"{i}\n{i}\n" for i in range(count)], outputs
+    assert not list(Path(root).glob("*/session_2*")), "sessions that ended well leave no directory"
