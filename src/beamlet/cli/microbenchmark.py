@@ -5,6 +5,7 @@ A small set, for a look.  benchmarks/ compares with Ray, alternating, and agains
 
 from __future__ import annotations
 
+import os
 import argparse
 import math
 import sys
@@ -40,6 +41,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     paint = Paint.on(sys.stdout)
     scale = 0.1 if options.quick else 1.0
+    os.environ["BEAMLET_ADVICE"] = "0"  # tiny calls in a loop are the point here
     beamlet.init(num_cpus=options.num_cpus, log_to_driver=False)
     try:
         for name, work, operations in workloads():
