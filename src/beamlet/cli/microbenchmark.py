@@ -5,9 +5,9 @@ A small set, for a look.  benchmarks/ compares with Ray, alternating, and agains
 
 from __future__ import annotations
 
-import os
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from time import perf_counter
