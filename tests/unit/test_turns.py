@@ -238,7 +238,7 @@ def test_no_wake_up_is_lost_under_stress(reactor: SharedReactor, echo: Echo) -> 
     assert min(counts) > 5
     # A lost wake-up would show as a wait of IDLE_S or _FOLLOW_S; a busy machine may cost some, not many.
     slow = [seconds for seconds in late if seconds > 0.2]
-    assert len(slow) <= len(late) // 100, f"{len(slow)} of {len(late)} waits were late: {slow[:5]}"
+    assert len(slow) <= max(3, len(late) // 100), f"{len(slow)} of {len(late)} waits were late: {slow[:5]}"
 
 
 @pytest.mark.parametrize("waiting", [0, 2])
