@@ -1,4 +1,4 @@
-"""Starting and ending where it is awkward: no descriptors, no processes, long paths, forks, several at once."""
+"""Starting and ending where it is awkward: no descriptors, long paths, forks, several at once."""
 
 from __future__ import annotations
 

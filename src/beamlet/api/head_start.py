@@ -16,7 +16,7 @@ import msgspec
 from beamlet.base.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY
 from beamlet.base.version import VERSION
 from beamlet.head.options import HeadOptions, HeadReady
-from beamlet.processes.fate_sharing import sweep
+from beamlet.processes.fate_sharing import sweep_and_wait
 from beamlet.processes.host import detect, raise_fd_limit
 from beamlet.processes.session import SessionDirectory, find_current, session_root, sweep_dead
 from beamlet.rpc.auth import HandshakeError
@@ -144,7 +144,7 @@ def stop_head(head: StartedHead, at_once: bool = False) -> None:
 
 def clean_up_after(session: SessionDirectory) -> None:
     """The head died without cleaning up: end what it left, and disarm its session."""
-    sweep(session.marker)
+    sweep_and_wait(session.marker)
     session.remove(keep_logs=True)
 
 

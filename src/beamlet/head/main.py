@@ -27,7 +27,7 @@ from beamlet.head.node_facts import NodeFacts
 from beamlet.head.options import HeadOptions, HeadReady
 from beamlet.object_store.arena import Arena
 from beamlet.processes.factory import FactoryProcess, WorkerBoot, fork_factory
-from beamlet.processes.fate_sharing import become_subreaper, sweep
+from beamlet.processes.fate_sharing import become_subreaper, sweep_and_wait
 from beamlet.processes.host import raise_fd_limit
 from beamlet.processes.session import SessionDirectory
 
@@ -173,7 +173,7 @@ class Head:
             _await_exit(self._factory.pid, _FACTORY_ENDS_S)
         if status != 0:
             # It could not end what it was to end; a sweep finds that by the session's mark.
-            sweep(self.session.marker)
+            sweep_and_wait(self.session.marker)
         self._arena.close()
         self.session.remove(keep_logs=self._failed)
 

@@ -19,6 +19,7 @@ import functools
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 _PR_SET_PDEATHSIG = 1
@@ -100,6 +101,24 @@ def sweep(marker: str) -> list[int]:
             killed += [each for each in (pid, *below) if each not in seen and _kill(each)]
             seen.update((pid, *below))
     return killed
+
+
+def sweep_and_wait(marker: str, seconds: float = 2.0) -> list[int]:
+    """``sweep``, and wait until all of it has ended: then nothing of the session is left. Bounded."""
+    killed = sweep(marker)
+    deadline = time.monotonic() + seconds
+    while any(map(_lives, killed)) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return killed
+
+
+def _lives(pid: int) -> bool:
+    """A zombie does not: it only waits to be collected."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _marked(marker: str) -> Iterator[int]:
