@@ -199,10 +199,11 @@ def test_a_hundred_sessions_do_not_grow() -> None:
 
     for _ in range(5):
         session()
-    before = process.num_fds(), process.num_threads()
+    before, memory = (process.num_fds(), process.num_threads()), process.memory_info().rss
     for _ in range(20):
         session()
     assert (process.num_fds(), process.num_threads()) == before
+    assert process.memory_info().rss < memory + (10 << 20)
 
 
 # --- ends of every kind --------------------------------------------------------------------------

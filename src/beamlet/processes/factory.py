@@ -96,6 +96,8 @@ def fork_factory(
         theirs.close()
         return FactoryProcess(pid, ours)
     try:
+        # Until the loop listens for it: a head that is killed while we still load is cleaned up after, too.
+        signal.signal(signal.SIGTERM, lambda *_: _end_early(at_end))
         die_with_parent(signal.SIGTERM, parent)
         ours.close()
         for close in close_in_factory:
@@ -105,6 +107,11 @@ def fork_factory(
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
+
+
+def _end_early(at_end: Callable[[], None]) -> NoReturn:
+    at_end()
+    os._exit(0)
 
 
 def run_factory(
