@@ -120,8 +120,8 @@ def install_streams() -> None:
     """In the factory, once: the stream objects that all workers inherit and use on their own descriptors.
 
     Made by each worker they cost it 0.2 MB of copied pages.  New ones in any case: those of the head may be
-    buffered differently, closed, or a test's capture.  A stream remembers what kind of file it was made on, so
-    it is made on what workers have: nothing to read, and pipes.
+    buffered differently, closed, or a test's capture.  A stream remembers what kind of file it was made on,
+    so it is made on what workers have: nothing to read, and pipes.
     """
     kept = [os.dup(fd) for fd in range(3)]
     null = os.open(os.devnull, os.O_RDONLY)
