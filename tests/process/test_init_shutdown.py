@@ -202,7 +202,9 @@ def test_a_hundred_sessions_do_not_grow() -> None:
     before, memory = (process.num_fds(), process.num_threads()), process.memory_info().rss
     for _ in range(20):
         session()
-    assert (process.num_fds(), process.num_threads()) == before
+    # Fewer is fine: what an earlier test left to end by itself may have ended meanwhile.
+    assert process.num_fds() <= before[0]
+    assert process.num_threads() <= before[1]
     assert process.memory_info().rss < memory + (10 << 20)
 
 

@@ -21,7 +21,6 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from beamlet.rpc.interrupts import Interrupts
 from beamlet.rpc.reactor import Reactor
 
 #: How long after the last user thread's turn the background thread takes over; bounds how late a message
@@ -91,7 +90,6 @@ class SharedReactor(Reactor):
         #: ``nudge`` asked for a background turn.
         self._wanted = False
         self._next_idle = 0.0
-        self._interrupts = Interrupts(self.wake)
         self._closing = False
         self._thread = threading.Thread(target=self._background, name=name, daemon=True)
 
@@ -105,37 +103,26 @@ class SharedReactor(Reactor):
 
         Called without the lock.  KeyboardInterrupt passes through.
         """
-        while waiter.remaining > 0:
-            if not self._turn.acquire(blocking=False):
-                return self._follow(waiter, deadline)
-            interrupted = self._take_turn(waiter, deadline)
-            if not interrupted:
-                return waiter.remaining <= 0
-        return True
-
-    def _take_turn(self, waiter: Waiter, deadline: float | None) -> bool:
-        """Lead; True when a signal ended it whose handler did not raise, so that the wait goes on."""
-        held = self._interrupts.hold()
-        interrupted = False
+        if waiter.remaining <= 0:
+            return True
+        if not self._turn.acquire(blocking=False):
+            return self._follow(waiter, deadline)
         try:
-            if not self._closing:
-                self._user_leads = True
-                self._turns_taken += 1
-                self._lead(waiter, deadline)
+            if self._closing:
+                return False
+            self._user_leads = True
+            self._turns_taken += 1
+            return self._lead(waiter, deadline)
         finally:
             self._user_leads = False
             self._turn.release()
             if self._followers or self._deep:
                 self._unpark()
-            if held:
-                interrupted = self._interrupts.came
-                self._interrupts.release()
-        return interrupted
 
     def _lead(self, waiter: Waiter, deadline: float | None) -> bool:
         with self.lock:
             self.flush()
-        while waiter.remaining > 0 and not self._interrupts.came:
+        while waiter.remaining > 0:
             if self._closing:
                 return False
             timeout = IDLE_S if deadline is None else min(IDLE_S, deadline - monotonic())
