@@ -42,9 +42,22 @@ def test_an_item_wakes_the_thread_that_has_waited_longest() -> None:
     queue.put((ME, task(1)))
     assert (first.remaining, second.remaining) == (0, 1)
     queue.put((ME, task(2)))
-    assert second.remaining == 0
+    assert second.remaining == 1, "one at a time: the first has not come for its item yet"
+    assert queue.take(Waiter(), woken=True) == (ME, task(1))
+    assert second.remaining == 0, "who comes wakes the next if more is to be done"
     queue.put((ME, task(3)))  # nobody waits: it is simply there
-    assert len(queue) == 3
+    assert len(queue) == 2
+
+
+def test_a_thread_that_was_woken_for_nothing_waits_again_and_is_woken_again() -> None:
+    queue = ExecutionQueue()
+    first, again = Waiter(), Waiter()
+    queue.take(first)
+    queue.put((ME, task(1)))
+    assert queue.steal(ME, 1) == [1]
+    assert queue.take(again, woken=True) is None
+    queue.put((ME, task(2)))
+    assert again.remaining == 0
 
 
 def test_the_tail_is_stolen_and_the_rest_keeps_its_order() -> None:

@@ -16,9 +16,10 @@ task that is run again names its children and results as it did the first time.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import NewType
+
+from beamlet.base.digest import digest
 
 JobId = NewType("JobId", bytes)
 ActorId = NewType("ActorId", bytes)
@@ -147,7 +148,7 @@ class ChildIds:
     def __init__(self, parent: TaskId) -> None:
         self._parent = parent
         self._nil_actor = nil_actor_id(job_of_task(parent))
-        self._base = int.from_bytes(hashlib.blake2b(parent, digest_size=8).digest(), "little")
+        self._base = int.from_bytes(digest(parent, 8), "little")
         self._count = 0
 
     def next_task(self) -> TaskId:
@@ -162,8 +163,8 @@ class ChildIds:
 
     def next_actor(self) -> ActorId:
         self._count += 1
-        digest = hashlib.blake2b(self._parent + self._count.to_bytes(8, "little"), digest_size=12).digest()
-        return ActorId(digest + job_of_task(self._parent))
+        unique = digest(self._parent + self._count.to_bytes(8, "little"), 12)
+        return ActorId(unique + job_of_task(self._parent))
 
 
 def short(raw: bytes) -> str:

@@ -160,13 +160,16 @@ class Execution:
         """Run what comes until the process ends. One thread's life."""
         core = self._core
         lock, reactor = core.lock, core.reactor
+        woken = False
         while True:
             with lock:
                 waiter = Waiter()
-                item = queue.take(waiter)
+                item = queue.take(waiter, woken)
+                woken = False
             if item is None:
                 if not reactor.wait(waiter):
                     return
+                woken = True
                 continue
             self.run(item)
 

@@ -18,24 +18,40 @@ Item = tuple[Any, Any]
 class ExecutionQueue:
     """Guarded by the core worker's lock."""
 
-    __slots__ = ("_idle", "items")
+    __slots__ = ("_idle", "_waking", "items")
 
     def __init__(self) -> None:
         self.items: deque[Item] = deque()
         self._idle: deque[Waiter] = deque()
+        #: A thread was woken and has not come for its item yet.
+        self._waking = False
 
     def put(self, item: Item) -> None:
-        """Queue it, and let one idle thread know."""
+        """Queue it, and let an idle thread know."""
         self.items.append(item)
-        if self._idle:
+        self._wake_one()
+
+    def _wake_one(self) -> None:
+        """One at a time: who comes for an item wakes the next, if there is more to do.
+
+        A burst of short calls is then done by the first few threads, instead of waking all of them to fight
+        for the interpreter; calls that block still get a thread each.
+        """
+        if self._idle and not self._waking:
+            self._waking = True
             self._idle.popleft().complete()
 
-    def take(self, waiter: Waiter) -> Item | None:
-        """The next item; None: ``waiter`` will be completed when there is one."""
+    def take(self, waiter: Waiter, woken: bool = False) -> Item | None:
+        """The next item; None: ``waiter`` will be completed when there is one. ``woken``: it just was."""
+        if woken:
+            self._waking = False
+        if not self.items:
+            self._idle.append(waiter)
+            return None
+        item = self.items.popleft()
         if self.items:
-            return self.items.popleft()
-        self._idle.append(waiter)
-        return None
+            self._wake_one()
+        return item
 
     def steal(self, thief: Any, most: int) -> list[int]:
         """Take up to ``most`` of ``thief``'s tasks from the tail; their seqs."""

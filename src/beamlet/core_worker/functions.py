@@ -6,13 +6,13 @@ redefined one is a new one, and a worker never runs stale code.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import weakref
 from typing import Any
 
 import cloudpickle
 
+from beamlet.base.digest import digest
 from beamlet.base.ids import FunctionKey
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.protocol.gcs import KvDone, KvGet, KvPut
@@ -33,7 +33,7 @@ class FunctionTable:
 
     def export(self, target: Any, pickled: bytes) -> FunctionKey:
         """Make ``target`` known to the job's workers. Called under the lock."""
-        key = FunctionKey(hashlib.blake2b(pickled, digest_size=20).digest())
+        key = FunctionKey(digest(pickled, 20))
         if key not in self._exported:
             self._exported[key] = None
             self._link.request(KvPut(0, NAMESPACE, key, pickled), _exported)

@@ -1,8 +1,8 @@
 """Proving the session's secret, both ways, before the first frame is parsed. Sans-IO.
 
     client → server   MAGIC, nonce_c                                   (40 bytes)
-    server → client   nonce_s, HMAC(secret, "server" nonce_c nonce_s)  (64 bytes)
-    client → server   HMAC(secret, "client" nonce_s nonce_c)           (32 bytes)
+    server → client   nonce_s, MAC(secret, "server" nonce_c nonce_s)  (64 bytes)
+    client → server   MAC(secret, "client" nonce_s nonce_c)           (32 bytes)
 
 Fixed sizes and one comparison: a stranger can make us do nothing else, and learns nothing.  The roles in
 the MACs keep a reflected challenge from being an answer.
@@ -10,8 +10,9 @@ the MACs keep a reflected challenge from being an answer.
 
 from __future__ import annotations
 
-import hmac
 import os
+
+from beamlet.base.digest import equal_digests, keyed_digest
 
 MAGIC = b"BEAMLET1"
 NONCE_BYTES = 32
@@ -31,7 +32,7 @@ def new_secret() -> bytes:
 
 
 def _mac(secret: bytes, role: bytes, first: bytes, second: bytes) -> bytes:
-    return hmac.digest(secret, role + first + second, "sha256")
+    return keyed_digest(secret, role + first + second)
 
 
 class ClientHandshake:
@@ -47,7 +48,7 @@ class ClientHandshake:
     def answer(self, challenge: bytes) -> bytes:
         """Check the server's proof and return ours. Raises HandshakeError."""
         server_nonce, proof = challenge[:NONCE_BYTES], challenge[NONCE_BYTES:]
-        if not hmac.compare_digest(proof, _mac(self._secret, b"server", self._nonce, server_nonce)):
+        if not equal_digests(proof, _mac(self._secret, b"server", self._nonce, server_nonce)):
             raise HandshakeError("the server does not know this session's secret")
         return _mac(self._secret, b"client", server_nonce, self._nonce)
 
@@ -79,7 +80,7 @@ class ServerHandshake:
         if not self._client_nonce:
             self._client_nonce = received[len(MAGIC) :]
             return self._nonce + _mac(self._secret, b"server", self._client_nonce, self._nonce)
-        if not hmac.compare_digest(received, _mac(self._secret, b"client", self._nonce, self._client_nonce)):
+        if not equal_digests(received, _mac(self._secret, b"client", self._nonce, self._client_nonce)):
             raise HandshakeError("wrong secret")
         self.done = True
         return b""
