@@ -411,3 +411,17 @@ def test_a_lease_that_was_asked_for_is_passed_on_after_its_turn_though_there_is_
     assert desk.returned == [(worker.lease_id, False)]
     if submitter.queued_count():
         assert desk.open_requests(), "what is left is asked for anew, behind the others"
+
+
+def test_an_empty_answer_from_before_the_latest_push_does_not_spare_a_worker_from_stealing(
+    submitter: TaskSubmitter, desk: LeaseDesk
+) -> None:
+    worker, _ = warmed(submitter, desk)
+    submit(submitter, "a")
+    worker.stealing, worker.asked_at_seq = True, worker.next_seq
+    submit(submitter, "b", "c")
+    submitter.handed_back(worker, [], False, 3.0)
+    assert not worker.barren
+    worker.stealing, worker.asked_at_seq = True, worker.next_seq
+    submitter.handed_back(worker, [], False, 3.0)
+    assert worker.barren

@@ -72,6 +72,7 @@ class LeasedWorker:
     __slots__ = (
         "accelerators",
         "address",
+        "asked_at_seq",
         "barren",
         "blocked",
         "idle_since",
@@ -104,6 +105,8 @@ class LeasedWorker:
         self.stealing = False
         #: It had nothing to give when it was asked last; its next answer or task changes that.
         self.barren = False
+        #: ``next_seq`` when the last StealTasks was sent.
+        self.asked_at_seq = 0
         #: It takes no more tasks (max_calls).
         self.leaving = False
         self.accelerators: dict[str, list[int]] = {}
@@ -185,6 +188,7 @@ class TaskSubmitter:
         worker.in_flight[seq] = task
         worker.idle_since = 0.0
         worker.barren = False
+        worker.barren = False
         if worker.accelerators:
             task.message.accelerators = worker.accelerators  # type: ignore[union-attr]
         worker.link.send(task.message)
@@ -235,7 +239,8 @@ class TaskSubmitter:
     def handed_back(self, worker: LeasedWorker, seqs: list[int], blocked: bool, now: float) -> None:
         """``worker`` returned tasks it had not begun: they go to the head of the queue, in order."""
         worker.stealing = False
-        worker.barren = not seqs
+        # An answer to a question asked before the latest push says nothing about what was pushed.
+        worker.barren = not seqs and worker.next_seq == worker.asked_at_seq
         worker.blocked = worker.blocked or blocked
         state = worker.key
         tasks = [task for seq in sorted(seqs) if (task := worker.in_flight.pop(seq, None)) is not None]
@@ -342,6 +347,7 @@ class TaskSubmitter:
                 victim, most = worker, load
         if victim is not None:
             victim.stealing = True
+            victim.asked_at_seq = victim.next_seq
             victim.link.send(StealTasks(most // 2))
 
     def lost(self, worker: LeasedWorker) -> list[Pending]:
