@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -283,6 +284,20 @@ class TestStoreOf80MB:
         for i in range(10):
             with pytest.raises(WorkerCrashedError):
                 get(crash.remote(np.full(20 * MB // 8, i)))
+
+    @beamlet_only  # Ray spills instead
+    def test_views_that_only_garbage_holds_give_way(self) -> None:
+        class Box:
+            pass
+
+        gc.disable()
+        try:
+            for i in range(6):
+                box: Any = Box()
+                box.itself, box.array = box, get(ray.put(np.full(20 * MB // 8, i)))
+                assert get(ray.put(np.full(20 * MB // 8, -i)))[0] == -i
+        finally:
+            gc.enable()
 
     @beamlet_only  # Ray 2.60 spills to disk; ours comes with the next issue
     def test_a_full_store_is_an_error_that_says_what_fills_it(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from beamlet.exceptions import RaySystemError
@@ -52,6 +53,10 @@ FromRaylet = (
 )
 # Building it takes milliseconds and most of a megabyte: once, before workers are forked.
 decoder_for(FromRaylet)
+
+
+#: After this long an answer is slow.
+SLOW_S = 0.2
 
 
 class Reply(Waiter):
@@ -132,9 +137,15 @@ class NodeLink:
     def forget(self, req: int) -> None:
         self._awaited.pop(req, None)
 
-    def call(self, message: Any, deadline: float | None = None) -> Any:
+    def call(
+        self,
+        message: Any,
+        deadline: float | None = None,
+        if_slow: Callable[[], None] | None = None,
+    ) -> Any:
         """Send a request and wait for its answer, in a user's thread, without the lock.
 
+        if_slow: called once if the answer takes longer than SLOW_S.
         Raises RayletGone, or TimeoutError at ``deadline`` (monotonic).
         """
         reply = Reply()
@@ -142,6 +153,8 @@ class NodeLink:
             if self.connection.closed:
                 raise self.gone()
             req = self.request(message, reply.set)
+        if if_slow is not None and not self._reactor.wait(reply, monotonic() + SLOW_S):
+            if_slow()
         if not self._reactor.wait(reply, deadline):
             with self._reactor.lock:
                 self.forget(req)

@@ -7,6 +7,7 @@ A pin lasts until the last view of the object dies, wherever that happens: the f
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ class StoreClient:
         size = plan.total_bytes
         with core.lock:
             core.drain_released()
-        answer = core.link.call(CreateObject(0, object_id, size, call_site, owner))
+        answer = core.link.call(CreateObject(0, object_id, size, call_site, owner), if_slow=self._make_room)
         if isinstance(answer, ObjectCreated):
             if answer.offset >= 0:
                 parts = pieces(plan, data.inband, data.buffers)
@@ -63,6 +64,13 @@ class StoreClient:
                     core.link.send(SealObject(object_id))
             return size
         raise ObjectStoreFullError(answer.reason)
+
+    def _make_room(self) -> None:
+        """The store is full: what only circles of garbage hold in this process may be in the way."""
+        gc.collect()
+        with self._core.lock:
+            self._core.drain_released()
+            self._core.reactor.flush()
 
     def read(self, object_id: ObjectId, owner: Address, node: NodeId | None) -> StoredValue:
         """Pin the object here and look into it. Raises ObjectLostError if no node has it."""
