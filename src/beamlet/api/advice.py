@@ -42,8 +42,10 @@ class SerialGets:
         self._site: Hashable = None
         self._count = 0
         self._lost_s = 0.0
+        #: Of what users handed us nothing is kept but atoms and ids: a reference held here would keep an
+        #: object in the store, an array its pages.
         self._last_value: Any = None
-        self._last_arguments: list[Any] = []
+        self._last_arguments: list[int] = []
         self._told: set[Hashable] = set()
 
     @property
@@ -70,7 +72,7 @@ class SerialGets:
 
     def got(self, value: Any) -> None:
         """What the ``get`` returned."""
-        self._last_value = value
+        self._last_value = value if type(value) in _ATOMS else None
 
     def submitted(self, arguments: Iterable[Any]) -> None:
         """The next call's arguments: a call that may build on the last result must come after it."""
@@ -78,13 +80,13 @@ class SerialGets:
         if any(self._may_depend(arg, i) for i, arg in enumerate(given)):
             self._told.add(self._site)
             self._count = 0
-        self._last_arguments = given
+        self._last_arguments = [id(arg) for arg in given]
 
     def _may_depend(self, arg: Any, position: int) -> bool:
         if type(arg) in _ATOMS:
             return arg is not None and type(arg) is type(self._last_value) and bool(arg == self._last_value)
         before = self._last_arguments
-        return bool(before) and not (position < len(before) and before[position] is arg)
+        return bool(before) and not (position < len(before) and before[position] == id(arg))
 
     def text(self, cpus: float) -> str:
         lost = self._lost_s * (1 - 1 / cpus)
