@@ -305,7 +305,7 @@ class TestStoreOf80MB:
         with pytest.raises(ObjectStoreFullError) as caught:
             ray.put(np.zeros(30 * MB // 8))
         assert len(held) == 3
-        assert "20" in str(caught.value)
+        assert "19.1 MiB" in str(caught.value)
         assert "test_objects.py" in str(caught.value)
 
     @beamlet_only  # Ray falls back to a file on disk
