@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beamlet.base.ids import ActorId, Address
-from beamlet.core_worker.actor_submitter import ActorLink, LinkState
-from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
+from beamlet.core_worker.submitting.pending import Pending
 from beamlet.protocol.gcs import ActorUpdate
 from beamlet.protocol.peer import CallActor
 from support.tasks import SentMessages, a_call

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from beamlet.base.ids import Address, NodeId, ObjectId
-from beamlet.core_worker.borrowing import (
+from beamlet.core_worker.owning.borrowing import (
     ArgumentsGuard,
     DeleteStored,
     ReplyMayGo,
@@ -26,8 +26,8 @@ from beamlet.core_worker.borrowing import (
     SendReleaseHold,
     SendRemoveBorrower,
 )
-from beamlet.core_worker.object_record import INLINE, LOST, PENDING, STORED, UNREGISTERED
-from beamlet.core_worker.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.object_record import INLINE, LOST, PENDING, STORED, UNREGISTERED
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.protocol.peer import AddBorrower, BorrowerAdded, GetObject, ReleaseHold, RemoveBorrower
 from beamlet.testing.fake_wire import FakeWire, PeerGone
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from beamlet.base.ids import FunctionKey, TaskId
-from beamlet.core_worker.pending import Pending
-from beamlet.core_worker.task_submitter import SchedulingKey
+from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.task_submitter import SchedulingKey
 from beamlet.protocol.message import Message
 from beamlet.protocol.peer import CallActor, PushTask
 

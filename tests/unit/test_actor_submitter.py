@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from beamlet.base.ids import ActorId, Address
-from beamlet.core_worker.actor_submitter import ActorLink, LinkState
-from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
+from beamlet.core_worker.submitting.pending import Pending
 from beamlet.protocol.gcs import ActorUpdate
 from support.tasks import SentMessages, a_call
 

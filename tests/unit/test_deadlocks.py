@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beamlet.base.ids import Address, ObjectId, TaskId
-from beamlet.core_worker.deadlocks import Blocker, DeadlockDetector, Lead, Wait, describe
+from beamlet.core_worker.waiting.deadlocks import Blocker, DeadlockDetector, Lead, Wait, describe
 from beamlet.protocol.peer import WaitStep
 from beamlet.testing.fake_wire import FakeWire
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beamlet.core_worker.execution_queue import ExecutionQueue
+from beamlet.core_worker.executing.execution_queue import ExecutionQueue
 from beamlet.protocol.peer import PushTask
 from beamlet.rpc.turns import Waiter
 from support.tasks import a_call, a_task

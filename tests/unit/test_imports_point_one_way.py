@@ -61,8 +61,16 @@ SANS_IO = (
     *("base", "base.*", "protocol", "protocol.*", "scheduling", "scheduling.*", "rpc.framing"),
     *("object_store.allocator", "object_store.extents", "object_store.lifecycle", "object_store.admission"),
     *("object_store.store", "object_store.outcomes", "object_store.full_report", "object_store.layout"),
-    *("core_worker.reference_counter", "core_worker.object_record", "core_worker.borrowing"),
-    *("core_worker.task_submitter", "core_worker.actor_submitter", "core_worker.pending"),
+    *(
+        "core_worker.owning.reference_counter",
+        "core_worker.owning.object_record",
+        "core_worker.owning.borrowing",
+    ),
+    *(
+        "core_worker.submitting.task_submitter",
+        "core_worker.submitting.actor_submitter",
+        "core_worker.submitting.pending",
+    ),
     *("raylet.lease_manager", "raylet.worker_pool", "raylet.resource_ledger", "raylet.output_router"),
     *("raylet.lease_queue", "raylet.lease_effects", "raylet.worker_record"),
     *("gcs.nodes", "gcs.jobs", "gcs.kv", "gcs.task_events", "gcs.actor*", "gcs.living_actors", "gcs.storage"),

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from beamlet.base.ids import Address, NodeId, ObjectId
-from beamlet.core_worker.borrowing import (
+from beamlet.core_worker.owning.borrowing import (
     ArgumentsGuard,
     DeleteStored,
     Freed,
@@ -17,8 +17,8 @@ from beamlet.core_worker.borrowing import (
     SendReleaseHold,
     SendRemoveBorrower,
 )
-from beamlet.core_worker.object_record import FREED, INLINE, LOST, STORED
-from beamlet.core_worker.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.object_record import FREED, INLINE, LOST, STORED
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 
 ME, OWNER, PEER = Address(b"me"), Address(b"owner"), Address(b"peer")
 NODE = NodeId(b"node")

@@ -23,10 +23,10 @@ from beamlet.processes.session import (
     secure_root,
     session_root,
     sessions,
-    short_socket_path,
     start_ticks,
     sweep_dead,
 )
+from beamlet.rpc.socket_path import short_socket_path
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from collections import deque
 
 import pytest
 
-from beamlet.core_worker.pending import Pending
-from beamlet.core_worker.task_submitter import (
+from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.task_submitter import (
     IDLE_LEASE_S,
     MAX_LEASE_REQUESTS,
     PIPELINE_MAX,

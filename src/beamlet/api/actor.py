@@ -19,9 +19,9 @@ from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
 from beamlet.base.ids import ActorId, Address, FunctionKey
 from beamlet.core_worker import functions
-from beamlet.core_worker.actors import Creation
-from beamlet.core_worker.runner import ActorExit
-from beamlet.core_worker.submission import MethodTemplate
+from beamlet.core_worker.executing.runner import ActorExit
+from beamlet.core_worker.submitting.actors import Creation
+from beamlet.core_worker.submitting.submission import MethodTemplate
 from beamlet.exceptions import (
     ActorClassInheritanceException,
     AsyncioActorExit,

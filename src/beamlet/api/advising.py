@@ -15,7 +15,7 @@ from typing import Any
 
 from beamlet.api import advice
 from beamlet.base.ids import ActorId, ObjectId, is_nil_actor
-from beamlet.core_worker.waits import user_site
+from beamlet.core_worker.waiting.waits import user_site
 from beamlet.exceptions import CallSite
 from beamlet.serialization.values import Serialized
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
 from beamlet.api.object_ref import ObjectRef
-from beamlet.core_worker.streams import DYNAMIC, STREAMING, Stream, Streams
+from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, Stream, Streams
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn
 
 from beamlet.api import option_rules as rules
+from beamlet.base.own_code import OUR_FOLDER
 
 _NONE = type(None)
-_OUR_FOLDER = str(Path(__file__).parents[1])
 
 
 class Option(NamedTuple):
@@ -171,7 +170,7 @@ def deprecated(message: str) -> None:
     """Warn at the user's line, however deep below it this is called."""
     level = 2
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OUR_FOLDER):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(OUR_FOLDER):
         frame = frame.f_back
         level += 1
     warnings.warn(message, DeprecationWarning, stacklevel=level)

@@ -15,8 +15,8 @@ from beamlet.api.remote_call import RemoteCall
 from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
 from beamlet.core_worker import functions
-from beamlet.core_worker.submission import TaskTemplate
-from beamlet.core_worker.task_submitter import SchedulingKey
+from beamlet.core_worker.submitting.submission import TaskTemplate
+from beamlet.core_worker.submitting.task_submitter import SchedulingKey
 from beamlet.serialization.closures import check_closure
 
 if TYPE_CHECKING:

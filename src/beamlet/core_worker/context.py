@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from time import monotonic
 
 from beamlet.base.ids import ActorId, ChildIds, ObjectId, TaskId, put_id
-from beamlet.core_worker.borrowing import ArgumentsGuard
+from beamlet.core_worker.owning.borrowing import ArgumentsGuard
 
 
 class TaskContext:

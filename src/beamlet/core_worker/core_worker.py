@@ -20,9 +20,10 @@ from typing import Any
 import msgspec
 
 from beamlet.base.ids import Address, JobId, NodeId, ObjectId, TaskId, WorkerId, make_address
-from beamlet.core_worker import cancelling
-from beamlet.core_worker.actors import ActorAccess
-from beamlet.core_worker.borrowing import (
+from beamlet.core_worker.context import TaskContext, current_task
+from beamlet.core_worker.functions import FunctionTable
+from beamlet.core_worker.node_link import NodeLink
+from beamlet.core_worker.owning.borrowing import (
     DeleteStored,
     Freed,
     ReplyMayGo,
@@ -30,22 +31,21 @@ from beamlet.core_worker.borrowing import (
     SendReleaseHold,
     SendRemoveBorrower,
 )
-from beamlet.core_worker.context import TaskContext, current_task
-from beamlet.core_worker.explaining import Explaining
-from beamlet.core_worker.functions import FunctionTable
-from beamlet.core_worker.leases import Leases
-from beamlet.core_worker.node_link import NodeLink
-from beamlet.core_worker.objects import ObjectAccess
-from beamlet.core_worker.ownership import Ownership
+from beamlet.core_worker.owning.objects import ObjectAccess
+from beamlet.core_worker.owning.ownership import Ownership
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.store_client import StoreClient
+from beamlet.core_worker.owning.streams import Streams
+from beamlet.core_worker.owning.unseen import UnseenErrors
 from beamlet.core_worker.peers import Peer, PeerTable
-from beamlet.core_worker.reference_counter import ReferenceCounter
-from beamlet.core_worker.store_client import StoreClient
-from beamlet.core_worker.streams import Streams
-from beamlet.core_worker.submission import Submission
+from beamlet.core_worker.submitting import cancelling
+from beamlet.core_worker.submitting.actors import ActorAccess
+from beamlet.core_worker.submitting.leases import Leases
+from beamlet.core_worker.submitting.submission import Submission
+from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.core_worker.task_events import TaskEventBuffer
-from beamlet.core_worker.task_submitter import TaskSubmitter
-from beamlet.core_worker.unseen import UnseenErrors
-from beamlet.core_worker.waits import Waits
+from beamlet.core_worker.waiting.explaining import Explaining
+from beamlet.core_worker.waiting.waits import Waits
 from beamlet.exceptions import CallSite, DeadlockError, RaySystemError
 from beamlet.protocol import gcs, node, peer
 from beamlet.rpc.connection import Connection

@@ -21,8 +21,8 @@ from beamlet.rpc.turns import SharedReactor
 
 if TYPE_CHECKING:
     from beamlet.base.death import DeathCertificate
-    from beamlet.core_worker.actor_submitter import ActorLink
-    from beamlet.core_worker.task_submitter import LeasedWorker
+    from beamlet.core_worker.submitting.actor_submitter import ActorLink
+    from beamlet.core_worker.submitting.task_submitter import LeasedWorker
 
 # As in node_link: before workers are forked, not in each of them.
 decoder_for(PeerMessage)

@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 
 from beamlet.base.ids import job_id_of_int, own_task_id
-from beamlet.core_worker.actor_process import ActorProcess, leave_process, shut_hook
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import CoreWorker, Identity
-from beamlet.core_worker.execution import Execution
-from beamlet.core_worker.execution_queue import Item
+from beamlet.core_worker.executing.actor_process import ActorProcess, leave_process, shut_hook
+from beamlet.core_worker.executing.execution import Execution
+from beamlet.core_worker.executing.execution_queue import Item
+from beamlet.core_worker.executing.output import Output
+from beamlet.core_worker.executing.runner import Runner
 from beamlet.core_worker.interrupts import may_raise, send_again
-from beamlet.core_worker.output import Output
-from beamlet.core_worker.runner import Runner
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import StartActor
 from beamlet.protocol.node import DescribeTask, ExitedOnPurpose, ExitWorker, JobDescription, WorkerReady

@@ -18,7 +18,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,8 +28,6 @@ _PREFIX = "session_"
 _LATEST = "session_latest"
 _CURRENT = "current_cluster"
 _SECRET_BYTES = 32
-#: sun_path holds 108 bytes with its end; what is longer goes through a directory descriptor.
-_SOCKET_PATH_BYTES = 100
 _DAY_S = 86_400.0
 _BEING_MADE_S = 60.0
 
@@ -325,17 +323,3 @@ def _replace_link(link: Path, target: str) -> None:
 
 def _draft_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-
-
-@contextlib.contextmanager
-def short_socket_path(path: Path) -> Iterator[str]:
-    """A name of ``path`` that fits into a socket address, valid inside the block: for bind or connect."""
-    text = str(path)
-    if len(os.fsencode(text)) <= _SOCKET_PATH_BYTES:
-        yield text
-        return
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)

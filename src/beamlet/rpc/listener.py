@@ -10,11 +10,11 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from beamlet.rpc.auth import CHALLENGE_BYTES, ClientHandshake, HandshakeError, ServerHandshake
 from beamlet.rpc.reactor import Reactor, Timer
+from beamlet.rpc.socket_path import short_socket_path
 
 HANDSHAKE_TIMEOUT_S = 5.0
 MAX_STRANGERS = 64
@@ -22,8 +22,6 @@ MAX_STRANGERS = 64
 _BREATHER_S = 0.1
 #: How long a visitor stays away when the queue before the door is full.
 _QUEUE_FULL_S = 0.005
-#: sun_path holds 108 bytes with its NUL; longer paths go through /proc/self/fd.
-_MAX_PATH_BYTES = 100
 
 
 class Listener:
@@ -42,7 +40,7 @@ class Listener:
         self.refused_count = 0
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.setblocking(False)
-        with _short_path(path) as short:
+        with short_socket_path(path) as short:
             self._sock.bind(short)
         os.chmod(path, 0o600)
         self._sock.listen(128)
@@ -146,7 +144,7 @@ def connect(path: str, secret: bytes, timeout_s: float = HANDSHAKE_TIMEOUT_S) ->
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout_s)
-        with _short_path(path) as short:
+        with short_socket_path(path) as short:
             _connect_patiently(sock, short, time.monotonic() + timeout_s)
         handshake = ClientHandshake(secret)
         sock.sendall(handshake.hello())
@@ -180,16 +178,3 @@ def _same_user(sock: socket.socket) -> bool:
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, uid, _ = struct.unpack("3i", raw)
     return uid in (os.getuid(), 0)
-
-
-@contextmanager
-def _short_path(path: str) -> Iterator[str]:
-    """A name for ``path`` that fits into a socket address, whatever its length."""
-    if len(os.fsencode(path)) <= _MAX_PATH_BYTES:
-        yield path
-        return
-    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{os.path.basename(path)}"
-    finally:
-        os.close(directory)

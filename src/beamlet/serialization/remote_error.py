@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from beamlet.base.own_code import OUR_FOLDER
 from beamlet.exceptions import RayTaskError, task_error
 from beamlet.serialization.unpicklable import a_kind, find_culprit
 
-#: Frames of files below this folder are ours.
-_OUR_FOLDER = str(Path(__file__).parents[1]) + "/"
 _HEADER = "Traceback (most recent call last):\n"
 
 
@@ -79,6 +77,6 @@ def _parts(report: traceback.TracebackException | None) -> Iterator[traceback.Tr
 
 
 def _drop_our_frames(report: traceback.TracebackException) -> None:
-    theirs = [frame for frame in report.stack if not frame.filename.startswith(_OUR_FOLDER)]
+    theirs = [frame for frame in report.stack if not frame.filename.startswith(OUR_FOLDER)]
     if theirs:
         report.stack = traceback.StackSummary.from_list(theirs)

@@ -31,7 +31,8 @@ ERROR = 1
 RAW_BYTES = 2
 RAW_BYTEARRAY = 3
 
-_PICKLE_MARK = 0x80
+#: First byte of a plain pickle (protocol 2 and later); packed values begin otherwise.
+PICKLE_MARK = 0x80
 _ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
 _PROTOCOL = 5
 
@@ -150,11 +151,11 @@ def dump_error(error: BaseException) -> bytes:
 
 
 def is_error(payload: bytes) -> bool:
-    return bool(payload) and payload[0] != _PICKLE_MARK and payload[1] == ERROR
+    return bool(payload) and payload[0] != PICKLE_MARK and payload[1] == ERROR
 
 
 def is_plain(payload: bytes) -> bool:
-    return payload[0] == _PICKLE_MARK
+    return payload[0] == PICKLE_MARK
 
 
 def loads_plain(payload: bytes) -> Any:
@@ -167,7 +168,7 @@ def unpack(payload: bytes) -> Packed:
 
 
 def contained_of(payload: bytes) -> list[ContainedRef]:
-    return [] if payload[0] == _PICKLE_MARK else _unpack(payload).contained
+    return [] if payload[0] == PICKLE_MARK else _unpack(payload).contained
 
 
 def rebuild(kind: int, inband: bytes | memoryview, buffers: Sequence[Any]) -> Any:

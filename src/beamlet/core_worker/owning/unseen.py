@@ -13,8 +13,8 @@ from collections.abc import Iterable
 import msgspec
 
 from beamlet.base.ids import ObjectId, return_id
-from beamlet.core_worker.object_record import FREED, ObjectRecord
-from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.owning.object_record import FREED, ObjectRecord
+from beamlet.core_worker.submitting.pending import Pending
 from beamlet.exceptions import CallSite, RayTaskError, TaskCancelledError
 from beamlet.serialization.values import loads_plain, unpack
 

@@ -10,16 +10,16 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from beamlet.base.ids import ActorId, Address, ObjectId, TaskId, actor_creation_task_id, task_of_object
-from beamlet.core_worker.actor_submitter import ActorLink, LinkState
+from beamlet.base.own_code import OUR_FOLDER
 from beamlet.core_worker.context import TaskContext
-from beamlet.core_worker.deadlocks import Blocker, DeadlockDetector, Lead, Wait
-from beamlet.core_worker.object_record import PENDING, ObjectRecord
-from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
+from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
+from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.waiting.deadlocks import Blocker, DeadlockDetector, Lead, Wait
 from beamlet.exceptions import CallSite
 from beamlet.protocol.peer import BlockedOn, PushTask
 from beamlet.rpc.turns import Waiter
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 #: When a wait sends its first probe, and how long until the next one; the last interval repeats.
 _PROBE_AFTER_S = (0.7, 1.0, 2.0, 5.0)
-#: Frames of files below this folder are ours.
-_OUR_FOLDER = str(Path(__file__).parents[1]) + "/"
 
 
 class Waits:
@@ -222,7 +220,7 @@ def call_name(link: ActorLink, call: Pending) -> str:
 def user_site() -> CallSite | None:
     """The innermost line of the calling thread that is not ours."""
     frame = sys._getframe(1)
-    while frame.f_code.co_filename.startswith(_OUR_FOLDER) or "contextlib" in frame.f_code.co_filename:
+    while frame.f_code.co_filename.startswith(OUR_FOLDER) or "contextlib" in frame.f_code.co_filename:
         if frame.f_back is None:
             return None
         frame = frame.f_back

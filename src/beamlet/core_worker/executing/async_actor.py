@@ -16,18 +16,18 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from beamlet.core_worker.context import TaskContext, current_task
-from beamlet.core_worker.execution_queue import Item
-from beamlet.core_worker.loop_watch import LoopWatch
+from beamlet.core_worker.executing.execution_queue import Item
+from beamlet.core_worker.executing.loop_watch import LoopWatch
+from beamlet.core_worker.executing.runner import Runner
 from beamlet.core_worker.peers import Peer
-from beamlet.core_worker.runner import Runner
 from beamlet.exceptions import AsyncioActorExit, TaskCancelledError
 from beamlet.protocol.gcs import ActorSpec
 from beamlet.protocol.peer import CallActor
 from beamlet.rpc.turns import SharedReactor
 
 if TYPE_CHECKING:
-    from beamlet.core_worker.actor_process import ActorProcess
     from beamlet.core_worker.core_worker import CoreWorker
+    from beamlet.core_worker.executing.actor_process import ActorProcess
 
 
 class ReactorSelector(selectors.EpollSelector):

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from beamlet.base.ids import FIRST_RETURN, Address, FunctionKey, ObjectId, TaskId, return_id
-from beamlet.core_worker.actor_submitter import ActorLink
-from beamlet.core_worker.borrowing import ResultsGuard
-from beamlet.core_worker.object_record import FREED, INLINE, PENDING, STORED, ObjectRecord
+from beamlet.core_worker.owning.borrowing import ResultsGuard
+from beamlet.core_worker.owning.object_record import FREED, INLINE, PENDING, STORED, ObjectRecord
+from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, Stream
 from beamlet.core_worker.peers import Peer
-from beamlet.core_worker.pending import Pending
-from beamlet.core_worker.streams import DYNAMIC, STREAMING, Stream
-from beamlet.core_worker.task_submitter import SchedulingKey
+from beamlet.core_worker.submitting.actor_submitter import ActorLink
+from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.task_submitter import SchedulingKey
 from beamlet.exceptions import CallSite, RayTaskError
 from beamlet.protocol.message import ContainedRef
 from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoredAt, StoreDep, Yielded

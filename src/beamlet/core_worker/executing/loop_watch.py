@@ -18,11 +18,12 @@ from time import monotonic
 from types import FrameType
 from typing import NamedTuple
 
+from beamlet.base.own_code import OUR_FOLDER
+
 logger = logging.getLogger("beamlet")
 
 #: A loop that is away for longer is looked at.
 STALL_S = 1.0
-_OUR_FOLDER = str(Path(__file__).parents[1]) + "/"
 
 
 class Sighting(NamedTuple):
@@ -107,7 +108,7 @@ def _sight(frame: FrameType, name: str, others: int) -> Sighting | None:
     """The innermost line that is not ours; None if it is all ours."""
     is_get = False
     current: FrameType | None = frame
-    while current is not None and current.f_code.co_filename.startswith(_OUR_FOLDER):
+    while current is not None and current.f_code.co_filename.startswith(OUR_FOLDER):
         is_get = is_get or current.f_code.co_name in ("get", "wait")
         current = current.f_back
     if current is None:

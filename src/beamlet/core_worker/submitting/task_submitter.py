@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.submitting.pending import Pending
 from beamlet.protocol.message import Message
 from beamlet.protocol.peer import PushTask, StealTasks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from beamlet.base.ids import ObjectId
-from beamlet.core_worker.object_record import INLINE, PENDING, STORED, ObjectRecord
+from beamlet.core_worker.owning.object_record import INLINE, PENDING, STORED, ObjectRecord
 from beamlet.core_worker.peers import Peer
 from beamlet.protocol.peer import (
     AddBorrower,

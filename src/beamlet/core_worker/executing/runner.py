@@ -13,11 +13,11 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from beamlet.base.ids import ObjectId, return_id
-from beamlet.core_worker.borrowing import ArgumentsGuard
 from beamlet.core_worker.context import TaskContext, current_task
-from beamlet.core_worker.execution import Execution
+from beamlet.core_worker.executing.execution import Execution
+from beamlet.core_worker.owning.borrowing import ArgumentsGuard
+from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
 from beamlet.core_worker.peers import Peer
-from beamlet.core_worker.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
 from beamlet.exceptions import RayTaskError, TaskCancelledError
 from beamlet.protocol.message import ContainedRef
 from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoredAt, StoreDep, Yielded
@@ -26,6 +26,7 @@ from beamlet.serialization.remote_error import capture
 from beamlet.serialization.unpicklable import explain_unpicklable
 from beamlet.serialization.values import (
     INLINE_MAX_BYTES,
+    PICKLE_MARK,
     Serialized,
     dump_error,
     dumps,
@@ -39,7 +40,6 @@ from beamlet.serialization.values import (
 if TYPE_CHECKING:
     from beamlet.core_worker.core_worker import CoreWorker
 
-_PICKLE_MARK = 0x80
 _NO_KWARGS: dict[str, Any] = {}
 
 
@@ -126,7 +126,7 @@ class Runner:
         payload = work.args
         if payload == NO_ARGUMENTS:
             return (), _NO_KWARGS
-        if payload[0] == _PICKLE_MARK and not work.deps:
+        if payload[0] == PICKLE_MARK and not work.deps:
             value = loads_plain(payload)
             if type(value) is tuple:
                 return value, _NO_KWARGS
@@ -152,7 +152,7 @@ class Runner:
         return args, kwargs
 
     def _rebuild(self, payload: bytes, guard: ArgumentsGuard) -> Any:
-        if payload[0] == _PICKLE_MARK:
+        if payload[0] == PICKLE_MARK:
             return loads_plain(payload)
         packed = unpack(payload)
         self._count(packed.contained, guard)
@@ -335,8 +335,8 @@ class Runner:
 
 def _all_plain(payload: bytes, deps: Sequence[InlineDep | StoreDep]) -> bool:
     """No references, buffers or stored values anywhere: nothing to count, nothing to fetch."""
-    return payload[0] == _PICKLE_MARK and all(
-        type(dep) is InlineDep and dep.payload[0] == _PICKLE_MARK for dep in deps
+    return payload[0] == PICKLE_MARK and all(
+        type(dep) is InlineDep and dep.payload[0] == PICKLE_MARK for dep in deps
     )
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from beamlet.base.ids import ActorId, ObjectId, actor_creation_task_id, actor_handle_object
-from beamlet.core_worker.actor_submitter import ActorLink, LinkState
 from beamlet.core_worker.peers import Peer
-from beamlet.core_worker.pending import Pending
-from beamlet.core_worker.submission import MethodTemplate
+from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
+from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.submission import MethodTemplate
 from beamlet.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,

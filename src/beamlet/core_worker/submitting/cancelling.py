@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from beamlet.base.ids import ActorId, Address, TaskId, actor_of_task, is_nil_actor
-from beamlet.core_worker.object_record import PENDING
+from beamlet.core_worker.owning.object_record import PENDING
 from beamlet.core_worker.peers import Peer
-from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.submitting.pending import Pending
 from beamlet.exceptions import TaskCancelledError
 from beamlet.protocol.peer import CancelTask
 

@@ -12,7 +12,7 @@ from beamlet.exceptions import CallSite
 from beamlet.protocol.peer import CallActor, PushTask
 
 if TYPE_CHECKING:
-    from beamlet.core_worker.object_record import ObjectRecord
+    from beamlet.core_worker.owning.object_record import ObjectRecord
 
 
 class Pending(msgspec.Struct, gc=False):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from beamlet.base.ids import actor_creation_task_id
 from beamlet.core_worker.context import TaskContext, current_task
-from beamlet.core_worker.execution import Execution
-from beamlet.core_worker.execution_queue import ExecutionQueue
+from beamlet.core_worker.executing.execution import Execution
+from beamlet.core_worker.executing.execution_queue import ExecutionQueue
+from beamlet.core_worker.executing.runner import ActorExit, Runner, show_devices
 from beamlet.core_worker.peers import Peer
-from beamlet.core_worker.runner import ActorExit, Runner, show_devices
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
 from beamlet.protocol.node import ExitedOnPurpose
@@ -103,7 +103,9 @@ class ActorProcess:
             threading.Thread(target=self._execution.serve, args=(queue,), name=name, daemon=True).start()
 
     def _become_async(self, spec: ActorSpec) -> None:
-        from beamlet.core_worker.async_actor import AsyncCalls  # asyncio: 10 ms and 2 MB others need not pay
+        from beamlet.core_worker.executing.async_actor import (
+            AsyncCalls,  # asyncio: 10 ms and 2 MB others need not pay
+        )
 
         self.async_calls = AsyncCalls(self._core, self, self._runner, spec)
         self._execution.deliver_async = self.async_calls.deliver

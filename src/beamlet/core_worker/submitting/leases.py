@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import Address
 from beamlet.core_worker.peers import Peer
-from beamlet.core_worker.pending import Pending
-from beamlet.core_worker.task_submitter import LeasedWorker, SchedulingKey
+from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.task_submitter import LeasedWorker, SchedulingKey
 from beamlet.exceptions import InfeasibleError, RaySystemError, WorkerCrashedError
 from beamlet.protocol.node import (
     CancelLeaseRequest,

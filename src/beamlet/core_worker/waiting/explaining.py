@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from beamlet.base.ids import ActorId, Address, ObjectId, TaskId, return_id, short, task_of_object
-from beamlet.core_worker.actor_submitter import ActorLink, LinkState
 from beamlet.core_worker.node_link import RayletGone
-from beamlet.core_worker.object_record import PENDING, ObjectRecord
+from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
 from beamlet.core_worker.peers import Peer
-from beamlet.core_worker.pending import Pending
-from beamlet.core_worker.waits import call_name, unresolved_of, user_site
+from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
+from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.waiting.waits import call_name, unresolved_of, user_site
 from beamlet.protocol.node import WhyPending
 from beamlet.protocol.peer import AskProgress, Progress
 from beamlet.rpc.turns import Waiter

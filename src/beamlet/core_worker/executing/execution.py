@@ -17,11 +17,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from beamlet.base.ids import TaskId
-from beamlet.core_worker import cancelling
-from beamlet.core_worker.borrowing import ArgumentsGuard
 from beamlet.core_worker.context import TaskContext
-from beamlet.core_worker.execution_queue import ExecutionQueue, Item
+from beamlet.core_worker.executing.execution_queue import ExecutionQueue, Item
+from beamlet.core_worker.owning.borrowing import ArgumentsGuard
 from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.submitting import cancelling
 from beamlet.exceptions import TaskCancelledError
 from beamlet.protocol import node
 from beamlet.protocol.gcs import StartActor
@@ -32,7 +32,7 @@ from beamlet.serialization.values import dump_error
 
 if TYPE_CHECKING:
     from beamlet.core_worker.core_worker import CoreWorker
-    from beamlet.core_worker.output import Output
+    from beamlet.core_worker.executing.output import Output
 
 _FLUSH_COUNT = 64
 _FLUSH_QUIET_S = 200e-6

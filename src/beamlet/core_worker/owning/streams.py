@@ -15,8 +15,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from beamlet.base.ids import TaskId, return_id
-from beamlet.core_worker.borrowing import ResultsGuard
-from beamlet.core_worker.object_record import PENDING, ObjectRecord
+from beamlet.core_worker.owning.borrowing import ResultsGuard
+from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
 from beamlet.core_worker.peers import Peer
 from beamlet.exceptions import GetTimeoutError
 from beamlet.protocol.peer import Consumed, StoredAt, Yielded

@@ -10,7 +10,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from beamlet.base.ids import Address, NodeId, ObjectId
-from beamlet.core_worker.object_record import CUT_OFF, FREED, INLINE, LOST, PENDING, STORED, ObjectRecord
+from beamlet.core_worker.owning.object_record import (
+    CUT_OFF,
+    FREED,
+    INLINE,
+    LOST,
+    PENDING,
+    STORED,
+    ObjectRecord,
+)
 from beamlet.exceptions import CallSite, GetTimeoutError, ObjectLostError, OwnerDiedError, RayTaskError
 from beamlet.protocol.peer import GetObject
 from beamlet.rpc.turns import Waiter
@@ -18,6 +26,7 @@ from beamlet.serialization.refs import released
 from beamlet.serialization.values import (
     ERROR,
     INLINE_MAX_BYTES,
+    PICKLE_MARK,
     Serialized,
     dump_error,
     dumps,
@@ -35,7 +44,6 @@ if TYPE_CHECKING:
 
     from beamlet.core_worker.core_worker import CoreWorker
 
-_PICKLE_MARK = 0x80
 #: Shorter waits are no habit worth talking about.
 _ADVISED_FROM_S = 0.001
 
@@ -249,7 +257,7 @@ class ObjectAccess:
         """The value; raises if it is an error. The caller holds a reference, not the lock."""
         if record.state == INLINE:
             payload = record.payload
-            if payload[0] == _PICKLE_MARK:
+            if payload[0] == PICKLE_MARK:
                 return loads_plain(payload)
             return self.load_packed(object_id, payload, record.call_site)
         if record.state == STORED:

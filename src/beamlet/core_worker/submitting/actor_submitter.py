@@ -22,7 +22,7 @@ from collections import deque
 from typing import Protocol
 
 from beamlet.base.ids import ActorId, Address
-from beamlet.core_worker.pending import Pending
+from beamlet.core_worker.submitting.pending import Pending
 from beamlet.protocol.gcs import ActorUpdate
 from beamlet.protocol.message import Message
 

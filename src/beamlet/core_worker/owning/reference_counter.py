@@ -41,7 +41,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from beamlet.base.ids import Address, NodeId, ObjectId, short
-from beamlet.core_worker.borrowing import (
+from beamlet.core_worker.owning.borrowing import (
     ArgumentsGuard,
     DeleteStored,
     Effect,
@@ -54,7 +54,7 @@ from beamlet.core_worker.borrowing import (
     SendRemoveBorrower,
     ValueGuard,
 )
-from beamlet.core_worker.object_record import (
+from beamlet.core_worker.owning.object_record import (
     CUT_OFF,
     FREED,
     INLINE,
