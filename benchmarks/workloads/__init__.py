@@ -4,5 +4,15 @@ from __future__ import annotations
 
 from importlib import import_module
 
-for _subject in ("tasks", "actors", "async_actors", "objects", "lifecycle", "memory", "queued", "floors"):
+for _subject in (
+    "tasks",
+    "actors",
+    "async_actors",
+    "objects",
+    "lifecycle",
+    "memory",
+    "queued",
+    "growth",
+    "floors",
+):
     import_module(f"{__name__}.{_subject}")
