@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -11,6 +10,7 @@ from beamlet.exceptions import RaySystemError
 from beamlet.protocol import gcs, node
 from beamlet.protocol.message import Message
 from beamlet.rpc.connection import Connection, decoder_for
+from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.turns import SharedReactor, Waiter
 
 FromRaylet = (
@@ -92,7 +92,7 @@ class NodeLink:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: Wire,
         reactor: SharedReactor,
         on_message: Callable[[Any], None],
         on_close: Callable[[str], None],
@@ -165,9 +165,9 @@ class NodeLink:
             raise self.gone()
         return reply.message
 
-    def take_socket(self) -> socket.socket:
+    def take_socket(self) -> Wire:
         """The socket that came with the message being handled."""
-        return socket.socket(fileno=self.connection.take_fd())
+        return self._reactor.descriptors.wire(self.connection.take_fd())
 
     def take_fd(self) -> int:
         return self.connection.take_fd()

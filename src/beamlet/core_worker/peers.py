@@ -7,7 +7,6 @@ order whatever they are about.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from beamlet.protocol.message import Message
 from beamlet.protocol.node import ConnectPeer, PeerConnected, PeerUnreachable
 from beamlet.protocol.peer import PeerMessage
 from beamlet.rpc.connection import Connection, decoder_for
+from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.turns import SharedReactor
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class PeerTable:
             self._link.request(ConnectPeer(0, address), lambda answer: self._introduced(peer, answer))
         return peer
 
-    def adopt(self, address: Address, sock: socket.socket) -> Peer:
+    def adopt(self, address: Address, sock: Wire) -> Peer:
         """A connection the raylet made for us, or on the peer's behalf."""
         peer = self.by_address.get(address)
         if peer is None:
@@ -94,7 +94,7 @@ class PeerTable:
             peer.certificate = answer.certificate if answer is not None else None
             self._lose(peer)
 
-    def _attach(self, peer: Peer, sock: socket.socket) -> None:
+    def _attach(self, peer: Peer, sock: Wire) -> None:
         connection = Connection(
             sock,
             self._reactor,

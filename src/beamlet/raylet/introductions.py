@@ -6,18 +6,19 @@ of introductions is also the list of who must be told when one of them dies.
 
 from __future__ import annotations
 
-import os
-import socket
+import contextlib
 
 from beamlet.base.ids import Address, short, worker_of
 from beamlet.protocol.message import Message
 from beamlet.protocol.node import ConnectPeer, PeerConnected, PeerIntroduced, PeerUnreachable
 from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers
+from beamlet.rpc.descriptors import KERNEL, Descriptors
 
 
 class Introductions:
-    def __init__(self, members: CoreWorkers) -> None:
+    def __init__(self, members: CoreWorkers, descriptors: Descriptors = KERNEL) -> None:
         self._members = members
+        self._descriptors = descriptors
         self._known: dict[Address, set[Address]] = {}
 
     def connect(self, asker: CoreWorker, message: ConnectPeer) -> None:
@@ -42,10 +43,10 @@ class Introductions:
 
         Raises OSError when descriptors have run out; nobody was told anything then.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with ours, theirs:
-            for spare in [os.dup(ours.fileno()) for _ in range(2)]:
-                os.close(spare)  # there is room for the copies that travel
+        ours, theirs = self._descriptors.pair()
+        with contextlib.closing(ours), contextlib.closing(theirs):
+            for spare in [self._descriptors.dup(ours.fileno()) for _ in range(2)]:
+                self._descriptors.close(spare)  # there is room for the copies that travel
             self._known.setdefault(asker.address, set()).add(peer.address)
             self._known.setdefault(peer.address, set()).add(asker.address)
             peer.send_with_fd(PeerIntroduced(asker.address), theirs.fileno())

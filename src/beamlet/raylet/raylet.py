@@ -110,7 +110,7 @@ class Raylet:
             label="factory",
         )
         self._factory_link = factory_link
-        introductions = Introductions(self._members)
+        introductions = Introductions(self._members, reactor.descriptors)
         self._introductions = introductions
         logs = config.session_dir / "logs"
         self._output = OutputService(logs, self._members, performer, reactor, self._drained)

@@ -6,8 +6,8 @@ does not take at once waits here and leaves when the socket has room again.
 
 from __future__ import annotations
 
-import os
 import socket
+from array import array
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from beamlet.protocol.message import Message
+from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.framing import PREFIX, PREFIX_BYTES, Deframer, FramingError
 from beamlet.rpc.reactor import Reactor
 
@@ -75,7 +76,7 @@ class Connection:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: Wire,
         reactor: Reactor,
         *,
         messages: Any,
@@ -121,8 +122,9 @@ class Connection:
             self.flush()  # one frame carries no more than the other side makes room for
         self._outbox.append(message)
         if fd >= 0:
-            self._fds_out.append(os.dup(fd))
-            self._fds_out.extend(map(os.dup, more_fds))
+            dup = self.reactor.descriptors.dup
+            self._fds_out.append(dup(fd))
+            self._fds_out.extend(map(dup, more_fds))
         if not self._queued:
             self._queued = True
             self.reactor.dirty.append(self)
@@ -154,7 +156,7 @@ class Connection:
             # A mistake of ours, perhaps led on by another peer's nonsense; the rest of the process goes on.
             kinds = ", ".join(sorted({type(message).__name__ for message in messages}))
             for fd in fds:
-                os.close(fd)
+                self.reactor.descriptors.close(fd)
             self._lost(f"one of these messages could not be encoded: {kinds}: {error}")
             return
         self.last_flush = self.reactor.now()
@@ -183,19 +185,22 @@ class Connection:
         while self._blocked:
             frame, fds = self._blocked[0]
             try:
-                sent = socket.send_fds(self._sock, [frame], fds) if fds else self._sock.send(frame)
+                sent = self._send_fds(frame, fds) if fds else self._sock.send(frame)
             except BlockingIOError:
                 return
             except OSError as error:
                 self._lost(f"write failed: {error.strerror}")
                 return
             for fd in fds:
-                os.close(fd)
+                self.reactor.descriptors.close(fd)
             if sent < len(frame):
                 self._blocked[0] = (frame[sent:], [])
             else:
                 self._blocked.popleft()
         self.reactor.set_writer(self.fd, None)
+
+    def _send_fds(self, frame: memoryview, fds: list[int]) -> int:
+        return self._sock.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))])
 
     # -- receiving -------------------------------------------------------------------------------
 
@@ -261,12 +266,12 @@ class Connection:
         self.reactor.remove_reader(self.fd)
         self._sock.close()
         for fd in self._fds_in:
-            os.close(fd)
+            self.reactor.descriptors.close(fd)
         for fd in self._fds_out:
-            os.close(fd)
+            self.reactor.descriptors.close(fd)
         for _, fds in self._blocked:
             for fd in fds:
-                os.close(fd)
+                self.reactor.descriptors.close(fd)
         self._fds_in.clear()
         self._blocked.clear()
         self._outbox.clear()

@@ -23,6 +23,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from beamlet.rpc.descriptors import KERNEL, Descriptors, KernelPoller, Poller
+
 if TYPE_CHECKING:
     from beamlet.rpc.connection import Connection
 
@@ -54,14 +56,23 @@ class Timer:
 class Reactor:
     """Not thread-safe, but for ``call_soon_threadsafe``, ``wake`` and ``stop``."""
 
-    def __init__(self, *, spin_s: float = SPIN_S) -> None:
-        self._epoll = select.epoll()
+    def __init__(
+        self,
+        *,
+        spin_s: float = SPIN_S,
+        poller: Poller | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        descriptors: Descriptors = KERNEL,
+    ) -> None:
+        self._poller: Poller = poller or KernelPoller()
+        #: Monotonic seconds.
+        self.now = clock
+        #: Makes and copies descriptors for connections.
+        self.descriptors = descriptors
         self._readers: dict[int, Callable[[], None]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
         self._timers: list[Timer] = []
         self._soon: deque[Callable[[], None]] = deque()
-        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._wakeup, select.EPOLLIN)
         self._running = False
         self._spin_limit = spin_s
         self._spin_s = spin_s
@@ -72,31 +83,29 @@ class Reactor:
         self.read_buffer = mmap.mmap(-1, _READ_BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.read_view = memoryview(self.read_buffer)
 
-    now = staticmethod(time.monotonic)
-
     # -- registration ----------------------------------------------------------------------------
 
     def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
         self._readers[fd] = on_readable
-        self._epoll.register(fd, select.EPOLLIN)
+        self._poller.register(fd, select.EPOLLIN)
 
     def remove_reader(self, fd: int) -> None:
         """Forget ``fd`` altogether; must come before it is closed."""
         if self._readers.pop(fd, None) is not None:
             self._writers.pop(fd, None)
-            self._epoll.unregister(fd)
+            self._poller.unregister(fd)
 
     def set_writer(self, fd: int, on_writable: Callable[[], None] | None) -> None:
         """Also watch a registered descriptor for room to write, or no longer."""
         if on_writable is None:
             if self._writers.pop(fd, None) is not None:
-                self._epoll.modify(fd, select.EPOLLIN)
+                self._poller.modify(fd, select.EPOLLIN)
         elif fd in self._readers:
             self._writers[fd] = on_writable
-            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+            self._poller.modify(fd, select.EPOLLIN | select.EPOLLOUT)
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
-        timer = Timer(time.monotonic() + delay_s, callback)
+        timer = Timer(self.now() + delay_s, callback)
         heapq.heappush(self._timers, timer)
         return timer
 
@@ -110,16 +119,10 @@ class Reactor:
 
     def wake(self) -> None:
         """End a sleep in ``run_once``, from any thread or signal handler."""
-        if self._wakeup < 0:
-            return  # closed: nobody sleeps here any more
         try:
-            os.eventfd_write(self._wakeup, 1)
+            self._poller.wake()
         except BlockingIOError:
             pass  # the counter is full: the wake-up is certain anyway
-
-    def fileno(self) -> int:
-        """Readable when ``run_once`` has something to do (timers excepted): lets asyncio watch us."""
-        return self._epoll.fileno()
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -130,11 +133,11 @@ class Reactor:
 
     def poll(self, timeout_s: float | None) -> list[tuple[int, int]]:
         """What is ready. Touches no shared state but the spin budget, so it needs no lock."""
-        poll = self._epoll.poll
+        poll = self._poller.poll
         events = poll(0)
         if events or timeout_s == 0.0 or self._soon:
             return events
-        clock = time.monotonic
+        clock = self.now
         started = clock()
         if self._spin_s > _MIN_SPIN_S:
             until = started + self._spin_s
@@ -161,8 +164,8 @@ class Reactor:
     def dispatch(self, events: list[tuple[int, int]]) -> None:
         """Handle ``events``, due timers and calls from other threads, then flush."""
         for fd, mask in events:
-            if fd == self._wakeup:
-                self._drain_wakeup()
+            if fd == self._poller.wakeup:
+                self._poller.drain()
                 continue
             if mask & select.EPOLLOUT:
                 writer = self._writers.get(fd)
@@ -174,7 +177,7 @@ class Reactor:
                     reader()
         if self._soon:
             self._run_soon()
-        if self._timers and self._timers[0].when <= time.monotonic():
+        if self._timers and self._timers[0].when <= self.now():
             self._run_timers()
         if self.dirty:
             self.flush()
@@ -198,25 +201,16 @@ class Reactor:
 
     def close(self) -> None:
         """Give back the descriptors. Nobody may be in ``poll``, and nobody will be again. Idempotent."""
-        wakeup, self._wakeup = self._wakeup, -1
-        if wakeup >= 0:
-            self._epoll.close()
-            os.close(wakeup)
+        self._poller.close()
 
     # -- parts -----------------------------------------------------------------------------------
-
-    def _drain_wakeup(self) -> None:
-        try:
-            os.eventfd_read(self._wakeup)
-        except BlockingIOError:
-            pass  # drained in an earlier pass
 
     def _run_soon(self) -> None:
         for _ in range(len(self._soon)):
             self._soon.popleft()()
 
     def _run_timers(self) -> None:
-        now = time.monotonic()
+        now = self.now()
         while self._timers and self._timers[0].when <= now:
             callback = heapq.heappop(self._timers).callback
             if callback is not None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from time import monotonic
+from typing import Any
 
 from beamlet.rpc.reactor import Reactor
 
@@ -70,8 +70,9 @@ class Waiter:
 class SharedReactor(Reactor):
     """A reactor, its lock, its background thread, and the rule of turns."""
 
-    def __init__(self, name: str, on_idle: Callable[[], None] | None = None) -> None:
-        super().__init__()
+    def __init__(self, name: str, on_idle: Callable[[], None] | None = None, **ports: Any) -> None:
+        """ports: what ``Reactor`` takes."""
+        super().__init__(**ports)
         self.lock = threading.RLock()
         self._turn = threading.Lock()
         self._on_idle = on_idle
@@ -125,13 +126,13 @@ class SharedReactor(Reactor):
         while waiter.remaining > 0:
             if self._closing:
                 return False
-            timeout = IDLE_S if deadline is None else min(IDLE_S, deadline - monotonic())
+            timeout = IDLE_S if deadline is None else min(IDLE_S, deadline - self.now())
             if timeout <= 0:
                 return False
             events = self.poll(timeout)
             with self.lock:
                 self.dispatch(events)
-                if monotonic() > self._next_idle:
+                if self.now() > self._next_idle:
                     self._idle()
         return True
 
@@ -154,7 +155,7 @@ class SharedReactor(Reactor):
             events = self.poll(limit)
             with self.lock:
                 self.dispatch(events)
-                if monotonic() > self._next_idle:
+                if self.now() > self._next_idle:
                     self._idle()
         finally:
             self._user_leads = False
@@ -173,7 +174,7 @@ class SharedReactor(Reactor):
             while waiter.remaining > 0:
                 timeout = _FOLLOW_S
                 if deadline is not None:
-                    timeout = min(timeout, deadline - monotonic())
+                    timeout = min(timeout, deadline - self.now())
                     if timeout <= 0:
                         return False
                 if self._closing:
@@ -212,7 +213,7 @@ class SharedReactor(Reactor):
     def _background(self) -> None:
         seen = -1
         while not self._closing:
-            if monotonic() > self._next_idle:
+            if self.now() > self._next_idle:
                 with self.lock:
                     self._idle()
             quiet = seen == self._turns_taken
@@ -240,7 +241,7 @@ class SharedReactor(Reactor):
 
     def _idle(self) -> None:
         """Under the lock: what should happen now and then, busy or not."""
-        self._next_idle = monotonic() + IDLE_S
+        self._next_idle = self.now() + IDLE_S
         if self._on_idle is not None:
             self._on_idle()
             self.flush()
@@ -259,7 +260,7 @@ class SharedReactor(Reactor):
             with self.lock:
                 self._sleeping = False
                 self.dispatch(events)
-                if monotonic() > self._next_idle:
+                if self.now() > self._next_idle:
                     self._idle()
 
     def shut(self) -> None:
