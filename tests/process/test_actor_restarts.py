@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,15 @@ def test_retry_exceptions_of_a_method() -> None:
             return self.attempts
 
     assert get(Flaky.remote().run.remote()) == 3
+
+
+def test_a_method_of_a_temporary_handle_is_retried_to_its_own_error() -> None:
+    @ray.remote
+    class Fails:
+        @ray.method(max_task_retries=2, retry_exceptions=True)
+        def late(self) -> None:
+            time.sleep(0.05)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        get(Fails.remote().late.remote())

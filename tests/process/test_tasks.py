@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 import os
 import threading
+from collections.abc import Callable
 
+import numpy
 import pytest
 from conformance import beamlet_only, get, wait_until
 from gates import Gate
@@ -117,6 +121,32 @@ def test_num_returns_accepts_a_list() -> None:
     refs = f.remote()
     assert isinstance(refs, list)
     assert get(refs) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["range", "dict", "deque", "str", "generator", "array"])
+def test_num_returns_accepts_whatever_has_that_many_items(kind: str) -> None:
+    @ray.remote(num_returns=2)
+    def f() -> object:
+        made: dict[str, Callable[[], object]] = {
+            "range": lambda: range(2),
+            "dict": lambda: {0: "a", 1: "b"},
+            "deque": lambda: collections.deque([0, 1]),
+            "str": lambda: "01",
+            "generator": lambda: iter([0, 1]),
+            "array": lambda: numpy.arange(2),
+        }
+        return made[kind]()
+
+    assert [int(value) for value in get(f.remote())] == [0, 1]
+
+
+def test_num_returns_of_an_endless_generator_is_an_error() -> None:
+    @ray.remote(num_returns=2)
+    def f() -> object:
+        return itertools.count()
+
+    with pytest.raises(ValueError, match="more than 2 values"):
+        get(f.remote()[0])
 
 
 def test_num_returns_one_returns_a_tuple_whole() -> None:

@@ -17,6 +17,7 @@ from beamlet.api.options import ActorOptions, MethodOptions, validate_actor_opti
 from beamlet.api.placing import strategy_of
 from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
+from beamlet.base.class_names import retry_rule
 from beamlet.base.ids import ActorId, Address, FunctionKey
 from beamlet.core_worker import functions
 from beamlet.core_worker.executing.runner import ActorExit
@@ -117,7 +118,7 @@ def _template(info: HandleInfo, method: MethodInfo, options: MethodOptions) -> M
         method.name,
         returns_on_wire(options.num_returns),
         retries,
-        options.retry_exceptions,
+        retry_rule(options.retry_exceptions),
         options.concurrency_group or "",
         options.name,
         options.generator_backpressure_num_objects,

@@ -14,6 +14,7 @@ from beamlet.api.placing import strategy_of
 from beamlet.api.remote_call import RemoteCall
 from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
+from beamlet.base.class_names import retry_rule
 from beamlet.core_worker import functions
 from beamlet.core_worker.submitting.submission import TaskTemplate
 from beamlet.core_worker.submitting.task_submitter import SchedulingKey
@@ -101,7 +102,6 @@ class RemoteFunction(RemoteCall[P, R]):
             strategy_of(options.scheduling_strategy),
             key if options.max_calls else b"",
         )
-        retry = options.retry_exceptions
         return TaskTemplate(
             key,
             options.name or self._name,
@@ -109,7 +109,7 @@ class RemoteFunction(RemoteCall[P, R]):
             scheduling_key,
             resources,
             options.max_retries,
-            retry,
+            retry_rule(options.retry_exceptions),
             options.max_calls,
             options.generator_backpressure_num_objects,
             self._signature.positional,

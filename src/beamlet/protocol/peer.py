@@ -98,6 +98,8 @@ class Results(Message, tag=7):
 
     ``hold``: when not 0, the executor keeps ``contained`` alive until ReleaseHold(hold).
     ``failed``: user code raised (so ``items`` are error payloads).
+    ``error_types``: then the classes of what it raised, most derived first, as "module.qualname": the
+    submitter decides about retries by them and unpickles nothing.
     """
 
     seq: int
@@ -108,6 +110,7 @@ class Results(Message, tag=7):
     failed: bool = False
     #: The worker takes no more tasks (max_calls reached).
     leaving: bool = False
+    error_types: Sequence[str] = ()
 
 
 class StealTasks(Message, tag=8):

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
+from beamlet.base.class_names import class_names
 from beamlet.base.ids import ObjectId, return_id
 from beamlet.core_worker.context import TaskContext, current_task
 from beamlet.core_worker.executing.execution import Execution
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
 from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
 from beamlet.core_worker.peers import Peer
-from beamlet.exceptions import RayTaskError, TaskCancelledError
+from beamlet.exceptions import RayTaskError, TaskCancelledError, UserCodeException
 from beamlet.protocol.message import ContainedRef
 from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoredAt, StoreDep, Yielded
 from beamlet.serialization.arguments import NO_ARGUMENTS, fill, split
@@ -213,9 +215,8 @@ class Runner:
             return [dumps(value)]
         if work.num_returns in (0, STREAMING):
             return []
-        values = list(value) if isinstance(value, tuple | list | Iterator) else None
-        if values is None or len(values) != work.num_returns:
-            found = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
+        values, found = _taken(value, work.num_returns)
+        if len(values) != work.num_returns:
             raise ValueError(
                 f"{work.name or getattr(work, 'method', 'the task')} was submitted with num_returns="
                 f"{work.num_returns} and must return (or yield) that many values; it returned {found}"
@@ -303,7 +304,8 @@ class Runner:
             raise error  # the process ends, and what ends it is not for the caller to catch
         payload = self.error_payload(context, error)
         count = max(1, work.num_returns)
-        message = Results(work.seq, [payload] * count, failed=True)
+        types = class_names(type(retried_for(error)))
+        message = Results(work.seq, [payload] * count, failed=True, error_types=types)
         error.__traceback__ = None
         self._execution.reply_when_safe(sender, message, context.guard, self._output.take_printed())
 
@@ -331,6 +333,29 @@ class Runner:
             actor_repr=self.actor_repr,
             actor_id=self.actor_id,
         )
+
+
+def _taken(value: Any, count: int) -> tuple[list[Any], str]:
+    """The ``count`` values of one sized or finite iterable, and what it holds for a person to read."""
+    if isinstance(value, Iterator):
+        values = list(islice(value, count + 1))
+        if len(values) > count:
+            return [], f"more than {count} values"
+        return values, f"{len(values)} values"
+    try:
+        size = len(value)
+        values = list(value) if size == count else []
+    except TypeError:
+        return [], f"a {type(value).__name__}"
+    return values, f"{size} values"
+
+
+def retried_for(error: BaseException) -> BaseException:
+    """The error that ``retry_exceptions`` looks at: what came out of a nested ``get`` counts as its cause."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, UserCodeException) and cause.__cause__ is not None:
+        return cause.__cause__
+    return cause
 
 
 def _all_plain(payload: bytes, deps: Sequence[InlineDep | StoreDep]) -> bool:

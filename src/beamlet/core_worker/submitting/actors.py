@@ -197,6 +197,9 @@ class ActorAccess:
         link = self.links.get(actor_id)
         if link is None:
             link = self.links[actor_id] = ActorLink(actor_id, name)
+            handle = self._core.refs.objects.get(actor_handle_object(actor_id))
+            if handle is not None:
+                handle.watched = True  # with the last handle the link of a dead actor goes
         return link
 
     def subscribe(self, link: ActorLink) -> None:
@@ -212,10 +215,11 @@ class ActorAccess:
             link.holds_handle = True
             self._core.refs.add_submitted((object_id,))
 
-    def release_handle(self, link: ActorLink) -> None:
-        """The last answer is here."""
-        link.holds_handle = False
-        self._core.refs.remove_submitted((actor_handle_object(link.actor_id),))
+    def settle(self, link: ActorLink) -> None:
+        """A call of it is over: with the last one we let go of the handle that we held for them."""
+        if link.holds_handle and not link.in_flight and not link.queue:
+            link.holds_handle = False
+            self._core.refs.remove_submitted((actor_handle_object(link.actor_id),))
 
     def updated(self, update: ActorUpdate) -> None:
         """News of an actor. Under the lock."""
@@ -233,8 +237,9 @@ class ActorAccess:
         if update.state == "DEAD":
             self._release_creation(update.actor_id)
             self.fail_dead(link, failed)
-            if link.holds_handle:
-                self.release_handle(link)
+            self.settle(link)
+            if actor_handle_object(link.actor_id) not in self._core.refs.objects:
+                del self.links[link.actor_id]
         elif failed:
             error = ActorUnavailableError(
                 "its process died while this call was on its way, and it is being restarted "
@@ -244,6 +249,7 @@ class ActorAccess:
             )
             for call in failed:
                 self._core.submission.fail(call, error)
+            self.settle(link)
 
     def fail_dead(self, link: ActorLink, calls: list[Pending]) -> None:
         """Calls of a dead actor, each with the cause of death."""

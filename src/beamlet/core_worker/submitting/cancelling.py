@@ -59,5 +59,9 @@ def _cancel_call(core: CoreWorker, actor_id: ActorId, task_id: TaskId, recursive
     for call in waiting:
         link.remove(call)
         core.submission.fail(call, TaskCancelledError(task_id.hex()))
+    core.actors.settle(link)
+    for call in link.in_flight.values():
+        if call.message.task_id == task_id:
+            call.retries_left = 0
     if not waiting and isinstance(link.link, Peer):
         link.link.send(CancelTask(task_id, False, recursive))

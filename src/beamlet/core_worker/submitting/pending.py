@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from beamlet.base.class_names import RetryRule
 from beamlet.base.ids import ObjectId
 from beamlet.exceptions import CallSite
 from beamlet.protocol.peer import CallActor, PushTask
@@ -26,8 +27,8 @@ class Pending(msgspec.Struct, gc=False):
     held: Sequence[ObjectId] = ()
     #: System failures it may still survive; -1: any number.
     retries_left: int = 0
-    #: False, True (any exception), or the exception types that are worth another attempt.
-    retry_exceptions: bool | tuple[type[BaseException], ...] = False
+    #: Which errors of the user's code are worth another attempt.
+    retry_exceptions: RetryRule = False
     #: SchedulingKey of a task, ActorLink of a call.
     route: Any = None
     #: Dependencies whose values are still awaited; it may be pushed at 0.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from beamlet.base.class_names import RetryRule, is_worth_retrying
 from beamlet.base.ids import FIRST_RETURN, Address, FunctionKey, ObjectId, TaskId, return_id
 from beamlet.core_worker.owning.borrowing import ResultsGuard
 from beamlet.core_worker.owning.object_record import FREED, INLINE, PENDING, STORED, ObjectRecord
@@ -21,7 +22,7 @@ from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.actor_submitter import ActorLink
 from beamlet.core_worker.submitting.pending import Pending
 from beamlet.core_worker.submitting.task_submitter import SchedulingKey
-from beamlet.exceptions import CallSite, RayTaskError
+from beamlet.exceptions import CallSite
 from beamlet.protocol.message import ContainedRef
 from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoredAt, StoreDep, Yielded
 from beamlet.serialization.arguments import NO_ARGUMENTS, Slot, dumps_plain, serialize_arguments
@@ -33,9 +34,7 @@ from beamlet.serialization.values import (
     dump_error,
     dumps,
     is_error,
-    loads_plain,
     pack,
-    unpack,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class TaskTemplate(msgspec.Struct):
     key: SchedulingKey
     resources: dict[str, int]
     max_retries: int
-    retry_exceptions: bool | tuple[type[BaseException], ...]
+    retry_exceptions: RetryRule
     #: The worker is replaced after this many runs of the function; 0: never.
     max_calls: int = 0
     #: Generators: most items yielded and not consumed; negative: no limit.
@@ -83,7 +82,7 @@ class MethodTemplate(msgspec.Struct):
     name: str
     num_returns: int
     max_task_retries: int
-    retry_exceptions: bool | tuple[type[BaseException], ...] = False
+    retry_exceptions: RetryRule = False
     group: str = ""
     shown_as: str = ""
     stream_limit: int = -1
@@ -360,6 +359,7 @@ class Submission:
         route = pending.route
         if isinstance(route, ActorLink):
             route.remove(pending)
+            self._core.actors.settle(route)
         elif not isinstance(route, SchedulingKey):
             self._core.actors.argument_failed(pending, error)
         self.finish_with(pending, error)
@@ -388,14 +388,14 @@ class Submission:
                 self._core.objects.notify(record)
         if pending.held:
             self._refs.remove_submitted(pending.held)
+        link = peer.actor
+        if link is not None and not link.in_flight and not link.queue:
+            self._core.actors.settle(link)
 
     def _pop(self, peer: Peer, seq: int, busy_us: int) -> Pending | None:
         link = peer.actor
         if link is not None:
-            pending = link.answered(seq)
-            if not link.in_flight and not link.queue and link.holds_handle:
-                self._core.actors.release_handle(link)
-            return pending
+            return link.answered(seq)
         worker = peer.leased
         if worker is None:
             return None
@@ -439,6 +439,9 @@ class Submission:
             self._core.objects.notify(record)
         if pending.held:
             self._refs.remove_submitted(pending.held)
+        link = peer.actor
+        if link is not None and not link.in_flight and not link.queue:
+            self._core.actors.settle(link)
 
     def take_yield(self, peer: Peer, message: Yielded) -> None:
         """An item of a generator that goes on."""
@@ -451,22 +454,15 @@ class Submission:
     def _worth_retrying(self, pending: Pending, results: Results) -> bool:
         if not pending.retries_left or not pending.retry_exceptions or pending.cancelled:
             return False
-        if isinstance(pending.retry_exceptions, bool):
-            return pending.retry_exceptions
-        payload = results.items[0] if results.items else b""
-        if not isinstance(payload, bytes) or not is_error(payload):
-            return False
-        error = loads_plain(unpack(payload).inband)
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        return isinstance(cause, pending.retry_exceptions)
+        return is_worth_retrying(pending.retry_exceptions, results.error_types)
 
     def _retry(self, pending: Pending) -> None:
         pending.retries_left -= pending.retries_left > 0
-        pending.message.attempt += 1
         route = pending.route
         if isinstance(route, ActorLink):
             route.send_again(pending)
         else:
+            pending.message.attempt += 1
             self.tasks[pending.message.task_id] = pending
             self._core.tasks.requeue([pending])
 
