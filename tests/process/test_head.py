@@ -172,14 +172,14 @@ def test_leases_come_with_a_connection_to_a_worker_that_is_used_again(cluster: C
     driver = cluster.driver
     first = driver.lease(1)
     assert driver.run(first) == str(first.pid).encode()
-    driver.link.send(node.ReturnLease(first.lease_id))
+    driver.link.send(node.ReturnLease(first.lease))
     again = driver.lease(2)
     assert (again.worker, again.fresh) == (first.worker, False)
     other = driver.lease(3)
     assert (other.worker != again.worker, other.fresh) == (True, True)
     driver.link.send(node.RequestLease(4, {"CPU": 10_000}, "f4"))
     driver.expect(node.LeaseWanted)
-    driver.link.send(node.ReturnLease(other.lease_id))
+    driver.link.send(node.ReturnLease(other.lease))
     assert driver.expect(node.LeaseGranted).req == 4
 
 

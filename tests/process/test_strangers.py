@@ -23,7 +23,7 @@ from beamlet.api.init import session_path
 from beamlet.base.version import VERSION
 from beamlet.processes.session import SessionDirectory
 from beamlet.protocol import node
-from beamlet.raylet.core_worker_links import FromCoreWorker
+from beamlet.raylet.members import FromCoreWorker
 from beamlet.rpc.auth import MAGIC, ClientHandshake, HandshakeError
 from beamlet.rpc.connection import encode_frame
 from beamlet.rpc.listener import HANDSHAKE_TIMEOUT_S, MAX_STRANGERS, connect

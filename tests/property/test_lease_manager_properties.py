@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from beamlet.base.ids import ActorId, Address, JobId, NodeId, WorkerId, make_address
+from beamlet.base.ids import ActorId, Address, NodeId, WorkerId, make_address
 from beamlet.base.resources import UNIT
 from beamlet.raylet.lease_effects import (
     Cancelled,
@@ -24,9 +24,10 @@ from beamlet.raylet.lease_effects import (
 from beamlet.raylet.lease_manager import LeaseManager
 from beamlet.raylet.lease_queue import Request, RequestKey
 from beamlet.raylet.resource_ledger import ResourceLedger
+from support.jobs import a_job
 
 NODE = NodeId(b"n" * 28)
-JOB = JobId(b"\x01\0\0\0")
+JOB = a_job()
 CLIENTS = [make_address(NODE, WorkerId(b"c%027d" % n)) for n in range(4)]
 TOTAL = {"CPU": 3 * UNIT, "GPU": 2 * UNIT, "gizmo": UNIT}
 AMOUNTS = st.fixed_dictionaries(

@@ -13,7 +13,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from beamlet.base.ids import Address, ObjectId
 from beamlet.object_store.allocator import Allocator
 from beamlet.object_store.extents import ExtentSet
-from beamlet.object_store.lifecycle import StoreMisuse
 from beamlet.object_store.outcomes import (
     AlreadyStored,
     Answer,
@@ -24,6 +23,7 @@ from beamlet.object_store.outcomes import (
     Missing,
     Refused,
     ReleasePages,
+    StoreMisuse,
 )
 from beamlet.object_store.store import ObjectStore
 

@@ -197,7 +197,7 @@ class World:
         worker = executor.lease
         assert worker is not None
         if self.is_leased(worker):
-            self.lost.append(worker.lease_id)
+            self.lost.append(worker.lease)
         tasks = self.submitter.lost(worker)
         if tasks and number % 2:
             self.unended.remove(tasks.pop(0).message.name)
@@ -243,7 +243,7 @@ class World:
 
     def no_lease_is_returned_twice_or_leaks(self) -> None:
         returned = [lease_id for lease_id, _ in self.desk.returned]
-        held = [worker.lease_id for state in self.submitter.keys.values() for worker in state.workers]
+        held = [worker.lease for state in self.submitter.keys.values() for worker in state.workers]
         assert sorted([*returned, *self.lost, *held]) == sorted(self.granted)
 
     def what_waits_was_asked_for(self) -> None:

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from beamlet.base.ids import ActorId, JobId, NodeId, WorkerId
+from beamlet.base.ids import ActorId, NodeId, WorkerId
+from beamlet.protocol.node import JobDescription
 from beamlet.raylet.worker_pool import REAP_S, START_S, WARM_S, WorkerPool
 from beamlet.raylet.worker_record import (
     Announce,
@@ -24,8 +25,9 @@ from beamlet.raylet.worker_record import (
     Want,
     WorkerState,
 )
+from support.jobs import a_job
 
-JOBS = [JobId(bytes([n, 0, 0, 0])) for n in (1, 2)]
+JOBS = [a_job(1), a_job(2)]
 ENVS = [(), (("A", "1"),)]
 
 
@@ -40,11 +42,11 @@ class PoolInAnyOrder(RuleBasedStateMachine):
         self.answers: Counter[int] = Counter()
         self.alive: set[WorkerId] = set()
         self.reported: set[WorkerId] = set()
-        self.homes: dict[WorkerId, tuple[JobId, object]] = {}
+        self.homes: dict[WorkerId, tuple[bytes, object]] = {}
         self.busy: dict[WorkerId, Want] = {}
         self.announced: Counter[WorkerId] = Counter()
         for job in JOBS:
-            self.pool.job_started(job)
+            self.pool.job_started(job.job_id)
         self.perform(self.pool.prestart(2, 0.0))
 
     def perform(self, effects: list[Effect]) -> None:
@@ -54,10 +56,10 @@ class PoolInAnyOrder(RuleBasedStateMachine):
                     self.alive.add(effect.worker)
                 case Assign():
                     assert effect.worker not in self.homes, "assigned twice"
-                    self.homes[effect.worker] = (effect.job, effect.env)
+                    self.homes[effect.worker] = (effect.job.job_id, effect.env)
                 case Found():
                     want = self.wants[effect.ticket]
-                    assert self.homes[effect.worker] == (want.job, want.env), "given to a stranger"
+                    assert self.homes[effect.worker] == (want.job.job_id, want.env), "given to a stranger"
                     assert effect.worker not in self.busy, "given to two"
                     assert effect.worker in self.reported
                     self.answers[effect.ticket] += 1
@@ -72,7 +74,7 @@ class PoolInAnyOrder(RuleBasedStateMachine):
                     self.busy.pop(effect.worker, None)
 
     @rule(job=st.sampled_from(JOBS), env=st.sampled_from(ENVS), actor=st.booleans())
-    def want(self, job: JobId, env: tuple[tuple[str, str], ...], actor: bool) -> None:
+    def want(self, job: JobDescription, env: tuple[tuple[str, str], ...], actor: bool) -> None:
         ticket = next(self.tickets)
         want = Want(ticket, job, env, ActorId(b"%016d" % ticket) if actor else None)
         self.wants[ticket] = want
@@ -128,8 +130,8 @@ class PoolInAnyOrder(RuleBasedStateMachine):
             self.pool.leaves_on_purpose(worker)
 
     @rule(job=st.sampled_from(JOBS))
-    def job_ends(self, job: JobId) -> None:
-        self.perform(self.pool.job_ended(job, (), self.now))
+    def job_ends(self, job: JobDescription) -> None:
+        self.perform(self.pool.job_ended(job.job_id, (), self.now))
 
     @rule(seconds=st.sampled_from([0.05, 0.5, 2.0, 6.0, START_S, WARM_S]))
     def time_passes(self, seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beamlet.base.ids import ActorId, Address, JobId, NodeId, WorkerId, make_address
+from beamlet.base.ids import ActorId, Address, NodeId, TaskId, WorkerId, make_address
 from beamlet.base.resources import from_floats
 from beamlet.raylet.lease_effects import (
     AskBack,
@@ -21,9 +21,10 @@ from beamlet.raylet.lease_manager import LeaseManager
 from beamlet.raylet.lease_queue import Request
 from beamlet.raylet.resource_ledger import ResourceLedger
 from beamlet.scheduling.placement import NodeView
+from support.jobs import a_job
 
 NODE = NodeId(b"n" * 28)
-JOB = JobId(b"\x01\0\0\0")
+JOB = a_job()
 
 
 def address(name: str) -> Address:
@@ -338,7 +339,7 @@ def test_the_end_of_a_job_drops_what_it_had_waiting() -> None:
     node.ask("driver", 1, "running", CPU=1)
     queued = node.ask("driver", 2, "queued", CPU=1)
     spared = node.ask("detached", 1, "spared", CPU=1)
-    node.perform(node.manager.job_ended(JOB, {address("detached")}, 1.0))
+    node.perform(node.manager.job_ended(JOB.job_id, {address("detached")}, 1.0))
     assert node.log[-1] == Cancelled(queued, "its job has ended")
     node.give_back("running")
     assert node.grants["spared"].request is spared
@@ -366,3 +367,14 @@ def test_tasks_that_several_requests_of_a_client_stand_for_are_counted_once() ->
         node.perform(node.manager.submit(request, node.now))
     node.ask("b", 1, "f", CPU=1)
     assert [count for _, count, _ in node.manager.demand()] == [5]
+
+
+def test_a_forced_cancel_is_its_holders_right_and_kills_the_worker_at_once() -> None:
+    node = Node(CPU=1)
+    node.ask("a", 1, CPU=1)
+    grant = node.grants["f"]
+    task = TaskId(b"t" * 24)
+    assert node.manager.force_cancel(address("b"), grant.lease_id, "cancelled", task) == []
+    killed = node.manager.force_cancel(address("a"), grant.lease_id, "cancelled", task)
+    assert killed == [EndWorker(grant.worker, "cancelled", at_once=True, cancelled=task)]
+    assert node.manager.force_cancel(address("a"), grant.lease_id, "cancelled", task) == [], "it is ending"

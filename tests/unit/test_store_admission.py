@@ -6,7 +6,6 @@ import pytest
 
 from beamlet.base.ids import Address, ObjectId
 from beamlet.object_store.full_report import human_bytes
-from beamlet.object_store.lifecycle import StoreMisuse
 from beamlet.object_store.outcomes import (
     AlreadyStored,
     Answer,
@@ -17,6 +16,7 @@ from beamlet.object_store.outcomes import (
     Missing,
     Refused,
     ReleasePages,
+    StoreMisuse,
 )
 from beamlet.object_store.store import ObjectStore
 

@@ -6,8 +6,8 @@ import pytest
 
 from beamlet.base.ids import Address, ObjectId
 from beamlet.object_store.allocator import Allocator
-from beamlet.object_store.lifecycle import ObjectState, StoreLifecycle, StoreMisuse
-from beamlet.object_store.outcomes import Answer, Created, CreateRequest, Located, Missing
+from beamlet.object_store.lifecycle import ObjectState, StoreLifecycle
+from beamlet.object_store.outcomes import Answer, Created, CreateRequest, Located, Missing, StoreMisuse
 
 PAGE = 4096
 WRITER, READER, OTHER = 1, 2, 3

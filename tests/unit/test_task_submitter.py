@@ -129,14 +129,14 @@ def test_an_idle_lease_is_kept_a_moment_for_what_comes_next(
     assert submitter.tick(9.0) is None, "a worker with work is not idle"
     finish(submitter, worker, now=10.0)
     assert submitter.tick(10.0 + IDLE_LEASE_S) is None
-    assert desk.returned == [(worker.lease_id, False)]
+    assert desk.returned == [(worker.lease, False)]
     assert submitter.keys == {}, "a key without tasks, workers or requests is forgotten"
 
 
 def test_the_raylet_may_ask_for_idle_leases_at_once(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
     worker, _ = warmed(submitter, desk)
     submitter.return_idle(0.0)
-    assert desk.returned == [(worker.lease_id, False)]
+    assert desk.returned == [(worker.lease, False)]
     submit(submitter, "a")
     assert len(desk.open_requests()) == 1, "the next task asks anew"
 
@@ -148,7 +148,7 @@ def test_a_worker_that_leaves_is_disposed_of_after_its_last_answer(
     worker, _ = grant(submitter, desk)
     worker.leaving = True
     finish(submitter, worker)
-    assert desk.returned == [(worker.lease_id, True)]
+    assert desk.returned == [(worker.lease, True)]
     assert submitter.queued_count() == 1
     assert len(desk.open_requests()) == 1, "b still has its request"
 
@@ -396,7 +396,7 @@ def test_a_busy_lease_that_was_asked_for_is_given_back_when_it_runs_dry(
     submitter.return_idle(5.0)
     assert desk.returned == []
     finish(submitter, worker, now=5.1)
-    assert desk.returned == [(worker.lease_id, False)]
+    assert desk.returned == [(worker.lease, False)]
 
 
 def test_a_lease_that_was_asked_for_is_passed_on_after_its_turn_though_there_is_work(
@@ -408,7 +408,7 @@ def test_a_lease_that_was_asked_for_is_passed_on_after_its_turn_though_there_is_
     submitter.return_idle(5.0)
     while worker.in_flight:
         finish(submitter, worker, now=5.0 + 2 * TURN_S)
-    assert desk.returned == [(worker.lease_id, False)]
+    assert desk.returned == [(worker.lease, False)]
     if submitter.queued_count():
         assert desk.open_requests(), "what is left is asked for anew, behind the others"
 

@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from beamlet.base.ids import ActorId, JobId, NodeId, WorkerId
+from beamlet.base.ids import ActorId, NodeId, WorkerId
 from beamlet.raylet.worker_pool import MAX_STARTING, START_S, START_TRIES, WARM_S, WorkerPool
 from beamlet.raylet.worker_record import (
     Announce,
@@ -24,8 +24,9 @@ from beamlet.raylet.worker_record import (
     WorkerRecord,
     WorkerState,
 )
+from support.jobs import a_job
 
-J1, J2 = JobId(b"\x01\0\0\0"), JobId(b"\x02\0\0\0")
+J1, J2 = a_job(1), a_job(2)
 
 
 def worker(n: int) -> WorkerId:
@@ -36,7 +37,7 @@ def worker(n: int) -> WorkerId:
 def pool() -> WorkerPool:
     numbers = count(1)
     pool = WorkerPool(NodeId(b"n" * 28), soft_limit=2, new_id=lambda: worker(next(numbers)))
-    pool.job_started(J1)
+    pool.job_started(J1.job_id)
     return pool
 
 
@@ -250,7 +251,7 @@ def test_the_end_of_a_job_kills_its_workers_but_not_detached_actors_and_theirs(p
     for want in wants:
         pool.want(want, 0.0)
         pool.ready(worker(want.ticket), want.ticket, 0.0)
-    effects = pool.job_ended(J1, {worker(3)}, 1.0)
+    effects = pool.job_ended(J1.job_id, {worker(3)}, 1.0)
     assert effects == [Kill(worker(1), signal.SIGKILL, "its job has ended")]
 
 
@@ -304,7 +305,20 @@ def test_a_worker_that_was_not_asked_cannot_stay(pool: WorkerPool) -> None:
 def test_an_actor_gets_a_worker_that_never_ran_a_task(pool: WorkerPool) -> None:
     pool.prestart(1, 0.0)
     pool.ready(worker(1), 1, 0.0)
-    assert Found(1, worker(1)) in pool.want(Want(1, JobId(b"\x01\0\0\0")), 0.0)
+    assert Found(1, worker(1)) in pool.want(Want(1, J1), 0.0)
     pool.returned(worker(1), 1.0)
-    assert pool.want(Want(2, JobId(b"\x01\0\0\0"), actor=ActorId(b"a" * 16)), 1.0) == [Fork(worker(2))]
-    assert Found(3, worker(1)) in pool.want(Want(3, JobId(b"\x01\0\0\0")), 1.0)
+    assert pool.want(Want(2, J1, actor=ActorId(b"a" * 16)), 1.0) == [Fork(worker(2))]
+    assert Found(3, worker(1)) in pool.want(Want(3, J1), 1.0)
+
+
+def test_a_death_by_forced_cancel_names_the_task(pool: WorkerPool) -> None:
+    pool.prestart(1, 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.want(Want(1, J1), 0.0)
+    pool.kill(worker(1), "cancel(force=True) of task f", 1.0, cancelled=b"task")
+    pool.kill(worker(1), "its job has ended", 1.0)
+    pool.outputs_drained(worker(1), 1.0)
+    (announce,) = pool.child_exited(worker(1), Exit(signal=9), 1.0)
+    assert isinstance(announce, Announce)
+    assert announce.certificate.cancelled == b"task"
+    assert announce.certificate.killed_by == "cancel(force=True) of task f"

@@ -25,6 +25,8 @@ class DeathCertificate(msgspec.Struct, array_like=True, frozen=True):
     uptime_s: float = 0.0
     task_name: str = ""
     last_words: tuple[str, ...] = ()
+    #: The task that ``cancel(force=True)`` ended with it; b"" otherwise.
+    cancelled: bytes = b""
 
     def describe(self) -> str:
         """One sentence that names the cause, then the last words."""

@@ -264,8 +264,8 @@ class CoreWorker:
                         self.peers.get(owner).send(peer.RemoveBorrower(ids))
                     case SendReleaseHold(executor, hold):
                         self.peers.get(executor).send(peer.ReleaseHold(hold))
-                    case DeleteStored(_, ids):
-                        self.link.send(node.DeleteObjects(ids))
+                    case DeleteStored(holder, ids):
+                        self.link.send(node.DeleteObjects(holder, ids))
                     case ReplyMayGo(reply):
                         self.execution.reply_may_go(reply)
                     case Freed(object_id, owner):

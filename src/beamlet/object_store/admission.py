@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from beamlet.base.ids import ObjectId
-from beamlet.object_store.outcomes import AlreadyStored, Answer, Created, CreateRequest, Refused
+from beamlet.base.ids import Address, ObjectId
+from beamlet.object_store.outcomes import AlreadyStored, Answer, Created, CreateRequest, Refused, StoreMisuse
 
 
 class Obstacle(Enum):
@@ -58,7 +58,7 @@ class Admission:
         """Ask for room. The answer is in the result, or comes from a later call."""
         key = (request.client, request.request_id)
         if key in self._waiting:
-            raise ValueError(f"client {request.client} asks twice under request id {request.request_id}")
+            raise StoreMisuse(f"client {request.client} asks twice under request id {request.request_id}")
         self._waiting[key] = Waiting(request, now, now + self._timeout_s)
         return self.admit(now)
 
@@ -101,6 +101,11 @@ class Admission:
         """Nobody wants the object any more: refuse whoever waits to write it."""
         doomed = [waiting for waiting in self._waiting.values() if waiting.request.object_id == object_id]
         return [self._refuse(waiting, reason) for waiting in doomed]
+
+    def owner_of(self, object_id: ObjectId) -> Address | None:
+        """Whose object somebody waits to write under this id."""
+        requests = (waiting.request for waiting in self._waiting.values())
+        return next((request.owner for request in requests if request.object_id == object_id), None)
 
     def _refuse(self, waiting: Waiting, reason: str) -> Answer:
         request = waiting.request

@@ -22,7 +22,7 @@ from enum import Enum
 
 from beamlet.base.ids import Address, ObjectId
 from beamlet.object_store.allocator import Allocator
-from beamlet.object_store.outcomes import Answer, Created, CreateRequest, Located, Missing
+from beamlet.object_store.outcomes import Answer, Created, CreateRequest, Located, Missing, StoreMisuse
 
 
 class ObjectState(Enum):
@@ -30,10 +30,6 @@ class ObjectState(Enum):
     SEALED = "sealed"
     DELETED_CREATED = "deleted, but still being written"
     DELETED_PINNED = "deleted, but still read"
-
-
-class StoreMisuse(ValueError):
-    """A client asked for what its own history rules out; nothing was changed."""
 
 
 @dataclass(slots=True)

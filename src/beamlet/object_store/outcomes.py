@@ -11,6 +11,10 @@ from msgspec import Struct
 from beamlet.base.ids import Address, ObjectId
 
 
+class StoreMisuse(ValueError):
+    """A client asked for what its own history rules out; nothing was changed."""
+
+
 class CreateRequest(Struct, frozen=True):
     """Room for one object. ``size``: bytes of its serialized value."""
 

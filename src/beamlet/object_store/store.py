@@ -13,7 +13,7 @@ from beamlet.base.ids import Address, ObjectId
 from beamlet.object_store.admission import Admission, Obstacle, Waiting
 from beamlet.object_store.allocator import Allocator
 from beamlet.object_store.full_report import store_full, too_large
-from beamlet.object_store.lifecycle import Holder, ObjectState, StoreLifecycle, StoreMisuse, Usage
+from beamlet.object_store.lifecycle import Holder, ObjectState, StoreLifecycle, Usage
 from beamlet.object_store.outcomes import (
     AlreadyStored,
     Answer,
@@ -24,6 +24,7 @@ from beamlet.object_store.outcomes import (
     Missing,
     Refused,
     ReleasePages,
+    StoreMisuse,
 )
 
 #: How many holders a refusal names.
@@ -103,10 +104,15 @@ class ObjectStore:
 
     # --- ending --------------------------------------------------------------------------------------
 
-    def delete(self, object_ids: Iterable[ObjectId], now: float) -> list[Effect]:
-        """Nobody will ask for these again. Unknown ids are ignored, so it may be repeated."""
+    def delete(
+        self, object_ids: Iterable[ObjectId], now: float, owner: Address | None = None
+    ) -> list[Effect]:
+        """Nobody will ask for these again. Unknown ids are ignored, so it may be repeated; so are those that
+        are not ``owner``'s (None: whoever's they are)."""
         answers: list[Answer] = []
         for object_id in object_ids:
+            if owner is not None and not self._is_owned(object_id, owner):
+                continue
             answers += self._lifecycle.delete(object_id)
             if self._admission:
                 reason = f"object {object_id.hex()} was deleted before there was room to write it"
@@ -168,6 +174,11 @@ class ObjectStore:
         if self.surplus_bytes:
             effects += self.give_back()
         return effects
+
+    def _is_owned(self, object_id: ObjectId, owner: Address) -> bool:
+        stored = self._lifecycle.find(object_id)
+        found = stored.owner if stored is not None else self._admission.owner_of(object_id)
+        return found == owner
 
     def _attempt(self, request: CreateRequest, now: float) -> Created | AlreadyStored | Obstacle:
         stored = self._lifecycle.find(request.object_id)

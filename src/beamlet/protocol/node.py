@@ -6,7 +6,7 @@ Messages marked *+fd* travel with one file descriptor (SCM_RIGHTS), in order.
     DriverHello       → Welcome +fd(arena)                     first message of a driver
     WorkerReady                                               first message of a fork
     RequestLease      → LeaseGranted +fd(peer) | LeaseInfeasible | LeaseSpillback | LeaseCancelled
-    ReturnLease, Blocked, Unblocked
+    ReturnLease, ForceCancel, Blocked, Unblocked
     ConnectPeer       → PeerConnected +fd | PeerUnreachable
     (nobody asks)       PeerIntroduced +fd, WorkerDied, AssignJob, ExitWorker, OutputLines, Notice
     CreateObject      → ObjectCreated | ObjectRefused
@@ -18,9 +18,18 @@ Messages marked *+fd* travel with one file descriptor (SCM_RIGHTS), in order.
 
 from __future__ import annotations
 
+import msgspec
+
 from beamlet.base.death import DeathCertificate
-from beamlet.base.ids import Address, JobId, NodeId, ObjectId, WorkerId
+from beamlet.base.ids import Address, JobId, NodeId, ObjectId, TaskId, WorkerId
 from beamlet.protocol.message import Message
+
+
+class LeaseName(msgspec.Struct, frozen=True, array_like=True):
+    """Which lease: numbers are counted by the node that gave it, and mean nothing elsewhere."""
+
+    node: NodeId
+    number: int
 
 
 class JobDescription(Message, tag=30):
@@ -112,7 +121,7 @@ class LeaseGranted(Message, tag=38):
     """+fd: a connection to the worker."""
 
     req: int
-    lease_id: int
+    lease: LeaseName
     worker: Address
     pid: int
     #: Indices assigned per accelerator resource, e.g. {"GPU": [0]}.
@@ -149,7 +158,7 @@ class LeasePending(Message, tag=42):
 
 
 class ReturnLease(Message, tag=43):
-    lease_id: int
+    lease: LeaseName
     #: The worker must not be used again (it crashed a task, or reached max_calls).
     dispose: bool = False
 
@@ -259,6 +268,9 @@ class UnpinObject(Message, tag=60):
 
 
 class DeleteObjects(Message, tag=61):
+    """The owner: nobody needs the copies that ``node`` holds of these any more."""
+
+    node: NodeId
     object_ids: list[ObjectId]
 
 
@@ -328,3 +340,15 @@ class LeaseWanted(Message, tag=72):
 
 class Staying(Message, tag=73):
     """Worker → raylet: the answer to an optional ExitWorker; what it owns is still in use."""
+
+
+class ForceCancel(Message, tag=74):
+    """Lease holder → raylet: kill the worker that runs ``task``, for asking it was no use.
+
+    Ignored if the lease has ended.  ``DeathCertificate.cancelled`` of the worker will be the task.
+    """
+
+    lease: LeaseName
+    task: TaskId
+    #: What a person calls it.
+    name: str

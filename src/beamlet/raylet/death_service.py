@@ -12,9 +12,9 @@ from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import NodeId, make_address
 from beamlet.protocol.cluster import CoreWorkerGone
 from beamlet.protocol.node import WorkerDied
-from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers
 from beamlet.raylet.introductions import Introductions
 from beamlet.raylet.lease_manager import LeaseManager
+from beamlet.raylet.members import Member, Members
 from beamlet.raylet.output_service import OutputService
 from beamlet.raylet.performer import Performer
 from beamlet.raylet.store_service import StoreService
@@ -36,7 +36,7 @@ class DeathService:
         node_id: NodeId,
         manager: LeaseManager,
         pool: WorkerPool,
-        members: CoreWorkers,
+        members: Members,
         introductions: Introductions,
         output: OutputService,
         store: StoreService,
@@ -55,7 +55,7 @@ class DeathService:
         performer.on(Announce, self._announced)
         performer.on(_Mourn, self._mourn)
 
-    def driver_gone(self, driver: CoreWorker, reason: str, intended: bool) -> None:
+    def driver_gone(self, driver: Member, reason: str, intended: bool) -> None:
         """Nobody waits for a driver's exit status: it is no child of ours."""
         now = time.monotonic()
         certificate = DeathCertificate(
@@ -86,7 +86,7 @@ class DeathService:
         gone = CoreWorkerGone(address, certificate, death.intended, actor_id, death.incarnation)
         self._bury(member, gone, now)
 
-    def _bury(self, member: CoreWorker, gone: CoreWorkerGone, now: float) -> None:
+    def _bury(self, member: Member, gone: CoreWorkerGone, now: float) -> None:
         self._members.leave(member.address, gone.certificate)
         for other in self._introductions.forget(member.address):
             other.send(WorkerDied(member.address, gone.certificate))

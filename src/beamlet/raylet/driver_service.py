@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from beamlet.base.ids import JobId, make_address, new_worker_id
 from beamlet.object_store.arena import Arena
 from beamlet.protocol import cluster, node
-from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers, PeerMisuse
 from beamlet.raylet.death_service import DeathService
 from beamlet.raylet.lease_manager import LeaseManager
+from beamlet.raylet.members import Member, Members, PeerMisuse
 from beamlet.raylet.output_service import OutputService
 from beamlet.raylet.performer import Performer
 from beamlet.raylet.worker_pool import WorkerPool
@@ -29,7 +29,7 @@ class DriverService:
         self,
         config: NodeConfig,
         arena: Arena,
-        members: CoreWorkers,
+        members: Members,
         pool: WorkerPool,
         manager: LeaseManager,
         workers: WorkerService,
@@ -97,10 +97,10 @@ class DriverService:
             )
         return ""
 
-    def _start_job(self, member: CoreWorker, message: node.DriverHello) -> JobId:
+    def _start_job(self, member: Member, message: node.DriverHello) -> JobId:
         self.has_joined = True
-        job = member.job = self._gcs.new_job_id()
-        self._workers.jobs[job] = node.JobDescription(
+        job = self._gcs.new_job_id()
+        description = node.JobDescription(
             job_id=job,
             namespace=message.namespace,
             sys_path=message.sys_path,
@@ -113,6 +113,7 @@ class DriverService:
             logging_level=message.logging_level,
             main_file=message.main_file,
         )
+        self._members.drives(member, description)
         self._pool.job_started(job)
         if message.log_to_driver:
             self._output.router.listen(job)
@@ -122,22 +123,22 @@ class DriverService:
 
     # ---- leaving ----
 
-    def goodbye(self, driver: CoreWorker) -> None:
+    def goodbye(self, driver: Member) -> None:
         """An orderly end: everything printed so far is passed on, then the job ends."""
         driver.leaving = True
         if driver.job is not None:
-            self._output.pass_on_all(driver.job)
-            self._leaving[driver.job] = driver.connection
+            self._output.pass_on_all(driver.job.job_id)
+            self._leaving[driver.job.job_id] = driver.connection
         self.gone(driver, "it said goodbye")
         if driver.job is None:
             driver.connection.close()
 
-    def gone(self, driver: CoreWorker, reason: str) -> None:
+    def gone(self, driver: Member, reason: str) -> None:
         if driver.job is not None:
-            self._output.driver_gone(driver.job)
+            self._output.driver_gone(driver.job.job_id)
         self._deaths.driver_gone(driver, reason, intended=driver.leaving)
         if driver.job is not None:
-            self._gcs.on_raylet_message(self._config.node_id, cluster.JobEnded(driver.job))
+            self._gcs.on_raylet_message(self._config.node_id, cluster.JobEnded(driver.job.job_id))
 
     def end_job(self, job: JobId) -> None:
         """The GCS: its driver is gone. Detached actors stay, and those who work for them."""
@@ -147,8 +148,6 @@ class DriverService:
         addresses = {make_address(self._config.node_id, worker) for worker in spared}
         self._performer.perform(self._manager.job_ended(job, addresses, now))
         self._performer.perform(self._pool.job_ended(job, spared, now))
-        if not spared:
-            self._workers.jobs.pop(job, None)
         self.farewells()
 
     def farewells(self) -> None:
@@ -162,5 +161,5 @@ class DriverService:
         """The node ends: what its workers have printed must not end with it."""
         for member in self._members:
             if member.is_driver and member.job is not None:
-                self._output.pass_on_all(member.job)
+                self._output.pass_on_all(member.job.job_id)
                 member.connection.flush()

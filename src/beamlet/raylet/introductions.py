@@ -11,17 +11,17 @@ import contextlib
 from beamlet.base.ids import Address, short, worker_of
 from beamlet.protocol.message import Message
 from beamlet.protocol.node import ConnectPeer, PeerConnected, PeerIntroduced, PeerUnreachable
-from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers
+from beamlet.raylet.members import Member, Members
 from beamlet.rpc.descriptors import KERNEL, Descriptors
 
 
 class Introductions:
-    def __init__(self, members: CoreWorkers, descriptors: Descriptors = KERNEL) -> None:
+    def __init__(self, members: Members, descriptors: Descriptors = KERNEL) -> None:
         self._members = members
         self._descriptors = descriptors
         self._known: dict[Address, set[Address]] = {}
 
-    def connect(self, asker: CoreWorker, message: ConnectPeer) -> None:
+    def connect(self, asker: Member, message: ConnectPeer) -> None:
         """Answer a ConnectPeer."""
         peer = self._members.get(message.peer)
         if peer is None:
@@ -35,10 +35,10 @@ class Introductions:
         else:
             asker.send(PeerConnected(message.req, fresh=False))
 
-    def is_new(self, one: CoreWorker, other: CoreWorker) -> bool:
+    def is_new(self, one: Member, other: Member) -> bool:
         return other.address not in self._known.get(one.address, ())
 
-    def introduce(self, asker: CoreWorker, peer: CoreWorker, answer: Message) -> None:
+    def introduce(self, asker: Member, peer: Member, answer: Message) -> None:
         """Send ``answer`` with one end to ``asker``, and PeerIntroduced with the other to ``peer``.
 
         Raises OSError when descriptors have run out; nobody was told anything then.
@@ -52,7 +52,7 @@ class Introductions:
             peer.send_with_fd(PeerIntroduced(asker.address), theirs.fileno())
             asker.send_with_fd(answer, ours.fileno())
 
-    def forget(self, address: Address) -> list[CoreWorker]:
+    def forget(self, address: Address) -> list[Member]:
         """It is dead: those who know it, to be told."""
         known = self._known.pop(address, set())
         for other in known:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from beamlet.base.ids import Address, NodeId, WorkerId
+from beamlet.base.ids import Address, NodeId, TaskId, WorkerId
 from beamlet.raylet.lease_queue import Request
+
+NO_TASK = TaskId(b"")
 
 
 class WantWorker(Struct, frozen=True):
@@ -60,6 +62,8 @@ class EndWorker(Struct, frozen=True):
     worker: WorkerId
     reason: str
     at_once: bool
+    #: The task whose forced cancellation this is.
+    cancelled: TaskId = NO_TASK
 
 
 class AskBack(Struct, frozen=True):

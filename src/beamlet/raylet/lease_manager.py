@@ -20,9 +20,10 @@ from enum import Enum
 
 from msgspec import Struct
 
-from beamlet.base.ids import Address, JobId, NodeId, WorkerId
+from beamlet.base.ids import Address, JobId, NodeId, TaskId, WorkerId
 from beamlet.base.resources import show
 from beamlet.raylet.lease_effects import (
+    NO_TASK,
     AskBack,
     Cancelled,
     Effect,
@@ -121,8 +122,8 @@ class LeaseManager:
 
     def return_lease(self, holder: Address, lease_id: int, dispose: bool, now: float) -> list[Effect]:
         """A lease whose worker died has ended already: returning it then is harmless, and common."""
-        lease = self._leases.get(lease_id)
-        if lease is None or lease.state is not LeaseState.HELD or lease.request.client != holder:
+        lease = self._held_by(holder, lease_id)
+        if lease is None:
             return []
         if dispose:
             return self._end(lease, "its leaseholder asked that it be used no more", at_once=False)
@@ -130,6 +131,18 @@ class LeaseManager:
         assert worker is not None
         self._forget(lease)
         return [WorkerFree(worker), *self._pump(now)]
+
+    def force_cancel(self, holder: Address, lease_id: int, reason: str, task: TaskId) -> list[Effect]:
+        """Kill the worker under a task of ``holder``'s that did not stop when asked."""
+        lease = self._held_by(holder, lease_id)
+        return [] if lease is None else self._end(lease, reason, at_once=True, cancelled=task)
+
+    def _held_by(self, holder: Address, lease_id: int) -> Lease | None:
+        """None also when it has ended, or is another's."""
+        lease = self._leases.get(lease_id)
+        if lease is None or lease.state is not LeaseState.HELD or lease.request.client != holder:
+            return None
+        return lease
 
     # ---- what the worker pool answers ----
 
@@ -197,7 +210,7 @@ class LeaseManager:
     def job_ended(self, job: JobId, spared: Collection[bytes], now: float) -> list[Effect]:
         """Forget the job's waiting requests, save those of ``spared`` clients (``survivors``)."""
         doomed = [r for r in [*self._queue, *(lease.request for lease in self._wanting.values())]
-                  if r.job == job and r.client not in spared and not r.detached]  # fmt: skip
+                  if r.job.job_id == job and r.client not in spared and not r.detached]  # fmt: skip
         reason = "its job has ended"
         return [effect for request in doomed for effect in self.cancel(request.key, reason, now)]
 
@@ -352,11 +365,11 @@ class LeaseManager:
                 effects.append(AskBack(holder))
         return effects
 
-    def _end(self, lease: Lease, reason: str, at_once: bool) -> list[Effect]:
+    def _end(self, lease: Lease, reason: str, at_once: bool, cancelled: TaskId = NO_TASK) -> list[Effect]:
         """Its resources stay taken until the process is gone: only then is its memory free."""
         assert lease.worker is not None
         lease.state = LeaseState.ENDING
-        return [EndWorker(lease.worker, reason, at_once)]
+        return [EndWorker(lease.worker, reason, at_once, cancelled)]
 
     def _waiting(self) -> list[tuple[Request, str]]:
         queued = [(request, self._why(request)) for request in self._queue]

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from beamlet.base.ids import ActorId, Address, JobId
+from beamlet.base.ids import ActorId, Address
 from beamlet.base.resources import Amounts
+from beamlet.protocol.node import JobDescription
 from beamlet.scheduling.placement import Demand
 
 #: Environment variables of a runtime env, sorted: workers are never shared between different ones.
@@ -34,7 +35,8 @@ class Request(Struct, eq=False):
     key: RequestKey
     #: Whose turn it costs: the asking core worker, or the actor's owner.
     client: Address
-    job: JobId
+    #: Travels with the request to the worker: what is asked for after a job has ended can still be run.
+    job: JobDescription
     #: What it takes while the lease lasts.
     resources: Amounts
     name: str

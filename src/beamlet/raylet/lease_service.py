@@ -10,10 +10,10 @@ from beamlet.protocol import cluster, node
 from beamlet.protocol.gcs import StartActor
 from beamlet.protocol.message import Message
 from beamlet.raylet import lease_effects as effects
-from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers, PeerMisuse, check_amounts
 from beamlet.raylet.introductions import Introductions
 from beamlet.raylet.lease_manager import LeaseManager
 from beamlet.raylet.lease_queue import Request, RequestKey, env_key
+from beamlet.raylet.members import Member, Members, PeerMisuse, check_amounts
 from beamlet.raylet.performer import Performer
 from beamlet.raylet.worker_pool import WorkerPool
 from beamlet.raylet.worker_record import Found, NotFound, Want
@@ -29,7 +29,7 @@ class LeaseService:
         self,
         manager: LeaseManager,
         pool: WorkerPool,
-        members: CoreWorkers,
+        members: Members,
         introductions: Introductions,
         performer: Performer,
         tell_gcs: Callable[[Message], None],
@@ -63,7 +63,7 @@ class LeaseService:
 
     # ---- core workers ask ----
 
-    def request(self, sender: CoreWorker, message: node.RequestLease) -> None:
+    def request(self, sender: Member, message: node.RequestLease) -> None:
         key = (sender.address, message.req)
         if sender.job is None or self._manager.knows(key):
             raise PeerMisuse(f"RequestLease {message.req} from a process without a job, or asked twice")
@@ -80,23 +80,30 @@ class LeaseService:
         )
         self._performer.perform(self._manager.submit(request, time.monotonic()))
 
-    def cancel(self, sender: CoreWorker, message: node.CancelLeaseRequest) -> None:
+    def cancel(self, sender: Member, message: node.CancelLeaseRequest) -> None:
         key = (sender.address, message.req)
         self._performer.perform(self._manager.cancel(key, "", time.monotonic()))
 
-    def give_back(self, sender: CoreWorker, message: node.ReturnLease) -> None:
-        now = time.monotonic()
-        self._performer.perform(
-            self._manager.return_lease(sender.address, message.lease_id, message.dispose, now)
-        )
+    def give_back(self, sender: Member, message: node.ReturnLease) -> None:
+        if message.lease.node != self._members.node_id:
+            return  # not ours: that node, or what it lent, is gone
+        number, now = message.lease.number, time.monotonic()
+        self._performer.perform(self._manager.return_lease(sender.address, number, message.dispose, now))
 
-    def blocked(self, sender: CoreWorker) -> None:
+    def force_cancel(self, sender: Member, message: node.ForceCancel) -> None:
+        if message.lease.node == self._members.node_id:
+            reason = f"cancel(force=True) of task {message.name}"
+            self._performer.perform(
+                self._manager.force_cancel(sender.address, message.lease.number, reason, message.task)
+            )
+
+    def blocked(self, sender: Member) -> None:
         self._performer.perform(self._manager.blocked(sender.worker_id, time.monotonic()))
 
-    def unblocked(self, sender: CoreWorker) -> None:
+    def unblocked(self, sender: Member) -> None:
         self._manager.unblocked(sender.worker_id)
 
-    def why(self, sender: CoreWorker, message: node.WhyPending) -> None:
+    def why(self, sender: Member, message: node.WhyPending) -> None:
         reasons = self._manager.why(sender.address, time.monotonic())
         if message.lease_req:
             reason = self._manager.why_request((sender.address, message.lease_req))
@@ -117,7 +124,7 @@ class LeaseService:
         request = Request(
             key,
             spec.owner,
-            spec.job.job_id,
+            spec.job,
             spec.lifetime_resources,
             spec.name or spec.class_name,
             env=env_key(spec.env_vars),
@@ -168,9 +175,9 @@ class LeaseService:
         holder = self._members.get(effect.request.client)
         if holder is None:
             return  # client_gone, behind us in the queue, ends the lease
-        answer = node.LeaseGranted(
-            effect.request.key[1], effect.lease_id, worker.address, worker.pid, effect.accelerators
-        )
+        name = node.LeaseName(self._members.node_id, effect.lease_id)
+        req = effect.request.key[1]
+        answer = node.LeaseGranted(req, name, worker.address, worker.pid, effect.accelerators)
         if self._introductions.is_new(holder, worker):
             try:
                 self._introductions.introduce(holder, worker, answer)
@@ -194,7 +201,7 @@ class LeaseService:
         else:
             self.place(self._placements.pop(request.key))
 
-    def _seat(self, effect: effects.Granted, worker: CoreWorker) -> None:
+    def _seat(self, effect: effects.Granted, worker: Member) -> None:
         placement = self._placements.pop(effect.request.key)
         self._seats[effect.request.key] = effect.worker
         worker.send(StartActor(placement.spec, placement.incarnation, effect.accelerators))
@@ -232,7 +239,9 @@ class LeaseService:
     def _end_worker(self, effect: effects.EndWorker) -> None:
         now = time.monotonic()
         if effect.at_once:
-            self._performer.perform(self._pool.kill(effect.worker, effect.reason, now))
+            self._performer.perform(
+                self._pool.kill(effect.worker, effect.reason, now, cancelled=effect.cancelled)
+            )
         else:
             self._performer.perform(self._pool.ask_to_exit(effect.worker, effect.reason, now))
 

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from beamlet.base.ids import JobId, WorkerId
 from beamlet.protocol.node import OutputDelivered, OutputLines
-from beamlet.raylet.core_worker_links import CoreWorkers
+from beamlet.raylet.members import Members
 from beamlet.raylet.output_router import Delivered, OutputRouter, Record, Show
 from beamlet.raylet.performer import Performer
 from beamlet.rpc.reactor import Reactor
@@ -43,7 +43,7 @@ class OutputService:
     def __init__(
         self,
         logs: Path,
-        members: CoreWorkers,
+        members: Members,
         performer: Performer,
         reactor: Reactor,
         on_drained: Callable[[WorkerId], None],

@@ -1,11 +1,15 @@
 """Carries out effects in the order in which they were decided.
 
 A decision made while an effect is carried out (a lease granted because a worker was found because …) queues
-its own effects behind those that are waiting: no handler ever runs inside another one.
+its own effects behind those that are waiting: no handler ever runs inside another one.  An effect that fails
+is reported and the others are carried out all the same: what was decided for one must not depend on whether
+something could be done for another.
 """
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -13,11 +17,23 @@ from typing import Any, TypeVar
 E = TypeVar("E")
 
 
+def report(effect: object, error: Exception) -> None:
+    """To the head's log, with the stack: it is a mistake of ours."""
+    what = type(effect).__name__
+    stack = "".join(traceback.format_exception(error))
+    os.write(2, f"beamlet head: {what} was decided and could not be carried out:\n{stack}".encode())
+
+
 class Performer:
     """One per raylet. Each type of effect has one handler. ``on_done``: after a run of effects."""
 
-    def __init__(self, on_done: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        on_done: Callable[[], None] = lambda: None,
+        on_failure: Callable[[object, Exception], None] = report,
+    ) -> None:
         self._on_done = on_done
+        self._on_failure = on_failure
         self._handlers: dict[type, Callable[[Any], None]] = {}
         self._waiting: deque[object] = deque()
         self._busy = False
@@ -34,7 +50,10 @@ class Performer:
         try:
             while self._waiting:
                 effect = self._waiting.popleft()
-                self._handlers[type(effect)](effect)
+                try:
+                    self._handlers[type(effect)](effect)
+                except Exception as error:
+                    self._on_failure(effect, error)
         finally:
             self._busy = False
         self._on_done()

@@ -24,23 +24,23 @@ from msgspec import Struct
 from beamlet.base.ids import JobId, NodeId, new_worker_id, node_of
 from beamlet.base.resources import Amounts
 from beamlet.object_store.arena import Arena
-from beamlet.object_store.lifecycle import StoreMisuse
+from beamlet.object_store.outcomes import StoreMisuse
 from beamlet.object_store.store import ObjectStore
 from beamlet.protocol import cluster, gcs, node
 from beamlet.protocol.message import Message
 from beamlet.raylet.alarm import Alarm
-from beamlet.raylet.core_worker_links import (
-    CoreWorker,
-    CoreWorkers,
-    FromCoreWorker,
-    PeerMisuse,
-    check_amounts,
-)
 from beamlet.raylet.death_service import DeathService
 from beamlet.raylet.driver_service import DriverService
 from beamlet.raylet.introductions import Introductions
 from beamlet.raylet.lease_manager import LeaseManager
 from beamlet.raylet.lease_service import LeaseService
+from beamlet.raylet.members import (
+    FromCoreWorker,
+    Member,
+    Members,
+    PeerMisuse,
+    check_amounts,
+)
 from beamlet.raylet.output_service import OutputService
 from beamlet.raylet.performer import Performer
 from beamlet.raylet.resource_ledger import ResourceLedger
@@ -94,7 +94,7 @@ class Raylet:
         self._gcs = gcs_port
         self._on_end = on_end
         self._ending = False
-        self._members = CoreWorkers(config.node_id)
+        self._members = Members(config.node_id)
         performer = self._performer = Performer(self._rearm)
         ledger = ResourceLedger(config.resources)
         self._manager = LeaseManager(config.node_id, ledger, config.infeasible_grace_s, config.socket_path)
@@ -154,7 +154,6 @@ class Raylet:
     def on_gcs_message(self, message: Message) -> None:
         match message:
             case cluster.PlaceActor():
-                self._workers.jobs.setdefault(message.spec.job.job_id, message.spec.job)
                 self._leases.place(message)
             case cluster.CancelPlacement():
                 self._leases.cancel_placement(message)
@@ -222,7 +221,9 @@ class Raylet:
         )
 
     def _on_message(self, connection: Connection, message: Any) -> None:
-        member: CoreWorker | None = connection.context
+        member: Member | None = connection.context
+        if member is not None and member.leaving:
+            return
         try:
             if member is None:
                 self._drivers.hello(connection, message)
@@ -238,7 +239,7 @@ class Raylet:
             self._on_close(connection, str(error))
 
     def _on_close(self, connection: Connection, reason: str) -> None:
-        member: CoreWorker | None = connection.context
+        member: Member | None = connection.context
         if member is None or self._ending or self._members.get(member.address) is not member:
             return
         if member.is_driver:
@@ -248,7 +249,7 @@ class Raylet:
         else:
             self._workers.link_closed(member)
 
-    def _message_handlers(self) -> dict[type, Callable[[CoreWorker, Any], None]]:
+    def _message_handlers(self) -> dict[type, Callable[[Member, Any], None]]:
         leases, store, pool = self._leases, self._store, self._pool
         return {
             node.DriverHello: _said_hello_twice,
@@ -256,6 +257,7 @@ class Raylet:
             node.RequestLease: leases.request,
             node.CancelLeaseRequest: leases.cancel,
             node.ReturnLease: leases.give_back,
+            node.ForceCancel: leases.force_cancel,
             node.Blocked: lambda sender, _: leases.blocked(sender),
             node.Unblocked: lambda sender, _: leases.unblocked(sender),
             node.WhyPending: leases.why,
@@ -276,7 +278,7 @@ class Raylet:
             node.Goodbye: lambda sender, _: self._goodbye(sender),
         }
 
-    def _goodbye(self, sender: CoreWorker) -> None:
+    def _goodbye(self, sender: Member) -> None:
         if not sender.is_driver:
             raise PeerMisuse("only a driver says Goodbye")
         self._drivers.goodbye(sender)
@@ -324,7 +326,7 @@ class Raylet:
         self._performer.perform(self._pool.tick(time.monotonic()))
 
 
-def _said_hello_twice(sender: CoreWorker, _: Message) -> None:
+def _said_hello_twice(sender: Member, _: Message) -> None:
     raise PeerMisuse("DriverHello is a driver's first message, and no other")
 
 

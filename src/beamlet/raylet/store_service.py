@@ -6,7 +6,7 @@ import time
 
 from beamlet.base.ids import Address
 from beamlet.object_store.arena import Arena
-from beamlet.object_store.lifecycle import StoreMisuse, Usage
+from beamlet.object_store.lifecycle import Usage
 from beamlet.object_store.outcomes import (
     AlreadyStored,
     Answer,
@@ -16,11 +16,12 @@ from beamlet.object_store.outcomes import (
     Missing,
     Refused,
     ReleasePages,
+    StoreMisuse,
 )
 from beamlet.object_store.store import ObjectStore
 from beamlet.protocol import node
 from beamlet.protocol.message import Message
-from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers, PeerMisuse
+from beamlet.raylet.members import Member, Members, PeerMisuse
 from beamlet.raylet.performer import Performer
 from beamlet.rpc.reactor import Reactor, Timer
 
@@ -30,7 +31,7 @@ _TRIM_S = 0.02
 
 class StoreService:
     def __init__(
-        self, store: ObjectStore, arena: Arena, members: CoreWorkers, performer: Performer, reactor: Reactor
+        self, store: ObjectStore, arena: Arena, members: Members, performer: Performer, reactor: Reactor
     ) -> None:
         self._store = store
         self._members = members
@@ -41,7 +42,7 @@ class StoreService:
         performer.on(Answer, self._answer)
         performer.on(ReleasePages, lambda effect: arena.release_pages(effect.offset, effect.size))
 
-    def create(self, sender: CoreWorker, message: node.CreateObject) -> None:
+    def create(self, sender: Member, message: node.CreateObject) -> None:
         if message.size <= 0:
             raise PeerMisuse(f"CreateObject {message.req} of {message.size} bytes")
         request = CreateRequest(
@@ -61,21 +62,23 @@ class StoreService:
         self._performer.perform(effects)
         self._watch(now)
 
-    def seal(self, sender: CoreWorker, message: node.SealObject) -> None:
+    def seal(self, sender: Member, message: node.SealObject) -> None:
         self._performer.perform(self._store.seal(sender.number, message.object_id, time.monotonic()))
 
-    def abort(self, sender: CoreWorker, message: node.AbortObject) -> None:
+    def abort(self, sender: Member, message: node.AbortObject) -> None:
         self._performer.perform(self._store.abort(sender.number, message.object_id, time.monotonic()))
 
-    def pin(self, sender: CoreWorker, message: node.PinObject) -> None:
+    def pin(self, sender: Member, message: node.PinObject) -> None:
         self._performer.perform(self._store.wait_sealed(sender.number, message.req, message.object_id))
 
-    def unpin(self, sender: CoreWorker, message: node.UnpinObject) -> None:
+    def unpin(self, sender: Member, message: node.UnpinObject) -> None:
         self._performer.perform(self._store.unpin(sender.number, message.object_id, time.monotonic()))
         self._trim_later()
 
-    def delete(self, sender: CoreWorker, message: node.DeleteObjects) -> None:
-        self._performer.perform(self._store.delete(message.object_ids, time.monotonic()))
+    def delete(self, sender: Member, message: node.DeleteObjects) -> None:
+        if message.node != self._members.node_id:
+            return  # that node is gone, and with it what it held
+        self._performer.perform(self._store.delete(message.object_ids, time.monotonic(), sender.address))
         self._trim_later()
 
     def forget(self, number: int, address: Address) -> None:

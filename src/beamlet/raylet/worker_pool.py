@@ -140,13 +140,16 @@ class WorkerPool:
 
     # ---- ending workers ----
 
-    def kill(self, worker: WorkerId, reason: str, now: float, intended: bool = True) -> list[Effect]:
+    def kill(
+        self, worker: WorkerId, reason: str, now: float, intended: bool = True, cancelled: bytes = b""
+    ) -> list[Effect]:
         """At once, with its process group. The first reason is the one that is kept."""
         record = self._workers.get(worker)
         if record is None or record.exited:
             return []
         record.intended = record.intended or intended
-        record.killed_by = record.killed_by or reason
+        if not record.killed_by:
+            record.killed_by, record.cancelled = reason, cancelled
         self._doom(record, now, deadline=now + REAP_S)
         return [Kill(worker, signals.SIGKILL, reason)]
 
@@ -268,7 +271,7 @@ class WorkerPool:
         self._take_from_idle(record)
         effects: list[Effect] = []
         if record.job is None:
-            record.job, record.env = want.job, want.env
+            record.job, record.env = want.job.job_id, want.env
             effects.append(Assign(record.worker_id, want.job, want.env))
         record.actor, record.incarnation, record.detached = want.actor, want.incarnation, want.detached
         record.move(WorkerState.LEASED if want.actor is None else WorkerState.ACTOR, now)
@@ -358,6 +361,7 @@ class WorkerPool:
             peak_rss_bytes=record.exit.peak_rss_bytes,
             uptime_s=now - record.forked_at,
             task_name=record.task_name,
+            cancelled=record.cancelled,
         )
 
     # ---- reaping and waking ----
@@ -400,7 +404,7 @@ def _homes_for(want: Want) -> tuple[Home | None, ...]:
     An actor gets one that never ran a task: it ends with the actor, and with it would end what its tasks put
     and others still use.
     """
-    return (None,) if want.actor is not None else ((want.job, want.env), None)
+    return (None,) if want.actor is not None else ((want.job.job_id, want.env), None)
 
 
 def _home(record: WorkerRecord) -> Home | None:

@@ -16,6 +16,7 @@ from msgspec import Struct, field
 
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import ActorId, JobId, WorkerId, short
+from beamlet.protocol.node import JobDescription
 from beamlet.raylet.lease_queue import EnvKey
 
 
@@ -70,6 +71,8 @@ class WorkerRecord(Struct, eq=False):
     task_name: str = ""
     #: Who of us ended it, and why; "" when we did not.
     killed_by: str = ""
+    #: The task whose forced cancellation ended it.
+    cancelled: bytes = b""
     #: It said, or was told, that it would end: nobody should be surprised.
     intended: bool = False
     #: It said WorkerReady once.
@@ -99,7 +102,7 @@ class Want(Struct, frozen=True):
     """A lease that has its resources and needs a process."""
 
     ticket: int
-    job: JobId
+    job: JobDescription
     env: EnvKey = ()
     actor: ActorId | None = None
     incarnation: int = 0
@@ -130,7 +133,7 @@ class AskExit(Struct, frozen=True):
 
 class Assign(Struct, frozen=True):
     worker: WorkerId
-    job: JobId
+    job: JobDescription
     env: EnvKey
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from beamlet.base.ids import JobId, WorkerId
+from beamlet.base.ids import WorkerId
 from beamlet.processes.host import cgroup_directories
 from beamlet.protocol import factory, node
-from beamlet.raylet.core_worker_links import CoreWorker, CoreWorkers
+from beamlet.raylet.members import Member, Members
 from beamlet.raylet.output_service import OutputService
 from beamlet.raylet.performer import Performer
 from beamlet.raylet.worker_pool import WorkerPool
@@ -34,7 +34,7 @@ class WorkerService:
     def __init__(
         self,
         pool: WorkerPool,
-        members: CoreWorkers,
+        members: Members,
         output: OutputService,
         performer: Performer,
         factory_link: Connection,
@@ -48,10 +48,8 @@ class WorkerService:
         self._link_worker = link_worker
         self._oom_kills = OomKills()
         self._forks = 0
-        #: How to run each job's code; kept while it has workers or detached actors.
-        self.jobs: dict[JobId, node.JobDescription] = {}
         performer.on(Fork, self._fork)
-        performer.on(Kill, lambda effect: factory_link.send(factory.KillWorker(effect.worker, effect.signal)))
+        performer.on(Kill, self._kill)
         performer.on(Assign, self._assign)
         performer.on(AskExit, self._ask_exit)
 
@@ -77,12 +75,12 @@ class WorkerService:
                 for module, reason in message.unfit:
                     os.write(2, f"beamlet head: {module} cannot be preloaded: {reason}\n".encode())
 
-    def ready(self, sender: CoreWorker, message: node.WorkerReady) -> None:
+    def ready(self, sender: Member, message: node.WorkerReady) -> None:
         sender.pid = message.pid
         self._output.started(sender.worker_id, message.pid)
         self._performer.perform(self._pool.ready(sender.worker_id, message.pid, time.monotonic()))
 
-    def link_closed(self, worker: CoreWorker) -> None:
+    def link_closed(self, worker: Member) -> None:
         self._performer.perform(self._pool.link_closed(worker.worker_id, time.monotonic()))
 
     def drained(self, worker: WorkerId) -> None:
@@ -125,11 +123,13 @@ class WorkerService:
         worker = self._members.worker(effect.worker)
         assert worker is not None, "a worker that was just ready is known"
         worker.job = effect.job
-        self._output.assign(effect.worker, effect.job)
-        description = self.jobs[effect.job]
-        if effect.env:
-            description = _with_env(description, dict(effect.env))
-        worker.send(node.AssignJob(description))
+        self._output.assign(effect.worker, effect.job.job_id)
+        worker.send(node.AssignJob(_with_env(effect.job, dict(effect.env)) if effect.env else effect.job))
+
+    def _kill(self, effect: Kill) -> None:
+        if (worker := self._members.worker(effect.worker)) is not None:
+            worker.leaving = True
+        self._factory.send(factory.KillWorker(effect.worker, effect.signal))
 
     def _ask_exit(self, effect: AskExit) -> None:
         if (worker := self._members.worker(effect.worker)) is not None:

@@ -15,6 +15,7 @@ from beamlet.protocol.node import (
     LeaseCancelled,
     LeaseGranted,
     LeaseInfeasible,
+    LeaseName,
     LeasePending,
     LeaseSpillback,
     RequestLease,
@@ -43,7 +44,7 @@ class Leases:
         self._uncertified: dict[Address, list[Pending]] = {}
         self._certificates: dict[Address, DeathCertificate] = {}
         #: Who is behind each lease that we hold.
-        self._leased: dict[int, Peer] = {}
+        self._leased: dict[LeaseName, Peer] = {}
         #: The raylet's last word on what each request waits for.
         self._reasons: dict[int, str] = {}
 
@@ -56,12 +57,12 @@ class Leases:
     def cancel_lease_request(self, req: int) -> None:
         self._core.link.send(CancelLeaseRequest(req))
 
-    def return_lease(self, lease_id: int, dispose: bool) -> None:
+    def return_lease(self, lease: LeaseName, dispose: bool) -> None:
         # The process behind it may come back as something else, an actor of ours say.
-        peer = self._leased.pop(lease_id, None)
+        peer = self._leased.pop(lease, None)
         if peer is not None:
             peer.leased = None
-        self._core.link.send(ReturnLease(lease_id, dispose))
+        self._core.link.send(ReturnLease(lease, dispose))
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -105,13 +106,13 @@ class Leases:
         else:
             known = core.peers.by_address.get(message.worker)
             if known is None:  # it died meanwhile
-                self.return_lease(message.lease_id, True)
+                self.return_lease(message.lease, True)
                 core.tasks.cancelled(message.req)
                 return
             peer = known
         worker = core.tasks.granted(
             message.req,
-            message.lease_id,
+            message.lease,
             message.worker,
             message.pid,
             peer,
@@ -120,7 +121,7 @@ class Leases:
         )
         peer.leased = worker
         if worker is not None:
-            self._leased[message.lease_id] = peer
+            self._leased[message.lease] = peer
             self._schedule_tick()
 
     def handed_back(self, sender: Peer, message: HandedBack) -> None:
@@ -173,7 +174,7 @@ class Leases:
         """A worker under lease is gone: its tasks wait a moment to learn why."""
         worker, peer.leased = peer.leased, None
         assert worker is not None
-        self._leased.pop(worker.lease_id, None)
+        self._leased.pop(worker.lease, None)
         tasks = self._core.tasks.lost(worker)
         if not tasks:
             return

@@ -23,6 +23,7 @@ import msgspec
 
 from beamlet.core_worker.submitting.pending import Pending
 from beamlet.protocol.message import Message
+from beamlet.protocol.node import LeaseName
 from beamlet.protocol.peer import PushTask, StealTasks
 
 #: Work pushed ahead to one worker, in microseconds of its run time.
@@ -63,7 +64,7 @@ class SubmitterPort(Protocol):
 
     def cancel_lease_request(self, req: int) -> None: ...
 
-    def return_lease(self, lease_id: int, dispose: bool) -> None: ...
+    def return_lease(self, lease: LeaseName, dispose: bool) -> None: ...
 
 
 class LeasedWorker:
@@ -78,7 +79,7 @@ class LeasedWorker:
         "idle_since",
         "in_flight",
         "key",
-        "lease_id",
+        "lease",
         "leaving",
         "link",
         "next_seq",
@@ -88,8 +89,8 @@ class LeasedWorker:
         "stealing",
     )
 
-    def __init__(self, lease_id: int, address: bytes, pid: int, link: Link, key: KeyState) -> None:
-        self.lease_id = lease_id
+    def __init__(self, lease: LeaseName, address: bytes, pid: int, link: Link, key: KeyState) -> None:
+        self.lease = lease
         self.address = address
         self.pid = pid
         self.link = link
@@ -292,7 +293,7 @@ class TaskSubmitter:
     def granted(
         self,
         req: int,
-        lease_id: int,
+        lease: LeaseName,
         address: bytes,
         pid: int,
         link: Link,
@@ -302,10 +303,10 @@ class TaskSubmitter:
         """A lease came. None: nobody wants it any more and it was returned."""
         state = self._answered(req)
         if state is None:
-            self._port.return_lease(lease_id, False)
+            self._port.return_lease(lease, False)
             return None
         self._asked_at = 0.0
-        worker = LeasedWorker(lease_id, address, pid, link, state)
+        worker = LeasedWorker(lease, address, pid, link, state)
         worker.accelerators = accelerators or {}
         state.workers.append(worker)
         self._fill(state, worker)
@@ -387,7 +388,7 @@ class TaskSubmitter:
         state = worker.key
         state.workers.remove(worker)
         self._asked_at = 0.0
-        self._port.return_lease(worker.lease_id, dispose)
+        self._port.return_lease(worker.lease, dispose)
         self._want_workers(state)
         if not state.workers and not state.queue and not state.requests:
             self.keys.pop(state.key, None)

@@ -23,6 +23,7 @@ FromCoreWorker = (
     | node.RequestLease
     | node.CancelLeaseRequest
     | node.ReturnLease
+    | node.ForceCancel
     | node.Blocked
     | node.Unblocked
     | node.ConnectPeer
@@ -73,7 +74,7 @@ def check_amounts(name: str, *amounts: dict[str, int]) -> None:
         raise PeerMisuse(f"{name!r} asks for impossible amounts: {amounts}")
 
 
-class CoreWorker(Struct, eq=False):
+class Member(Struct, eq=False):
     """A driver, an observer (CLI) or a worker process."""
 
     worker_id: WorkerId
@@ -82,11 +83,12 @@ class CoreWorker(Struct, eq=False):
     #: What the object store knows it by.
     number: int
     pid: int = 0
-    job: JobId | None = None
+    #: What it runs, or drives: None for an observer, and for a worker that nobody has used yet.
+    job: node.JobDescription | None = None
     is_driver: bool = False
     #: The cluster ends when it goes.
     owns_cluster: bool = False
-    #: It said goodbye.
+    #: It said goodbye, or was killed, or is gone: what else it says is ignored.
     leaving: bool = False
     joined_at: float = 0.0
     _fds_sent: int = 0
@@ -102,51 +104,60 @@ class CoreWorker(Struct, eq=False):
             self.connection.flush()
 
 
-class CoreWorkers:
+class Members:
     """Who is here, by address and by store number; and how those who were here ended."""
 
     def __init__(self, node_id: NodeId) -> None:
-        self._node = node_id
-        self._by_address: dict[Address, CoreWorker] = {}
-        self._by_number: dict[int, CoreWorker] = {}
+        self.node_id = node_id
+        self._by_address: dict[Address, Member] = {}
+        self._by_number: dict[int, Member] = {}
+        self._drivers: dict[JobId, Member] = {}
         self._numbers = count(1)
         self._dead: dict[Address, DeathCertificate] = {}
 
-    def __iter__(self) -> Iterator[CoreWorker]:
+    def __iter__(self) -> Iterator[Member]:
         return iter(list(self._by_address.values()))
 
-    def join(self, worker_id: WorkerId, connection: Connection, now: float) -> CoreWorker:
-        address = make_address(self._node, worker_id)
-        member = CoreWorker(worker_id, address, connection, next(self._numbers), joined_at=now)
+    def join(self, worker_id: WorkerId, connection: Connection, now: float) -> Member:
+        address = make_address(self.node_id, worker_id)
+        member = Member(worker_id, address, connection, next(self._numbers), joined_at=now)
         self._by_address[address] = self._by_number[member.number] = member
         connection.context = member
         return member
 
-    def vanish(self, member: CoreWorker) -> None:
+    def drives(self, member: Member, job: node.JobDescription) -> None:
+        """``member`` is the driver of ``job``."""
+        member.job = job
+        self._drivers[job.job_id] = member
+
+    def vanish(self, member: Member) -> None:
         """It was never born (its fork failed)."""
         del self._by_address[member.address]
         del self._by_number[member.number]
 
-    def leave(self, address: Address, certificate: DeathCertificate) -> CoreWorker | None:
+    def leave(self, address: Address, certificate: DeathCertificate) -> Member | None:
         member = self._by_address.pop(address, None)
         if member is not None:
+            member.leaving = True
+            if member.is_driver and member.job is not None:
+                del self._drivers[member.job.job_id]
             del self._by_number[member.number]
         self._dead[address] = certificate
         while len(self._dead) > _DEAD_REMEMBERED:
             del self._dead[next(iter(self._dead))]
         return member
 
-    def get(self, address: Address) -> CoreWorker | None:
+    def get(self, address: Address) -> Member | None:
         return self._by_address.get(address)
 
-    def worker(self, worker_id: WorkerId) -> CoreWorker | None:
-        return self._by_address.get(make_address(self._node, worker_id))
+    def worker(self, worker_id: WorkerId) -> Member | None:
+        return self._by_address.get(make_address(self.node_id, worker_id))
 
-    def numbered(self, number: int) -> CoreWorker | None:
+    def numbered(self, number: int) -> Member | None:
         return self._by_number.get(number)
 
-    def driver_of(self, job: JobId) -> CoreWorker | None:
-        return next((each for each in self._by_address.values() if each.is_driver and each.job == job), None)
+    def driver_of(self, job: JobId) -> Member | None:
+        return self._drivers.get(job)
 
     def certificate(self, address: Address) -> DeathCertificate | None:
         """How it ended, if it was here and that is not too long ago."""
