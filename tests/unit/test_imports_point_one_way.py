@@ -86,6 +86,17 @@ FORBIDDEN_IN_SANS_IO = frozenset(
 EXCUSED = {("base.ids", "os"): "new ids are random by definition: os.urandom, nothing else"}
 
 
+#: The rooms of core_worker: one imports itself, the rooms left of it, and the files at the top.
+ROOMS = ("owning", "submitting", "executing", "waiting")
+#: They put the rooms together, so they see all of them; nobody imports or receives what they make.
+COMPOSITIONS = frozenset({"core_worker.core_worker", "core_worker.worker_main"})
+#: Modules that still take the whole CoreWorker. To be made empty, and never longer.
+TAKES_THE_CORE_WORKER = frozenset(
+    {f"core_worker.submitting.{name}" for name in ("actors", "cancelling", "leases", "submission")}
+    | {f"core_worker.executing.{name}" for name in ("actor_process", "async_actor", "execution", "runner")}
+)
+
+
 class Import(NamedTuple):
     importer: str
     #: Dotted; below the package for our own modules, as written for others.
@@ -225,6 +236,28 @@ def test_the_head_composes_services_and_is_no_core_worker() -> None:
         and not (part(i.target) in HEAD_MAY_DEFER and (i.importer, i.line) in deferred)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def room(module: str) -> int:
+    """The rank of a core_worker module's room; the files at the top stand left of all rooms."""
+    _, _, rest = module.partition("core_worker.")
+    return ROOMS.index(rest.partition(".")[0]) if rest.partition(".")[0] in ROOMS else -1
+
+
+def test_rooms_of_the_core_worker_import_left() -> None:
+    wrong = [str(i) for i in own_imports() if room(i.importer) >= 0 and room(i.target) > room(i.importer)]
+    assert not wrong, "rooms meet what stands right of them as a Protocol of their own:\n" + "\n".join(wrong)
+
+
+def test_nobody_receives_the_core_worker() -> None:
+    takers = {
+        i.importer
+        for i in own_imports()
+        if part(i.importer) == "core_worker"
+        and i.target == "core_worker.core_worker"
+        and i.importer not in COMPOSITIONS
+    }
+    assert takers == TAKES_THE_CORE_WORKER, "convert it, or take it off the list if it is converted"
 
 
 def test_nothing_imports_testing() -> None:

@@ -106,7 +106,7 @@ def advise(core: Any, compat: str) -> None:
     """Give ``core`` an advisor, unless that is not wanted."""
     _watch(None)
     if compat != "ray" and os.environ.get("BEAMLET_ADVICE", "1") != "0":
-        core.advisor = Advisor(core)
+        core.take_advice(Advisor(core))
 
 
 def _say(site: CallSite | None, text: str) -> None:

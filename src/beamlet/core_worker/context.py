@@ -63,3 +63,14 @@ class TaskContext:
 
 #: The task whose code runs in this thread or coroutine. None: the process's base context.
 current_task: ContextVar[TaskContext | None] = ContextVar("beamlet_task", default=None)
+
+
+class Contexts:
+    """Whose code is running: the task of the calling thread or coroutine, or the process itself."""
+
+    def __init__(self, base: TaskContext) -> None:
+        #: What code outside any task belongs to. Replaced when a worker joins a job or becomes an actor.
+        self.base = base
+
+    def current(self) -> TaskContext:
+        return current_task.get() or self.base

@@ -13,27 +13,22 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import msgspec
 
 from beamlet.base.ids import Address, JobId, NodeId, ObjectId, TaskId, WorkerId, make_address
-from beamlet.core_worker.context import TaskContext, current_task
+from beamlet.core_worker.context import Contexts, TaskContext
 from beamlet.core_worker.functions import FunctionTable
 from beamlet.core_worker.node_link import NodeLink
-from beamlet.core_worker.owning.borrowing import (
-    DeleteStored,
-    Freed,
-    ReplyMayGo,
-    SendAddBorrower,
-    SendReleaseHold,
-    SendRemoveBorrower,
-)
+from beamlet.core_worker.owning.futures import Futures
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ownership import Ownership
+from beamlet.core_worker.owning.ports import Blocking, MakeRef, Ref, WaitAdvice
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.owning.store_client import StoreClient
 from beamlet.core_worker.owning.streams import Streams
 from beamlet.core_worker.owning.unseen import UnseenErrors
@@ -44,17 +39,16 @@ from beamlet.core_worker.submitting.leases import Leases
 from beamlet.core_worker.submitting.submission import Submission
 from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.core_worker.task_events import TaskEventBuffer
+from beamlet.core_worker.waiting.blocking import DriverBlocking
 from beamlet.core_worker.waiting.explaining import Explaining
 from beamlet.core_worker.waiting.waits import Waits
-from beamlet.exceptions import CallSite, DeadlockError, RaySystemError
+from beamlet.exceptions import CallSite
+from beamlet.object_store.arena import Arena
 from beamlet.protocol import gcs, node, peer
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.reactor import Reactor
 from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.refs import released
-
-#: How long a worker waits before it tells the raylet that it is blocked: most waits are shorter.
-BLOCKED_AFTER_S = 0.001
 
 
 class Identity(msgspec.Struct):
@@ -79,7 +73,7 @@ class CoreWorker:
         sock: socket.socket,
         arena_fd: int,
         context: TaskContext,
-        make_ref: Any,
+        make_ref: MakeRef,
         make_generator: Any,
         on_raylet_lost: Callable[[str], None],
         reactor: SharedReactor | None = None,
@@ -89,7 +83,9 @@ class CoreWorker:
         self.address: Address = make_address(identity.node_id, identity.worker_id)
         self.make_ref = make_ref
         self.make_generator = make_generator
-        self.base_context = context
+        self.contexts = Contexts(context)
+        #: The task that the calling code belongs to.
+        self.context = self.contexts.current
         self._on_raylet_lost = on_raylet_lost
         self._shut = False
         self.reactor = reactor or SharedReactor("beamlet-io", self._on_idle)
@@ -98,17 +94,30 @@ class CoreWorker:
         self.refs = ReferenceCounter(self.address)
         self.peers = PeerTable(self.link, self.reactor, self._from_peer, self._peer_gone)
         self.functions = FunctionTable(self.link)
-        self.objects = ObjectAccess(self)
+        self.unseen = UnseenErrors()
+        self.releases = Releases(self.refs, self.peers, self.link, self.unseen)
+        arena = Arena.attach(arena_fd, identity.arena_bytes)
+        self.store = StoreClient(
+            self.link, self.releases, self.reactor, self.node_id, arena, identity.strict_arrays
+        )
+        self.objects = ObjectAccess(
+            self.refs, self.releases, self.reactor, self.peers, self.store, self.unseen, self.contexts
+        )
+        self.futures = Futures(self.objects, self.reactor)
+        self.ownership = Ownership(self.refs, self.objects, self.unseen)
+        self.streams = Streams(self.refs, self.objects, self.reactor, make_ref)
+        # Rooms further right still take the core worker; what they use of it is above.
+        self.drain_released = self.releases.drain
+        self.perform_effects = self.releases.perform
         self.leases = Leases(self)
         self.tasks = TaskSubmitter(self.leases)
         self.submission = Submission(self)
-        self.streams = Streams(self)
         self.actors = ActorAccess(self)
-        self.ownership = Ownership(self)
-        self.unseen = UnseenErrors()
-        self.waits = Waits(self)
-        self.explaining = Explaining(self)
-        self.store = StoreClient(self, arena_fd, identity.arena_bytes, identity.strict_arrays)
+        self.releases.on_freed = self.actors.handle_freed
+        wait_view = (self.peers, self.refs, self.tasks, self.submission, self.actors)
+        self.waits = Waits(self.reactor, *wait_view)
+        self.explaining = Explaining(self.reactor, self.link, *wait_view)
+        self.set_blocking(DriverBlocking(self.reactor, self.link, self.explaining))
         self.task_events = TaskEventBuffer(identity.worker_id)
         #: Set by worker_main: runs what we are sent. A driver has none.
         self.execution: Any = None
@@ -130,8 +139,8 @@ class CoreWorker:
         self.submit_call = self.submission.submit_call
         self.get = self.objects.get
         self.wait = self.objects.wait
-        self.await_ref = self.objects.await_ref
-        self.future_of = self.objects.future_of
+        self.await_ref = self.futures.await_ref
+        self.future_of = self.futures.future_of
 
     def start(self) -> None:
         self.reactor.start()
@@ -142,7 +151,7 @@ class CoreWorker:
         """Store ``value``; a reference to it."""
         return self.make_ref(self.objects.put(value, call_site), self.address)
 
-    def pin_for_good(self, ref: Any) -> None:
+    def pin_for_good(self, ref: Ref) -> None:
         """A copy of ``ref`` left by a way we cannot follow: keep its value as long as we live."""
         with self.lock:
             record = self.refs.objects.get(ref._id)
@@ -160,10 +169,6 @@ class CoreWorker:
         record = self.refs.objects.get(object_id)
         return str(record.call_site or "") if record is not None else ""
 
-    def context(self) -> TaskContext:
-        """The task that the calling code belongs to."""
-        return current_task.get() or self.base_context
-
     def job_description(self) -> node.JobDescription:
         assert self.job is not None, "a process creates actors only after it joined a job"
         return self.job
@@ -173,26 +178,15 @@ class CoreWorker:
 
     # -- waiting ---------------------------------------------------------------------------------
 
-    def block_until(
-        self, waiter: Waiter, deadline: float | None, refs: Sequence[Any] = (), needs_all: bool = True
-    ) -> bool:
-        """Wait without the lock; a worker that waits long gives back its CPU meanwhile.
+    def set_blocking(self, blocking: Blocking) -> None:
+        """How this process's threads wait: as a driver's until said otherwise."""
+        self.objects.blocking = blocking
+        self.block_until = blocking.block_until
+        self.raise_if_shut = blocking.raise_if_shut
 
-        refs: what is waited for, needs_all: all of them. Raises DeadlockError when that can never be.
-        """
-        if self.execution is None:
-            return self.explaining.wait(waiter, deadline, refs)
-        soon = monotonic() + BLOCKED_AFTER_S
-        if deadline is not None and deadline <= soon:
-            return self.reactor.wait(waiter, deadline)
-        if self.reactor.wait(waiter, soon):
-            return True
-        objects = [ref._id for ref in refs] if needs_all and deadline is None else []
-        with self.execution.blocked(), self.waits.entered(waiter, objects) as wait:
-            done = self.reactor.wait(waiter, deadline)
-        if wait is not None and wait.verdict:
-            raise DeadlockError(wait.verdict)
-        return done
+    def take_advice(self, advisor: WaitAdvice) -> None:
+        """``advisor`` wants to see what this process submits and waits for."""
+        self.advisor = self.objects.advice = advisor
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Let the sockets be read until ``condition``. Raises TimeoutError naming ``what``."""
@@ -212,33 +206,11 @@ class CoreWorker:
         while not connection.closed and connection.backlog_bytes > limit:
             self.reactor.dispatch(self.reactor.poll(0.1))
 
-    def raise_if_shut(self) -> None:
-        if self._shut or self.link.connection.closed:
-            raise self.link.gone()
-
-    def stale_reference(self, object_id: ObjectId) -> Exception:
-        return RaySystemError(
-            ValueError(
-                f"ObjectRef {object_id.hex()} is not known here: it belongs to an earlier session, which was "
-                "shut down, and so was its value"
-            )
-        )
-
     # -- housekeeping ----------------------------------------------------------------------------
-
-    def drain_released(self) -> None:
-        """Count down the references that died since. Under the lock."""
-        while released:
-            count = len(released)
-            self.refs.release_many([released.popleft() for _ in range(count)])
-        self.perform_effects()
-        self.unseen.sweep()
-        if self.store.unpinned:
-            self.store.give_back_pins()
 
     def is_needed(self) -> bool:
         """Whether other processes use what this one owns, or would lose an actor with it. Under the lock."""
-        self.drain_released()
+        self.releases.drain()
         return bool(self.submission.tasks) or any(
             record.borrowers or record.holds or record.watched
             for record in self.refs.objects.values()
@@ -246,30 +218,12 @@ class CoreWorker:
         )
 
     def _on_idle(self) -> None:
-        if released or self.store.unpinned:
-            self.drain_released()
+        if self.releases.is_due:
+            self.releases.drain()
         if self.task_events.noted:
             self.link.send(self.task_events.take())
         if self.loop_watch is not None:
             self.loop_watch.look()
-
-    def perform_effects(self) -> None:
-        """Do what the reference counter asks, in order. Under the lock."""
-        while self.refs.outbox:
-            for effect in self.refs.take_effects():
-                match effect:
-                    case SendAddBorrower(owner, token, ids):
-                        self.peers.get(owner).send(peer.AddBorrower(token, ids))
-                    case SendRemoveBorrower(owner, ids):
-                        self.peers.get(owner).send(peer.RemoveBorrower(ids))
-                    case SendReleaseHold(executor, hold):
-                        self.peers.get(executor).send(peer.ReleaseHold(hold))
-                    case DeleteStored(holder, ids):
-                        self.link.send(node.DeleteObjects(holder, ids))
-                    case ReplyMayGo(reply):
-                        self.execution.reply_may_go(reply)
-                    case Freed(object_id, owner):
-                        self.actors.handle_freed(object_id, owner)
 
     # -- messages --------------------------------------------------------------------------------
 
@@ -379,7 +333,7 @@ class CoreWorker:
         with self.lock:
             self.peers.close()
             self.link.close()
-            self.objects.close()
+            self.futures.close()
             self.refs.objects.clear()
             released.clear()
         self.reactor.close()

@@ -20,6 +20,9 @@ from beamlet.core_worker.executing.execution_queue import Item
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.executing.runner import Runner
 from beamlet.core_worker.interrupts import may_raise, send_again
+from beamlet.core_worker.waiting.blocking import WorkerBlocking
+from beamlet.core_worker.waiting.explaining import WorkerExplaining
+from beamlet.core_worker.waiting.waits import CallWaits
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import StartActor
 from beamlet.protocol.node import DescribeTask, ExitedOnPurpose, ExitWorker, JobDescription, WorkerReady
@@ -52,9 +55,19 @@ class Worker:
         self.execution = self.core.execution = Execution(self.core, self.output)
         self.runner = Runner(self.core, self.execution)
         self.actor = self.core.actor_process = ActorProcess(self.core, self.execution, self.runner)
+        self._wait_as_worker()
         self.execution.run = self._run
         self.execution.on_job = self._join_job
         self._title = ""
+
+    def _wait_as_worker(self) -> None:
+        """What waits knows what runs here; what owns is told how threads wait, and when an answer may go."""
+        core = self.core
+        view = (core.peers, core.refs, core.tasks, core.submission, core.actors)
+        core.waits = waits = CallWaits(core.reactor, *view, core.contexts, self.execution, self.actor)
+        core.explaining = WorkerExplaining(core.reactor, core.link, *view, self.execution, waits)
+        core.set_blocking(WorkerBlocking(core.reactor, core.link, core.explaining, self.execution, waits))
+        core.releases.on_reply_may_go = self.execution.reply_may_go
 
     def serve(self) -> None:
         """Until the process ends."""
@@ -118,7 +131,7 @@ class Worker:
         identity.namespace = job.namespace
         identity.strict_arrays = job.strict_arrays
         self.core.store.set_strict(job.strict_arrays)
-        self.core.base_context = TaskContext(own_task_id(identity.worker_id, job.job_id))
+        self.core.contexts.base = TaskContext(own_task_id(identity.worker_id, job.job_id))
         if job.script_dir and job.script_dir not in job.sys_path:
             sys.path[:] = [job.script_dir, *job.sys_path]
         else:

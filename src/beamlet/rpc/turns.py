@@ -97,6 +97,11 @@ class SharedReactor(Reactor):
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def is_closing(self) -> bool:
+        """``shut`` was called: waits end, whether or not what they wait for came."""
+        return self._closing
+
     # -- user threads ----------------------------------------------------------------------------
 
     def wait(self, waiter: Waiter, deadline: float | None = None) -> bool:

@@ -56,7 +56,7 @@ class ActorProcess:
             spec.lifetime_resources,
             message.incarnation,
         )
-        self._core.base_context = context
+        self._core.contexts.base = context
         token = current_task.set(context)
         error = b""
         try:

@@ -7,42 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from beamlet.base.ids import Address, NodeId, ObjectId
-from beamlet.core_worker.owning.object_record import (
-    CUT_OFF,
-    FREED,
-    INLINE,
-    LOST,
-    PENDING,
-    STORED,
-    ObjectRecord,
-)
-from beamlet.exceptions import CallSite, GetTimeoutError, ObjectLostError, OwnerDiedError, RayTaskError
+from beamlet.core_worker.context import Contexts
+from beamlet.core_worker.owning.decoding import Decoder
+from beamlet.core_worker.owning.object_record import INLINE, LOST, PENDING, ObjectRecord
+from beamlet.core_worker.owning.ports import Blocking, Peers, Ref, WaitAdvice
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.releases import Releases
+from beamlet.core_worker.owning.store_client import StoreClient
+from beamlet.core_worker.owning.unseen import UnseenErrors
+from beamlet.exceptions import CallSite, GetTimeoutError, RaySystemError
 from beamlet.protocol.peer import GetObject
-from beamlet.rpc.turns import Waiter
+from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.refs import released
-from beamlet.serialization.values import (
-    ERROR,
-    INLINE_MAX_BYTES,
-    PICKLE_MARK,
-    Serialized,
-    dump_error,
-    dumps,
-    is_error,
-    loads_plain,
-    pack,
-    rebuild,
-    rebuild_packed,
-    unpack,
-)
-
-if TYPE_CHECKING:
-    import asyncio
-    import concurrent.futures
-
-    from beamlet.core_worker.core_worker import CoreWorker
+from beamlet.serialization.values import INLINE_MAX_BYTES, Serialized, dump_error, dumps, is_error, pack
 
 #: Shorter waits are no habit worth talking about.
 _ADVISED_FROM_S = 0.001
@@ -77,21 +57,48 @@ class CountWaiter(Waiter):
 class ObjectAccess:
     """The values of a core worker's objects."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
-        self._refs = core.refs
+    #: How threads wait; set by composition, for what waits stands to the right of what owns.
+    blocking: Blocking
+    #: Set by a driver that wants advice.
+    advice: WaitAdvice | None = None
+
+    def __init__(
+        self,
+        refs: ReferenceCounter,
+        releases: Releases,
+        reactor: SharedReactor,
+        peers: Peers,
+        store: StoreClient,
+        unseen: UnseenErrors,
+        contexts: Contexts,
+    ) -> None:
+        self._refs = refs
+        self._releases = releases
+        self._lock = reactor.lock
+        self._peers = peers
+        self._store = store
+        self._unseen = unseen
+        self._contexts = contexts
+        self.decoder = Decoder(refs, releases, reactor, store, unseen)
+        #: The value of an object that is ready; raises if it is an error. Without the lock.
+        self.load = self.decoder.load
         #: Borrowed objects whose owner has been asked.
         self._asked: dict[ObjectId, None] = {}
-        self._future_threads: concurrent.futures.ThreadPoolExecutor | None = None
+
+    def record_of(self, ref: Ref) -> ObjectRecord:
+        """What is known of the object; raises for a reference of an earlier session."""
+        record = self._refs.objects.get(ref._id)
+        if record is None:
+            raise stale_reference(ref._id)
+        return record
 
     # -- put -------------------------------------------------------------------------------------
 
     def put(self, value: Any, call_site: CallSite | None = None) -> ObjectId:
         """A new object of ours, with one local reference for the caller to wrap."""
         data = dumps(value)
-        core = self._core
-        with core.lock:
-            object_id = core.context().next_put()
+        with self._lock:
+            object_id = self._contexts.current().next_put()
             record = self._refs.new_owned(object_id)
             record.call_site = call_site
             if type(data) is bytes:
@@ -103,39 +110,37 @@ class ObjectAccess:
 
     def place(self, object_id: ObjectId, record: ObjectRecord, data: Serialized) -> None:
         """Give ``record`` its value: inline if small, else in the store. Without the lock."""
-        core = self._core
         if data.total_bytes <= INLINE_MAX_BYTES:
-            with core.lock:
+            with self._lock:
                 self._refs.set_inline(record, pack(data), data.contained)
             return
         try:
-            size = core.store.write(object_id, data, str(record.call_site or ""), core.address)
+            size = self._store.write(object_id, data, str(record.call_site or ""), self._refs.self_address)
         except BaseException:
-            with core.lock:
+            with self._lock:
                 self._refs.release_many([object_id])
             raise
-        with core.lock:
-            self._refs.set_stored(record, core.node_id, size, data.contained)
-            core.perform_effects()
+        with self._lock:
+            self._refs.set_stored(record, self._store.node_id, size, data.contained)
+            self._releases.perform()
 
     # -- get -------------------------------------------------------------------------------------
 
-    def get(self, refs: Sequence[Any], timeout_s: float | None) -> list[Any]:
+    def get(self, refs: Sequence[Ref], timeout_s: float | None) -> list[Any]:
         """The values, or the first error among them. ``refs`` are ObjectRefs.
 
         Raises GetTimeoutError when ``timeout_s`` (None: never) is over.
         """
-        core = self._core
         waiter: GetWaiter | None = None
         objects = self._refs.objects
-        with core.lock:
+        with self._lock:
             if released:
-                core.drain_released()
+                self._releases.drain()
             missing = 0
             for ref in refs:
                 record = objects.get(ref._id)
                 if record is None:
-                    raise core.stale_reference(ref._id)
+                    raise stale_reference(ref._id)
                 if record.state == PENDING:
                     if waiter is None:
                         waiter = GetWaiter()
@@ -147,31 +152,31 @@ class ObjectAccess:
         try:
             if waiter is not None:
                 self._wait_for(waiter, refs, timeout_s)
-            load = self._load
+            load = self.load
             return [load(ref._id, objects[ref._id]) for ref in refs]
         except GetTimeoutError:
             raise
         except Exception:
-            with core.lock:
-                core.unseen.excuse(ref._id for ref in refs)
+            with self._lock:
+                self._unseen.excuse(ref._id for ref in refs)
             raise
 
-    def _wait_for(self, waiter: GetWaiter, refs: Sequence[Any], timeout_s: float | None) -> None:
-        core = self._core
+    def _wait_for(self, waiter: GetWaiter, refs: Sequence[Ref], timeout_s: float | None) -> None:
         started = monotonic()
         deadline = None if timeout_s is None else started + timeout_s
         try:
-            done = core.block_until(waiter, deadline, refs)
+            done = self.blocking.block_until(waiter, deadline, refs)
         except BaseException:
             self._stop_waiting(waiter.on_ready, refs)
             raise
         if not done:
             self._stop_waiting(waiter.on_ready, refs)
-            core.raise_if_shut()
-            raise GetTimeoutError(core.explaining.timeout_text([ref._id for ref in refs], timeout_s or 0.0))
-        if core.advisor is not None and (seconds := monotonic() - started) > _ADVISED_FROM_S:
-            core.advisor.waited(refs, seconds)
-        with core.lock:
+            self.blocking.raise_if_shut()
+            ids = [ref._id for ref in refs]
+            raise GetTimeoutError(self.blocking.timeout_text(ids, timeout_s or 0.0))
+        if self.advice is not None and (seconds := monotonic() - started) > _ADVISED_FROM_S:
+            self.advice.waited(refs, seconds)
+        with self._lock:
             pending = any(self._refs.objects[ref._id].state == PENDING for ref in refs)
         if pending:  # one failed: its error is the outcome, whatever the others become
             self._stop_waiting(waiter.on_ready, refs)
@@ -182,10 +187,10 @@ class ObjectAccess:
 
     def _raise_if_error(self, object_id: ObjectId, record: ObjectRecord) -> None:
         if _failed(record):
-            self._load(object_id, record)
+            self.load(object_id, record)
 
-    def _stop_waiting(self, callback: Callable[[ObjectRecord], None], refs: Sequence[Any]) -> None:
-        with self._core.lock:
+    def _stop_waiting(self, callback: Callable[[ObjectRecord], None], refs: Sequence[Ref]) -> None:
+        with self._lock:
             for ref in refs:
                 record = self._refs.objects.get(ref._id)
                 if record is not None and record.waiters and callback in record.waiters:
@@ -201,7 +206,7 @@ class ObjectAccess:
             record.waiters.append(callback)
         if record.owner and object_id not in self._asked:
             self._asked[object_id] = None
-            self._core.peers.get(Address(record.owner)).send(GetObject(object_id))
+            self._peers.get(Address(record.owner)).send(GetObject(object_id))
 
     def notify(self, record: ObjectRecord) -> None:
         """``record`` has just left PENDING: tell who waits."""
@@ -251,65 +256,16 @@ class ObjectAccess:
                 self._refs.set_inline(record, payload)
                 self.notify(record)
 
-    # -- loading ---------------------------------------------------------------------------------
-
-    def _load(self, object_id: ObjectId, record: ObjectRecord) -> Any:
-        """The value; raises if it is an error. The caller holds a reference, not the lock."""
-        if record.state == INLINE:
-            payload = record.payload
-            if payload[0] == PICKLE_MARK:
-                return loads_plain(payload)
-            return self.load_packed(object_id, payload, record.call_site)
-        if record.state == STORED:
-            return self._load_stored(object_id, record)
-        raise self._loss(object_id, record)
-
-    def load_packed(self, outer: ObjectId | None, payload: bytes, site: CallSite | None = None) -> Any:
-        """A payload that is not plain: references inside are counted, an error is raised."""
-        packed = unpack(payload)
-        if packed.contained:
-            with self._core.lock:
-                self._refs.found_in_value(outer, packed.contained)
-                self._core.perform_effects()
-        value = rebuild_packed(packed)
-        if packed.kind == ERROR:
-            if outer is not None:
-                self._core.unseen.seen(outer)
-            raise to_raise(value, site)
-        return value
-
-    def _load_stored(self, object_id: ObjectId, record: ObjectRecord) -> Any:
-        core = self._core
-        stored = core.store.read(object_id, Address(record.owner) or core.address, record.node)
-        if stored.contained:
-            with core.lock:
-                self._refs.found_in_value(object_id, stored.contained)
-                core.perform_effects()
-        value = rebuild(stored.kind, stored.inband, stored.buffers)
-        if stored.kind == ERROR:
-            raise to_raise(value, record.call_site)
-        return value
-
-    def _loss(self, object_id: ObjectId, record: ObjectRecord) -> Exception:
-        owner = record.owner.hex() or self._core.address.hex()
-        if record.borrow == CUT_OFF:
-            error: ObjectLostError = OwnerDiedError(object_id.hex(), owner, str(record.call_site or ""))
-        else:
-            error = ObjectLostError(object_id.hex(), owner, str(record.call_site or ""))
-        error.add_note(f"object {object_id.hex()}: {record.reason or 'its value is gone'}")
-        return error
-
     # -- wait ------------------------------------------------------------------------------------
 
     def wait(
-        self, refs: list[Any], num_returns: int, timeout_s: float | None, fetch_local: bool
-    ) -> tuple[list[Any], list[Any]]:
+        self, refs: list[Ref], num_returns: int, timeout_s: float | None, fetch_local: bool
+    ) -> tuple[list[Ref], list[Ref]]:
         """(at most ``num_returns`` ready ones, the others), each in the order of ``refs``."""
-        core = self._core
         objects = self._refs.objects
-        with core.lock:
+        with self._lock:
             if len(released) > 256:
-                core.drain_released()
+                self._releases.drain()
             ready = self._ready_positions(refs, num_returns)
             waiter: CountWaiter | None = None
             if len(ready) < num_returns and timeout_s != 0:
@@ -321,24 +277,24 @@ class ObjectAccess:
         if waiter is not None:
             deadline = None if timeout_s is None else monotonic() + timeout_s
             try:
-                core.block_until(waiter, deadline, refs, num_returns == len(refs))
+                self.blocking.block_until(waiter, deadline, refs, num_returns == len(refs))
             finally:
                 self._stop_waiting(waiter.on_ready, refs)
-            core.raise_if_shut()
-            with core.lock:
+            self.blocking.raise_if_shut()
+            with self._lock:
                 ready = self._ready_positions(refs, num_returns)
         if ready == [0]:
             return [refs[0]], refs[1:]
         chosen = set(ready)
         return [refs[i] for i in ready], [ref for i, ref in enumerate(refs) if i not in chosen]
 
-    def _ready_positions(self, refs: list[Any], most: int) -> list[int]:
+    def _ready_positions(self, refs: list[Ref], most: int) -> list[int]:
         objects = self._refs.objects
         ready: list[int] = []
         for position, ref in enumerate(refs):
             record = objects.get(ref._id)
             if record is None:
-                raise self._core.stale_reference(ref._id)
+                raise stale_reference(ref._id)
             if record.state != PENDING:
                 ready.append(position)
                 if len(ready) == most:
@@ -347,93 +303,15 @@ class ObjectAccess:
                 self.when_ready(ref._id, record, _ask_only)
         return ready
 
-    # -- futures ---------------------------------------------------------------------------------
-
-    async def await_ref(self, ref: Any) -> Any:
-        """The value, for a coroutine on any loop."""
-        record = self._refs.objects.get(ref._id)
-        if record is None:
-            raise self._core.stale_reference(ref._id)
-        if record.state == PENDING:
-            import asyncio  # a dozen milliseconds and 2 MB: only for those who use it
-
-            loop = asyncio.get_running_loop()
-            future: asyncio.Future[None] = loop.create_future()
-
-            def ready(_: ObjectRecord) -> None:
-                loop.call_soon_threadsafe(_set_if_waiting, future)
-
-            core = self._core
-            with core.lock:
-                if record.state == PENDING:
-                    self.when_ready(ref._id, record, ready)
-                else:
-                    future.set_result(None)
-                core.reactor.flush()
-            core.reactor.nudge()
-            await future
-        return self._load(ref._id, record)
-
-    def future_of(self, ref: Any) -> concurrent.futures.Future[Any]:
-        """A thread-safe future of the value; it keeps ``ref`` alive."""
-        import concurrent.futures
-
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        core = self._core
-
-        def resolve() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                value = self.get([ref], None)[0]
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(value)
-
-        def ready(_: ObjectRecord) -> None:
-            # Unpickling is user code: never on the thread that reads the sockets, under the lock.
-            if self._future_threads is None:
-                self._future_threads = concurrent.futures.ThreadPoolExecutor(1, "beamlet-futures")
-            self._future_threads.submit(resolve)
-
-        with core.lock:
-            record = self._refs.objects.get(ref._id)
-            if record is None:
-                raise core.stale_reference(ref._id)
-            if record.state == PENDING:
-                self.when_ready(ref._id, record, ready)
-            else:
-                ready(record)
-            core.reactor.flush()
-        core.reactor.nudge()
-        return future
-
-    def close(self) -> None:
-        if self._future_threads is not None:
-            self._future_threads.shutdown(wait=False, cancel_futures=True)
-
 
 def _ask_only(_: ObjectRecord) -> None:
     """The callback of someone who only wants a borrowed object's owner to be asked."""
 
 
-def _set_if_waiting(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def to_raise(error: Any, site: CallSite | None = None) -> BaseException:
-    """The exception to raise for an error result: the user's class stays catchable.
-
-    Its text starts at ``site``, the line that asked for the result.
-    """
-    if isinstance(error, RayTaskError):
-        if site is not None and error.call_site is None:
-            error.called_from(site)
-        return error.as_instanceof_cause()
-    assert isinstance(error, BaseException)
-    return error
-
-
-__all__ = ["FREED", "CountWaiter", "GetWaiter", "ObjectAccess", "to_raise"]
+def stale_reference(object_id: ObjectId) -> RaySystemError:
+    return RaySystemError(
+        ValueError(
+            f"ObjectRef {object_id.hex()} is not known here: it belongs to an earlier session, which was "
+            "shut down, and so was its value"
+        )
+    )

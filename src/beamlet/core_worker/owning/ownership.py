@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from beamlet.base.ids import ObjectId
 from beamlet.core_worker.owning.object_record import INLINE, PENDING, STORED, ObjectRecord
-from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.owning.objects import ObjectAccess
+from beamlet.core_worker.owning.ports import Sender
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.unseen import UnseenErrors
+from beamlet.protocol.message import Message
 from beamlet.protocol.peer import (
     AddBorrower,
     BorrowerAdded,
@@ -18,51 +20,47 @@ from beamlet.protocol.peer import (
     RemoveBorrower,
 )
 
-if TYPE_CHECKING:
-    from beamlet.core_worker.core_worker import CoreWorker
-
 
 class Ownership:
     """Handlers run under the core worker's lock."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self, refs: ReferenceCounter, objects: ObjectAccess, unseen: UnseenErrors) -> None:
+        self._refs = refs
+        self._objects = objects
+        self._unseen = unseen
 
-    def handle(self, sender: Peer, message: Any) -> None:
-        core = self._core
+    def handle(self, sender: Sender, message: Message) -> None:
         match message:
             case GetObject(object_id):
                 self._get(sender, object_id)
             case ObjectValue(object_id, payload):
-                core.objects.value_came(object_id, payload)
+                self._objects.value_came(object_id, payload)
             case ObjectStored(object_id, node, size):
-                core.objects.place_came(object_id, node, size)
+                self._objects.place_came(object_id, node, size)
             case ObjectGone(object_id, reason):
-                core.objects.loss_came(object_id, reason)
+                self._objects.loss_came(object_id, reason)
             case AddBorrower(token, ids):
-                sender.send(BorrowerAdded(token, core.refs.add_borrower(sender.address, ids)))
+                sender.send(BorrowerAdded(token, self._refs.add_borrower(sender.address, ids)))
             case BorrowerAdded(token, missing):
-                core.objects.lost(core.refs.registered(token, missing))
+                self._objects.lost(self._refs.registered(token, missing))
             case RemoveBorrower(ids):
-                core.refs.remove_borrower(sender.address, ids)
+                self._refs.remove_borrower(sender.address, ids)
             case ReleaseHold(hold):
-                core.refs.release_hold(hold)
+                self._refs.release_hold(hold)
 
-    def _get(self, sender: Peer, object_id: ObjectId) -> None:
+    def _get(self, sender: Sender, object_id: ObjectId) -> None:
         """Answer when the object is ready."""
-        record = self._core.refs.objects.get(object_id)
+        record = self._refs.objects.get(object_id)
         if record is None:
             sender.send(ObjectGone(object_id, "its owner had already freed it when it was asked for"))
         elif record.state == PENDING:
-            self._core.objects.when_ready(
-                object_id, record, lambda ready: self._answer(sender, object_id, ready)
-            )
+            self._objects.when_ready(object_id, record, lambda ready: self._answer(sender, object_id, ready))
         else:
             self._answer(sender, object_id, record)
 
-    def _answer(self, sender: Peer, object_id: ObjectId, record: ObjectRecord) -> None:
+    def _answer(self, sender: Sender, object_id: ObjectId, record: ObjectRecord) -> None:
         if record.state == INLINE:
-            self._core.unseen.seen(object_id)
+            self._unseen.seen(object_id)
             sender.send(ObjectValue(object_id, record.payload))
         elif record.state == STORED and record.node is not None:
             sender.send(ObjectStored(object_id, record.node, record.size))

@@ -12,18 +12,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from beamlet.base.ids import TaskId, return_id
 from beamlet.core_worker.owning.borrowing import ResultsGuard
-from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
-from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.owning.object_record import PENDING
+from beamlet.core_worker.owning.objects import ObjectAccess
+from beamlet.core_worker.owning.ports import MakeRef, Ref, Sender, Sends
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.exceptions import GetTimeoutError
 from beamlet.protocol.peer import Consumed, StoredAt, Yielded
-from beamlet.rpc.turns import Waiter
-
-if TYPE_CHECKING:
-    from beamlet.core_worker.core_worker import CoreWorker
+from beamlet.rpc.turns import SharedReactor, Waiter
 
 #: ``num_returns`` of generator tasks, on the wire.
 STREAMING = -1
@@ -64,13 +63,13 @@ class Stream:
         #: Most items yielded and not consumed; negative: no limit.
         self.limit = limit
         #: References to items that nobody has taken yet.
-        self.ready: deque[Any] = deque()
+        self.ready: deque[Ref] = deque()
         self.received_count = 0
         self.consumed_count = 0
         self.finished = False
         #: The ObjectRefGenerator is gone: items that still come are let go at once. Set by ``__del__``.
         self.abandoned = False
-        self.executor: Peer | None = None
+        self.executor: Sends | None = None
         self.waiters: list[Callable[[Any], None]] = []
 
     @property
@@ -94,14 +93,20 @@ class StepWaiter(Waiter):
 class Streams:
     """Taking items in at the owner, and handing them to the program."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(
+        self, refs: ReferenceCounter, objects: ObjectAccess, reactor: SharedReactor, make_ref: MakeRef
+    ) -> None:
+        self._refs = refs
+        self._objects = objects
+        self._reactor = reactor
+        self._lock = reactor.lock
+        self._make_ref = make_ref
 
     # -- arriving (under the lock) ---------------------------------------------------------------
 
-    def take(self, sender: Peer, stream: Stream, message: Yielded) -> None:
+    def take(self, sender: Sender, stream: Stream, message: Yielded) -> None:
         """One more item; one that came before, from an attempt that crashed, is passed over."""
-        refs = self._core.refs
+        refs = self._refs
         guard = ResultsGuard(sender.address, message.hold)
         stream.executor = sender
         if message.index > stream.received_count:
@@ -117,7 +122,7 @@ class Streams:
                     refs.set_stored(record, message.item.node, message.item.size, message.contained, guard)
                 else:
                     refs.set_inline(record, message.item, message.contained, guard)  # type: ignore[arg-type]
-                stream.ready.append(self._core.make_ref(object_id, self._core.address))
+                stream.ready.append(self._make_ref(object_id, self._refs.self_address))
         refs.settle(guard)
         stream.notify()
 
@@ -126,8 +131,8 @@ class Streams:
         if error is not None and not stream.abandoned:
             stream.received_count += 1
             object_id = return_id(stream.task_id, stream.received_count)
-            self._core.refs.set_inline(self._core.refs.new_owned(object_id), error)
-            stream.ready.append(self._core.make_ref(object_id, self._core.address))
+            self._refs.set_inline(self._refs.new_owned(object_id), error)
+            stream.ready.append(self._make_ref(object_id, self._refs.self_address))
         stream.finished = True
         stream.notify()
 
@@ -135,18 +140,17 @@ class Streams:
 
     def next(self, stream: Stream, timeout_s: float | None) -> Any:
         """The next item's reference; None at the end. Raises GetTimeoutError."""
-        core = self._core
         deadline = None if timeout_s is None else monotonic() + timeout_s
         while True:
-            with core.lock:
+            with self._lock:
                 if stream.ready:
                     return self._pop(stream)
                 if stream.finished:
                     return None
                 waiter = StepWaiter()
                 stream.waiters.append(waiter.on_ready)
-            if not core.block_until(waiter, deadline):
-                core.raise_if_shut()
+            if not self._objects.blocking.block_until(waiter, deadline):
+                self._objects.blocking.raise_if_shut()
                 raise GetTimeoutError(f"the generator task yielded nothing within {timeout_s} s")
 
     def _pop(self, stream: Stream) -> Any:
@@ -160,10 +164,9 @@ class Streams:
         """As ``next``, for a coroutine on any loop."""
         import asyncio
 
-        core = self._core
         loop = asyncio.get_running_loop()
         while True:
-            with core.lock:
+            with self._lock:
                 if stream.ready:
                     return self._pop(stream)
                 if stream.finished:
@@ -174,19 +177,18 @@ class Streams:
                     loop.call_soon_threadsafe(lambda: None if future.done() else future.set_result(None))
 
                 stream.waiters.append(ready)
-                core.reactor.flush()
-            core.reactor.nudge()
+                self._reactor.flush()
+            self._reactor.nudge()
             await future
 
     def wait(
         self, items: list[Any], num_returns: int, timeout_s: float | None
     ) -> tuple[list[Any], list[Any]]:
         """``wait`` for lists that hold generators too: one is ready when its next item is."""
-        core = self._core
         deadline = None if timeout_s is None else monotonic() + timeout_s
         while True:
             waiter = StepWaiter()
-            with core.lock:
+            with self._lock:
                 ready = [i for i, item in enumerate(items) if self._is_ready(item)][:num_returns]
                 late = deadline is not None and monotonic() >= deadline
                 if len(ready) >= num_returns or late:
@@ -196,31 +198,25 @@ class Streams:
                 for item in items:
                     if not self._is_ready(item):
                         self._watch(item, waiter.on_ready)
-            core.block_until(waiter, deadline)
-            core.raise_if_shut()
-            with core.lock:
+            self._objects.blocking.block_until(waiter, deadline)
+            self._objects.blocking.raise_if_shut()
+            with self._lock:
                 for item in items:
                     self._unwatch(item, waiter.on_ready)
 
     def _is_ready(self, item: Any) -> bool:
         stream = getattr(item, "_stream", None)
-        return stream.can_step if stream is not None else self._record(item).state != PENDING
+        return stream.can_step if stream is not None else self._objects.record_of(item).state != PENDING
 
     def _watch(self, item: Any, callback: Callable[[Any], None]) -> None:
         stream = getattr(item, "_stream", None)
         if stream is not None:
             stream.waiters.append(callback)
         else:
-            self._core.objects.when_ready(item._id, self._record(item), callback)
+            self._objects.when_ready(item._id, self._objects.record_of(item), callback)
 
     def _unwatch(self, item: Any, callback: Callable[[Any], None]) -> None:
         stream = getattr(item, "_stream", None)
-        waiters = stream.waiters if stream is not None else self._record(item).waiters
+        waiters = stream.waiters if stream is not None else self._objects.record_of(item).waiters
         if waiters and callback in waiters:
             waiters.remove(callback)
-
-    def _record(self, ref: Any) -> ObjectRecord:
-        record = self._core.refs.objects.get(ref._id)
-        if record is None:
-            raise self._core.stale_reference(ref._id)
-        return record

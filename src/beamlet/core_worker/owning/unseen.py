@@ -8,13 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from beamlet.base.ids import ObjectId, return_id
+from beamlet.base.ids import ObjectId
 from beamlet.core_worker.owning.object_record import FREED, ObjectRecord
-from beamlet.core_worker.submitting.pending import Pending
 from beamlet.exceptions import CallSite, RayTaskError, TaskCancelledError
 from beamlet.serialization.values import loads_plain, unpack
 
@@ -31,7 +30,7 @@ class UnseenError(msgspec.Struct, eq=False):
 
     name: str
     payload: bytes
-    records: list[ObjectRecord]
+    records: Sequence[ObjectRecord]
     site: CallSite | None
     is_seen: bool = False
 
@@ -47,15 +46,14 @@ class UnseenErrors:
             os.environ.get(f"{prefix}_IGNORE_UNHANDLED_ERRORS") == "1" for prefix in ("BEAMLET", "RAY")
         )
 
-    def failed(self, work: Pending, payload: bytes) -> None:
-        """The error ``payload`` has become the result of ``work``."""
-        message = work.message
-        ids = [return_id(message.task_id, index + 1) for index in range(len(work.returns))]
+    def failed(
+        self, name: str, ids: Sequence[ObjectId], records: Sequence[ObjectRecord], payload: bytes
+    ) -> None:
+        """The error ``payload`` has become the value of all of ``ids``, results of task ``name``."""
         if self._silent or not ids or any(object_id in self._excused for object_id in ids):
             self._excused.difference_update(ids)
             return
-        name = message.name or getattr(message, "method", "a task")
-        error = UnseenError(name, payload, list(work.returns), work.returns[0].call_site)
+        error = UnseenError(name, payload, records, records[0].call_site)
         self._errors.update(dict.fromkeys(ids, error))
 
     def seen(self, object_id: ObjectId) -> None:

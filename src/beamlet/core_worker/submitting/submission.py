@@ -342,7 +342,9 @@ class Submission:
         elif record.state == STORED and record.node is not None:
             dep = StoreDep(object_id, owner, record.node)
         else:
-            self._fail_for_argument(pending, dump_error(self._core.objects._loss(object_id, record)))
+            self._fail_for_argument(
+                pending, dump_error(self._core.objects.decoder.loss_of(object_id, record))
+            )
             return
         deps = pending.message.deps
         assert isinstance(deps, list), "hold() made it, so that it could be filled in"
@@ -415,7 +417,7 @@ class Submission:
             self._retry(pending)
             return
         if results.failed:
-            self._core.unseen.failed(pending, results.items[0])  # type: ignore[arg-type]
+            self._tell_if_unseen(pending, results.items[0])  # type: ignore[arg-type]
         if pending.stream is not None:
             error = results.items[0] if results.failed else None
             assert error is None or isinstance(error, bytes)
@@ -442,6 +444,12 @@ class Submission:
         link = peer.actor
         if link is not None and not link.in_flight and not link.queue:
             self._core.actors.settle(link)
+
+    def _tell_if_unseen(self, pending: Pending, error: bytes) -> None:
+        message = pending.message
+        ids = [return_id(message.task_id, index + 1) for index in range(len(pending.returns))]
+        name = message.name or getattr(message, "method", "a task")
+        self._core.unseen.failed(name, ids, pending.returns, error)
 
     def take_yield(self, peer: Peer, message: Yielded) -> None:
         """An item of a generator that goes on."""

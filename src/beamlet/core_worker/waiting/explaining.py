@@ -16,23 +16,24 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from beamlet.base.ids import ActorId, Address, ObjectId, TaskId, return_id, short, task_of_object
-from beamlet.core_worker.node_link import RayletGone
+from beamlet.core_worker.executing.execution import Execution
+from beamlet.core_worker.node_link import NodeLink, RayletGone
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
-from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.owning.ports import Peers, Ref, Sends
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
+from beamlet.core_worker.submitting.actors import ActorAccess
 from beamlet.core_worker.submitting.pending import Pending
-from beamlet.core_worker.waiting.waits import call_name, unresolved_of, user_site
+from beamlet.core_worker.submitting.submission import Submission
+from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
+from beamlet.core_worker.waiting.waits import CallWaits, call_name, unresolved_of, user_site
 from beamlet.protocol.node import WhyPending
 from beamlet.protocol.peer import AskProgress, Progress
-from beamlet.rpc.turns import Waiter
-
-if TYPE_CHECKING:
-    from beamlet.core_worker.core_worker import CoreWorker
+from beamlet.rpc.turns import SharedReactor, Waiter
 
 logger = logging.getLogger("beamlet")
 
@@ -66,8 +67,23 @@ class Cause(msgspec.Struct):
 class Explaining:
     """Handlers run under the core worker's lock, the rest in the thread that waits, without it."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(
+        self,
+        reactor: SharedReactor,
+        link: NodeLink,
+        peers: Peers,
+        refs: ReferenceCounter,
+        submitter: TaskSubmitter,
+        submission: Submission,
+        actors: ActorAccess,
+    ) -> None:
+        self._reactor = reactor
+        self._link = link
+        self._peers = peers
+        self._refs = refs
+        self._submitter = submitter
+        self._submission = submission
+        self._actors = actors
         self._tokens = itertools.count(1)
         self._answers: dict[int, Progress] = {}
         self._waiters: dict[int, Waiter] = {}
@@ -76,15 +92,15 @@ class Explaining:
 
     # -- waiting -----------------------------------------------------------------------------------
 
-    def wait(self, waiter: Waiter, deadline: float | None, refs: Sequence[Any]) -> bool:
+    def wait(self, waiter: Waiter, deadline: float | None, refs: Sequence[Ref]) -> bool:
         """Wait as the reactor does, with a hint when it takes long."""
-        reactor = self._core.reactor
+        reactor = self._reactor
         hint_at = monotonic() + HINT_S
         if deadline is not None and deadline <= hint_at:
             return reactor.wait(waiter, deadline)
         if reactor.wait(waiter, hint_at):
             return True
-        if not self._core.is_shut and refs:
+        if not reactor.is_closing and refs:
             self._hint([ref._id for ref in refs])
         return reactor.wait(waiter, deadline)
 
@@ -116,9 +132,8 @@ class Explaining:
     # -- causes ------------------------------------------------------------------------------------
 
     def _causes(self, object_ids: Sequence[ObjectId], ask: bool) -> list[Cause]:
-        core = self._core
-        with core.lock:
-            objects = core.refs.objects
+        with self._reactor.lock:
+            objects = self._refs.objects
             pending = [i for i in object_ids if (r := objects.get(i)) is not None and r.state == PENDING]
             causes = [self.cause_of(i) for i in pending[:_LOOKED_AT_MAX]]
         if ask:
@@ -128,17 +143,16 @@ class Explaining:
 
     def cause_of(self, object_id: ObjectId, depth: int = 0) -> Cause:
         """From our own tables. Under the lock."""
-        core = self._core
-        record = core.refs.objects.get(object_id)
+        record = self._refs.objects.get(object_id)
         if record is None or record.state != PENDING:
             return Cause("it", "is ready")
         if record.owner:
             asked = Address(record.owner), task_of_object(object_id)
             return Cause(f"object {short(object_id)}…", "is made for another process", executor=asked)
-        task = core.submission.tasks.get(task_of_object(object_id))
+        task = self._submission.tasks.get(task_of_object(object_id))
         if task is not None:
             return self._cause_of_task(task, record, depth)
-        link = core.actors.links.get(ActorId(object_id[8:24]))
+        link = self._actors.links.get(ActorId(object_id[8:24]))
         if link is None:
             return Cause(f"object {short(object_id)}…", "is on its way")
         return self._cause_of_call(link, task_of_object(object_id), record, depth)
@@ -147,7 +161,7 @@ class Explaining:
         what = f"task {task.message.name}{_submitted(record)}"
         if task.unresolved:
             return self._cause_of_argument(what, task, depth)
-        for state in self._core.tasks.keys.values():
+        for state in self._submitter.keys.values():
             for worker in state.workers:
                 for position, flying in enumerate(worker.in_flight.values()):
                     if flying is task:
@@ -161,7 +175,7 @@ class Explaining:
         return Cause(what, "is about to be run again: its worker died")
 
     def _cause_of_argument(self, what: str, work: Pending, depth: int) -> Cause:
-        unresolved = unresolved_of(work, self._core.refs.objects)
+        unresolved = unresolved_of(work, self._refs.objects)
         count = f"{len(unresolved)} of its arguments" if len(unresolved) > 1 else "its argument"
         if depth >= _DEPTH_MAX or not unresolved:
             return Cause(what, f"waits for {count}")
@@ -180,7 +194,7 @@ class Explaining:
                 what = f"{call_name(link, call)}{_submitted(record)}"
                 return self._cause_of_argument(what, call, depth)
         if link.state is LinkState.WAITING:
-            creation = self._core.actors.creation_of(link.actor_id)
+            creation = self._actors.creation_of(link.actor_id)
             if creation is not None and creation.unresolved:
                 return self._cause_of_argument(f"{actor} is not started: __init__", creation, depth)
             how = "is not ready: its __init__ is running, or its process is being started"
@@ -188,26 +202,25 @@ class Explaining:
         return Cause(actor, f"cannot be reached: {link.state.value}", progresses=False)
 
     def _actor_text(self, link: ActorLink) -> str:
-        site = self._core.actors.created_at(link.actor_id)
+        site = self._actors.created_at(link.actor_id)
         return f"actor {link.name} ({f'created at {site}' if site else link.actor_id.hex()[:8] + '…'})"
 
     # -- asking others -----------------------------------------------------------------------------
 
     def _ask_executors(self, causes: list[Cause]) -> None:
-        core = self._core
         waiter = Waiter(0)
         asked: dict[tuple[Address, TaskId], int] = {}
-        with core.lock:
+        with self._reactor.lock:
             for cause in causes:
                 if cause.executor is None or cause.executor in asked or len(asked) >= _SHOWN_MAX:
                     continue
                 token = asked[cause.executor] = next(self._tokens)
                 self._waiters[token] = waiter
                 waiter.remaining += 1
-                core.peers.get(cause.executor[0]).send(AskProgress(token, cause.executor[1]))
+                self._peers.get(cause.executor[0]).send(AskProgress(token, cause.executor[1]))
         if asked:
-            core.reactor.wait(waiter, monotonic() + _ANSWER_S)
-        with core.lock:
+            self._reactor.wait(waiter, monotonic() + _ANSWER_S)
+        with self._reactor.lock:
             answers = {executor: self._answers.pop(token, None) for executor, token in asked.items()}
             for token in asked.values():
                 self._waiters.pop(token, None)
@@ -242,33 +255,54 @@ class Explaining:
         """The raylet's word; "" if it knows of nothing that waits."""
         question = WhyPending(0, actor_id, lease_req)
         try:
-            answer = self._core.link.call(question, monotonic() + _ANSWER_S)
+            answer = self._link.call(question, monotonic() + _ANSWER_S)
         except (RayletGone, TimeoutError):
             return ""
         return str(answer.reasons[0]) if answer.reasons else ""
 
     # -- answering (under the lock) ----------------------------------------------------------------
 
-    def asked(self, sender: Peer, question: AskProgress) -> None:
+    def asked(self, sender: Sends, question: AskProgress) -> None:
         text, running = self._progress_of(question.task_id)
         sender.send(Progress(question.token, text, running))
 
     def _progress_of(self, task_id: TaskId) -> tuple[str, bool]:
-        """How far the task is here; if it is ours and runs elsewhere, what we know of that."""
-        execution = self._core.execution
-        if execution is not None:
-            entry = execution.running.get(task_id)
-            if entry is not None:
-                return self._running_text(task_id, entry[0].started)
-            queued = execution.position_of(task_id)
-            if queued is not None:
-                return self._queued_text(queued)
+        """How far the task is; of one that is ours and runs elsewhere, what we know of that."""
         cause = self.cause_of(return_id(task_id, 1))
         return f"is made by another process: {cause}", cause.progresses
 
+
+class WorkerExplaining(Explaining):
+    """The same in a worker, which also knows what runs and queues here."""
+
+    def __init__(
+        self,
+        reactor: SharedReactor,
+        link: NodeLink,
+        peers: Peers,
+        refs: ReferenceCounter,
+        submitter: TaskSubmitter,
+        submission: Submission,
+        actors: ActorAccess,
+        execution: Execution,
+        waits: CallWaits,
+    ) -> None:
+        super().__init__(reactor, link, peers, refs, submitter, submission, actors)
+        self._execution = execution
+        self._waits = waits
+
+    def _progress_of(self, task_id: TaskId) -> tuple[str, bool]:
+        entry = self._execution.running.get(task_id)
+        if entry is not None:
+            return self._running_text(task_id, entry[0].started)
+        queued = self._execution.position_of(task_id)
+        if queued is not None:
+            return self._queued_text(queued)
+        return super()._progress_of(task_id)
+
     def _running_text(self, task_id: TaskId, started: float) -> tuple[str, bool]:
         text = f"has been running for {monotonic() - started:.1f} s (pid={os.getpid()})"
-        wait = self._core.waits.wait_of(task_id)
+        wait = self._waits.wait_of(task_id)
         if wait is None:
             return text, True
         cause = self.cause_of(wait.objects[0], _DEPTH_MAX - 1)
@@ -276,7 +310,7 @@ class Explaining:
 
     def _queued_text(self, position: int) -> tuple[str, bool]:
         behind = f"is queued behind {position} call{'s' if position != 1 else ''} of the actor"
-        running = list(self._core.execution.running.items())
+        running = list(self._execution.running.items())
         if not running:
             return behind, True
         task_id, (context, _, _) = running[0]

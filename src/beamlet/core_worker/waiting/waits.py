@@ -11,32 +11,139 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from beamlet.base.ids import ActorId, Address, ObjectId, TaskId, actor_creation_task_id, task_of_object
 from beamlet.base.own_code import OUR_FOLDER
-from beamlet.core_worker.context import TaskContext
+from beamlet.core_worker.context import Contexts, TaskContext
+from beamlet.core_worker.executing.actor_process import ActorProcess
+from beamlet.core_worker.executing.execution import Execution
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
+from beamlet.core_worker.owning.ports import Peers
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
+from beamlet.core_worker.submitting.actors import ActorAccess
 from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.submission import Submission
+from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.core_worker.waiting.deadlocks import Blocker, DeadlockDetector, Lead, Wait
 from beamlet.exceptions import CallSite
 from beamlet.protocol.peer import BlockedOn, PushTask
-from beamlet.rpc.turns import Waiter
-
-if TYPE_CHECKING:
-    from beamlet.core_worker.core_worker import CoreWorker
+from beamlet.rpc.turns import SharedReactor, Waiter
 
 #: When a wait sends its first probe, and how long until the next one; the last interval repeats.
 _PROBE_AFTER_S = (0.7, 1.0, 2.0, 5.0)
 
 
 class Waits:
-    """All waits of a worker's calls. Guarded by the core worker's lock."""
+    """What a process knows of who waits for whom. Guarded by the core worker's lock.
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
-        self.detector = DeadlockDetector(core.address, self)
+    A driver's own waits are in no circle, for nothing waits for a driver; but it is asked where its objects
+    are made.
+    """
+
+    def __init__(
+        self,
+        reactor: SharedReactor,
+        peers: Peers,
+        refs: ReferenceCounter,
+        submitter: TaskSubmitter,
+        submission: Submission,
+        actors: ActorAccess,
+    ) -> None:
+        self._reactor = reactor
+        self._peers = peers
+        self._refs = refs
+        self._submitter = submitter
+        self._submission = submission
+        self._actors = actors
+        self.detector = DeadlockDetector(refs.self_address, self)
+
+    def received(self, message: BlockedOn) -> None:
+        self.detector.received(message)
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        outbox, self.detector.outbox = self.detector.outbox, []
+        for address, message in outbox:
+            self._peers.get(address).send(message)
+
+    # -- what the detector asks (under the lock) -------------------------------------------------
+
+    def leads(self, objects: Sequence[ObjectId]) -> list[Lead]:
+        found: list[Lead] = []
+        calls: dict[ActorId, set[TaskId]] = {}
+        for object_id in objects:
+            record = self._refs.objects.get(object_id)
+            if record is None or record.state != PENDING:
+                continue
+            task_id = task_of_object(object_id)
+            if record.owner:
+                found.append(Lead(Address(record.owner), object_id=object_id))
+            elif task_id in self._submission.tasks:
+                found += self._task_leads(task_id)
+            else:
+                calls.setdefault(ActorId(object_id[8:24]), set()).add(task_id)
+        for actor_id, task_ids in calls.items():
+            found += self._call_leads(actor_id, task_ids)
+        return found
+
+    def _task_leads(self, task_id: TaskId) -> list[Lead]:
+        task = self._submission.tasks[task_id]
+        if task.unresolved:
+            return self.leads(unresolved_of(task, self._refs.objects))
+        for state in self._submitter.keys.values():
+            for worker in state.workers:
+                if any(flying is task for flying in worker.in_flight.values()):
+                    return [Lead(Address(worker.address), task_id, task.message.name)]
+        return []  # it waits for a worker, which is no circle: blocked calls lend theirs
+
+    def _call_leads(self, actor_id: ActorId, task_ids: set[TaskId]) -> list[Lead]:
+        link = self._actors.links.get(actor_id)
+        if link is None:
+            return []
+        flying = [call for call in link.in_flight.values() if call.message.task_id in task_ids]
+        if link.ordered:
+            flying = flying[-1:]  # whoever waits for the last one waits for all before it
+        found = [Lead(link.address, call.message.task_id, call_name(link, call)) for call in flying]
+        queued = [call for call in link.queue if call.message.task_id in task_ids]
+        if queued and link.ordered:
+            queued = [link.queue[0]]
+        for call in queued:
+            if call.unresolved:
+                found += self.leads(unresolved_of(call, self._refs.objects))
+            elif link.state is LinkState.WAITING and self._is_own(actor_id):
+                found.append(
+                    Lead(self._refs.self_address, actor_creation_task_id(actor_id), call_name(link, call))
+                )
+        return found
+
+    def _is_own(self, actor_id: ActorId) -> bool:
+        """Whether this process is that actor."""
+        return False
+
+    def blocker(self, task_id: TaskId) -> Blocker | None:
+        return None
+
+
+class CallWaits(Waits):
+    """The same, and all waits of the calls that run in this worker."""
+
+    def __init__(
+        self,
+        reactor: SharedReactor,
+        peers: Peers,
+        refs: ReferenceCounter,
+        submitter: TaskSubmitter,
+        submission: Submission,
+        actors: ActorAccess,
+        contexts: Contexts,
+        execution: Execution,
+        actor_process: ActorProcess,
+    ) -> None:
+        super().__init__(reactor, peers, refs, submitter, submission, actors)
+        self._contexts = contexts
+        self._execution = execution
+        self._actor_process = actor_process
         #: Thread that waits, and whom to wake, by the wait's number.
         self._threads: dict[int, tuple[int, Waiter]] = {}
 
@@ -52,7 +159,7 @@ class Waits:
         try:
             yield wait
         finally:
-            with self._core.lock:
+            with self._reactor.lock:
                 self.detector.ended(wait)
                 del self._threads[wait.number]
 
@@ -60,9 +167,8 @@ class Waits:
         """None: nothing can wait for the waiting thread, so it is in no circle."""
         if not objects:
             return None
-        core = self._core
         thread = threading.get_ident()
-        with core.lock:
+        with self._reactor.lock:
             context = self._call_of_thread(thread)
             if context is None:
                 return None
@@ -74,9 +180,8 @@ class Waits:
 
     def _call_of_thread(self, thread: int) -> TaskContext | None:
         """The call that ends when the code of this thread does; helpers that users start have none."""
-        core = self._core
-        context = core.context()
-        running = core.execution.running.get(context.task_id)
+        context = self._contexts.current()
+        running = self._execution.running.get(context.task_id)
         if running is not None:
             # Coroutines stand there with thread 0; what blocks one of them blocks the loop's thread.
             on_loop = running[1] == 0 and thread == threading.main_thread().ident
@@ -84,10 +189,9 @@ class Waits:
         return context if self._is_constructing(context.task_id, thread) else None
 
     def _is_constructing(self, task_id: TaskId, thread: int) -> bool:
-        actor = self._core.actor_process
+        actor = self._actor_process
         return (
-            actor is not None
-            and actor.spec is not None
+            actor.spec is not None
             and actor.instance is None
             and task_id == actor_creation_task_id(actor.spec.actor_id)
             and thread == threading.main_thread().ident
@@ -101,7 +205,7 @@ class Waits:
 
     def _probe_later(self, wait: Wait) -> None:
         delay = _PROBE_AFTER_S[min(wait.round, len(_PROBE_AFTER_S) - 1)]
-        self._core.reactor.call_later(delay, lambda: self._probe(wait))
+        self._reactor.call_later(delay, lambda: self._probe(wait))
 
     def _probe(self, wait: Wait) -> None:
         if wait.number in self.detector.waits and not wait.verdict:
@@ -109,14 +213,8 @@ class Waits:
             self._carry_out()
             self._probe_later(wait)
 
-    def received(self, message: BlockedOn) -> None:
-        self.detector.received(message)
-        self._carry_out()
-
     def _carry_out(self) -> None:
-        outbox, self.detector.outbox = self.detector.outbox, []
-        for address, message in outbox:
-            self._core.peers.get(address).send(message)
+        super()._carry_out()
         doomed, self.detector.doomed = self.detector.doomed, []
         for wait in doomed:
             _, waiter = self._threads[wait.number]
@@ -124,65 +222,15 @@ class Waits:
 
     # -- what the detector asks (under the lock) -------------------------------------------------
 
-    def leads(self, objects: Sequence[ObjectId]) -> list[Lead]:
-        found: list[Lead] = []
-        calls: dict[ActorId, set[TaskId]] = {}
-        for object_id in objects:
-            record = self._core.refs.objects.get(object_id)
-            if record is None or record.state != PENDING:
-                continue
-            task_id = task_of_object(object_id)
-            if record.owner:
-                found.append(Lead(Address(record.owner), object_id=object_id))
-            elif task_id in self._core.submission.tasks:
-                found += self._task_leads(task_id)
-            else:
-                calls.setdefault(ActorId(object_id[8:24]), set()).add(task_id)
-        for actor_id, task_ids in calls.items():
-            found += self._call_leads(actor_id, task_ids)
-        return found
-
-    def _task_leads(self, task_id: TaskId) -> list[Lead]:
-        task = self._core.submission.tasks[task_id]
-        if task.unresolved:
-            return self.leads(unresolved_of(task, self._core.refs.objects))
-        for state in self._core.tasks.keys.values():
-            for worker in state.workers:
-                if any(flying is task for flying in worker.in_flight.values()):
-                    return [Lead(Address(worker.address), task_id, task.message.name)]
-        return []  # it waits for a worker, which is no circle: blocked calls lend theirs
-
-    def _call_leads(self, actor_id: ActorId, task_ids: set[TaskId]) -> list[Lead]:
-        link = self._core.actors.links.get(actor_id)
-        if link is None:
-            return []
-        flying = [call for call in link.in_flight.values() if call.message.task_id in task_ids]
-        if link.ordered:
-            flying = flying[-1:]  # whoever waits for the last one waits for all before it
-        found = [Lead(link.address, call.message.task_id, call_name(link, call)) for call in flying]
-        queued = [call for call in link.queue if call.message.task_id in task_ids]
-        if queued and link.ordered:
-            queued = [link.queue[0]]
-        for call in queued:
-            if call.unresolved:
-                found += self.leads(unresolved_of(call, self._core.refs.objects))
-            elif link.state is LinkState.WAITING and self._is_own(actor_id):
-                found.append(
-                    Lead(self._core.address, actor_creation_task_id(actor_id), call_name(link, call))
-                )
-        return found
-
     def _is_own(self, actor_id: ActorId) -> bool:
-        actor = self._core.actor_process
-        return actor is not None and actor.spec is not None and bool(actor.spec.actor_id == actor_id)
+        spec = self._actor_process.spec
+        return spec is not None and spec.actor_id == actor_id
 
     def blocker(self, task_id: TaskId) -> Blocker | None:
         for wait in self.detector.waits.values():
             if wait.task_id == task_id:
                 via = "cannot start before the constructor ends" if self._is_creation(task_id) else ""
                 return Blocker(wait.number, via)
-        if self._core.execution is None:
-            return None
         for wait in self.detector.waits.values():
             thread, _ = self._threads[wait.number]
             if thread == threading.main_thread().ident and (why := self._queues_behind(task_id, wait)):
@@ -194,8 +242,8 @@ class Waits:
 
     def _queues_behind(self, task_id: TaskId, wait: Wait) -> str:
         """How the call is kept up by ``wait``, which holds the main thread; "" if it is not."""
-        execution, actor = self._core.execution, self._core.actor_process
-        if actor is None or actor.spec is None:
+        execution, actor = self._execution, self._actor_process
+        if actor.spec is None:
             return ""  # a worker that waits hands back the tasks queued behind
         if execution.deliver_async is not None:
             waits = task_id in execution.running or actor.async_calls.is_queued(task_id)

@@ -1,0 +1,87 @@
+"""Waiting without a thread: values for coroutines and for ``concurrent.futures``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
+from beamlet.core_worker.owning.objects import ObjectAccess
+from beamlet.core_worker.owning.ports import Ref
+from beamlet.rpc.turns import SharedReactor
+
+if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
+
+
+class Futures:
+    """Both keep the reference alive for as long as the value is awaited."""
+
+    def __init__(self, objects: ObjectAccess, reactor: SharedReactor) -> None:
+        self._objects = objects
+        self._reactor = reactor
+        self._threads: concurrent.futures.ThreadPoolExecutor | None = None
+
+    async def await_ref(self, ref: Ref) -> Any:
+        """The value, for a coroutine on any loop."""
+        objects = self._objects
+        record = objects.record_of(ref)
+        if record.state == PENDING:
+            import asyncio  # a dozen milliseconds and 2 MB: only for those who use it
+
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[None] = loop.create_future()
+
+            def ready(_: ObjectRecord) -> None:
+                loop.call_soon_threadsafe(_set_if_waiting, future)
+
+            with self._reactor.lock:
+                if record.state == PENDING:
+                    objects.when_ready(ref._id, record, ready)
+                else:
+                    future.set_result(None)
+                self._reactor.flush()
+            self._reactor.nudge()
+            await future
+        return objects.load(ref._id, record)
+
+    def future_of(self, ref: Ref) -> concurrent.futures.Future[Any]:
+        """A thread-safe future of the value."""
+        import concurrent.futures
+
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def resolve() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                value = self._objects.get([ref], None)[0]
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+
+        def ready(_: ObjectRecord) -> None:
+            # Unpickling is user code: never on the thread that reads the sockets, under the lock.
+            if self._threads is None:
+                self._threads = concurrent.futures.ThreadPoolExecutor(1, "beamlet-futures")
+            self._threads.submit(resolve)
+
+        with self._reactor.lock:
+            record = self._objects.record_of(ref)
+            if record.state == PENDING:
+                self._objects.when_ready(ref._id, record, ready)
+            else:
+                ready(record)
+            self._reactor.flush()
+        self._reactor.nudge()
+        return future
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _set_if_waiting(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,84 @@
+"""References that died are counted down here, in batches, and what follows from it is sent.
+
+``ObjectRef.__del__`` and the finalizers of views may run anywhere, inside any lock, so they only append to
+deques.  ``drain`` empties those; ``perform`` does what the reference counter then asks for, in order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from beamlet.base.ids import ObjectId
+from beamlet.core_worker.owning.borrowing import (
+    DeleteStored,
+    Freed,
+    ReplyMayGo,
+    SendAddBorrower,
+    SendReleaseHold,
+    SendRemoveBorrower,
+)
+from beamlet.core_worker.owning.ports import Peers, Sends
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.unseen import UnseenErrors
+from beamlet.protocol.node import DeleteObjects, UnpinObject
+from beamlet.protocol.peer import AddBorrower, ReleaseHold, RemoveBorrower
+from beamlet.serialization.refs import released
+
+
+class Releases:
+    """All methods are called under the core worker's lock."""
+
+    def __init__(self, refs: ReferenceCounter, peers: Peers, raylet: Sends, unseen: UnseenErrors) -> None:
+        self._refs = refs
+        self._peers = peers
+        self._raylet = raylet
+        self._unseen = unseen
+        #: Objects of the store whose last view here died, and whose pin is to be given back.
+        self.unpinned: deque[ObjectId] = deque()
+        #: Told that a held answer may leave; set by what runs tasks, for nothing else holds answers.
+        self.on_reply_may_go: Callable[[int], None] = _no_answer_is_held
+        #: Told the (object, owner) whose last handle is gone; set by those who follow actors.
+        self.on_freed: Callable[[ObjectId, bytes], None] = _nobody_watches
+
+    @property
+    def is_due(self) -> bool:
+        """Something died since the last ``drain``."""
+        return bool(released or self.unpinned)
+
+    def drain(self) -> None:
+        """Count down the references that died since, and give back the pins of dead views."""
+        while released:
+            count = len(released)
+            self._refs.release_many([released.popleft() for _ in range(count)])
+        self.perform()
+        self._unseen.sweep()
+        while self.unpinned:
+            self._raylet.send(UnpinObject(self.unpinned.popleft()))
+
+    def perform(self) -> None:
+        """Do what the reference counter asks, in order."""
+        refs = self._refs
+        while refs.outbox:
+            for effect in refs.take_effects():
+                match effect:
+                    case SendAddBorrower(owner, token, ids):
+                        self._peers.get(owner).send(AddBorrower(token, ids))
+                    case SendRemoveBorrower(owner, ids):
+                        self._peers.get(owner).send(RemoveBorrower(ids))
+                    case SendReleaseHold(executor, hold):
+                        self._peers.get(executor).send(ReleaseHold(hold))
+                    case DeleteStored(node_id, ids):
+                        self._raylet.send(DeleteObjects(node_id, ids))
+                    case ReplyMayGo(reply):
+                        self.on_reply_may_go(reply)
+                    case Freed(object_id, owner):
+                        self.on_freed(object_id, owner)
+
+
+def _no_answer_is_held(reply: int) -> None:
+    raise AssertionError(f"answer {reply} may go, but nothing here runs tasks")
+
+
+def _nobody_watches(object_id: ObjectId, owner: bytes) -> None:
+    raise AssertionError(f"object {object_id.hex()} is watched, but nobody was told to follow it")
