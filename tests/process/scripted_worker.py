@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 
 from beamlet.head.node_facts import NodeFacts
 from beamlet.processes.factory import WorkerBoot
@@ -68,6 +69,10 @@ class ScriptedWorker:
             os.kill(os.getpid(), int(rest))
         elif word == "hang":
             signal.pause()
+        elif word == "escape":
+            # No mark of the session, no process group of the worker's, and soon no parent.
+            escaped = subprocess.Popen(["sleep", "1000"], env={}, start_new_session=True)
+            connection.send(peer.Result(task.seq, str(escaped.pid).encode()))
         else:
             connection.send(peer.Result(task.seq, str(os.getpid()).encode()))
 

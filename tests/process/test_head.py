@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,8 @@ import pytest
 from beamlet.base.ids import ActorId, FunctionKey, TaskId, make_address
 from beamlet.core_worker.node_link import FromRaylet
 from beamlet.head.options import HeadOptions, HeadReady
-from beamlet.processes.session import SessionDirectory
+from beamlet.processes.fate_sharing import children
+from beamlet.processes.session import SessionDirectory, find_running
 from beamlet.protocol import gcs, node, peer
 from beamlet.rpc.auth import HandshakeError
 from beamlet.rpc.connection import Connection
@@ -122,6 +124,7 @@ class Cluster:
             "version": "test",
             "worker_main": "scripted_worker:main",
             "validate": True,
+            "lock_fd": self.session.lock.fd if self.session.lock else -1,
             **options,
         }
         argument = msgspec.json.encode(msgspec.convert(chosen, HeadOptions)).decode()
@@ -130,7 +133,9 @@ class Cluster:
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": f"{SOURCE}:{HERE}", "BEAMLET_SESSION": self.session.marker},
             start_new_session=True,
+            pass_fds=[self.session.lock.fd] if self.session.lock else [],
         )
+        self.session.let_go()
         assert self.head.stdout is not None
         self.ready = msgspec.json.decode(self.head.stdout.readline(), type=HeadReady)
         assert not self.ready.error
@@ -158,6 +163,11 @@ class Cluster:
         self.head.wait(PATIENCE_S)
         assert self.processes() == []
         assert not self.session.socket.exists()
+
+
+def factory_of(cluster: Cluster) -> int:
+    (factory,) = children(cluster.head.pid)
+    return factory
 
 
 @pytest.fixture
@@ -277,23 +287,58 @@ def test_an_infeasible_actor_and_task_are_refused_with_the_numbers(tmp_path: Pat
 def test_when_the_factory_is_killed_the_cluster_ends_and_says_why(cluster: Cluster) -> None:
     lease = cluster.driver.lease(1)
     cluster.driver.push(lease, "hang:")
-    (factory,) = [
-        pid
-        for pid in cluster.processes()
-        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"beamlet::f")
-    ]
-    os.kill(factory, signal.SIGKILL)
+    os.kill(factory_of(cluster), signal.SIGKILL)
     assert "factory" in cluster.driver.expect(node.Notice).text
     cluster.driver.until(lambda: cluster.driver.closed)
     cluster.assert_all_gone()
 
 
-def test_when_the_owner_is_killed_nothing_lives_on(cluster: Cluster) -> None:
+def test_what_hid_from_every_sweep_ends_with_a_killed_factory(cluster: Cluster) -> None:
+    hidden = int(cluster.driver.run(cluster.driver.lease(1), "escape"))
+    assert hidden not in cluster.processes()
+    os.kill(factory_of(cluster), signal.SIGKILL)
+    cluster.assert_all_gone()
+    assert not Path(f"/proc/{hidden}").exists()
+
+
+def test_when_the_owners_connection_closes_nothing_lives_on_but_the_logs(cluster: Cluster) -> None:
+    """Its process lives on: somebody may want to read why."""
     cluster.driver.push(cluster.driver.lease(1), "hang:")
     cluster.driver.reactor.flush()
     cluster.driver.close()
     cluster.assert_all_gone()
-    assert not cluster.session.path.exists()
+    assert "is gone" in cluster.log()
+
+
+def test_a_session_removed_under_its_head_is_made_again(cluster: Cluster) -> None:
+    root = cluster.session.path.parent
+    shutil.rmtree(root)
+    notice = cluster.driver.expect(node.Notice).text
+    assert str(cluster.session.path) in notice
+    assert "removed (., logs, secret, socket, lock)" in notice
+    visitor = Driver(cluster.session, owns=False)
+    assert visitor.welcome.session_dir == str(cluster.session.path)
+    assert [found.path for found in find_running(root)] == [cluster.session.path]
+    visitor.close()
+    cluster.driver.link.send(node.Goodbye())
+    cluster.driver.until(lambda: cluster.driver.closed)
+    cluster.assert_all_gone()
+    assert not cluster.session.is_alive()
+
+
+def test_a_parent_that_ignores_and_blocks_signals_changes_nothing(tmp_path: Path) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD])
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        cluster = Cluster(tmp_path / "root")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGCHLD])
+    cluster.driver.run(cluster.driver.lease(1))
+    cluster.head.send_signal(signal.SIGTERM)
+    assert cluster.head.wait(PATIENCE_S) == 0
+    cluster.driver.close()
+    cluster.assert_all_gone()
 
 
 def test_goodbye_ends_all_and_the_connection_closes_last(cluster: Cluster) -> None:

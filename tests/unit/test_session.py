@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -26,6 +29,7 @@ from beamlet.processes.session import (
     start_ticks,
     sweep_dead,
 )
+from beamlet.processes.session_lock import Holders, holders
 from beamlet.rpc.socket_path import short_socket_path
 
 
@@ -46,9 +50,10 @@ def mode(path: Path) -> int:
 
 
 def make_dead(session: SessionDirectory, **changes: object) -> None:
-    """As if its head had been another process that used our pid earlier."""
+    """As if its head and factory had ended; with ``changes`` in what is written about the head."""
+    session.let_go()
     info = session.path / "session.json"
-    info.write_text(json.dumps(json.loads(info.read_text()) | {"start_ticks": 1} | changes))
+    info.write_text(json.dumps(json.loads(info.read_text()) | changes))
 
 
 def age(session: SessionDirectory, days: float) -> None:
@@ -65,7 +70,13 @@ def test_everything_is_private_under_any_umask(root: Path) -> None:
     assert [mode(p) for p in (root, session.path, session.logs)] == [0o700] * 3
     assert [mode(session.path / name) for name in ("secret", "session.json")] == [0o600] * 2
     assert len(session.secret()) == 32
-    assert sorted(p.name for p in session.path.iterdir()) == ["logs", "secret", "session.json"], "no drafts"
+    assert sorted(p.name for p in session.path.iterdir()) == [
+        "lock",
+        "logs",
+        "secret",
+        "session.json",
+    ], "no drafts"
+    assert sorted(p.name for p in root.iterdir()) == [session.path.name, "session_latest"]
 
 
 def test_secrets_differ_and_the_latest_link_follows(root: Path) -> None:
@@ -139,35 +150,66 @@ def test_the_root_is_chosen_in_the_documented_order(tmp_path: Path, monkeypatch:
 # --- who is alive ---------------------------------------------------------------------------------
 
 
-def test_a_session_is_alive_while_its_head_is(root: Path) -> None:
+def test_a_session_lives_as_long_as_anyone_holds_its_lock(root: Path) -> None:
     session = SessionDirectory.create(root)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as head:
-        session.describe("address", head.pid)
+    assert session.lock is not None
+    waits = "import sys; sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", waits], stdin=subprocess.PIPE, pass_fds=(session.lock.fd,)
+    ) as head:
+        session.let_go()
+        session.let_go()  # twice is once
         assert session.is_alive()
+        assert not session.is_surely_dead()
         assert [s.path for s in find_running(root)] == [session.path]
         assert head.stdin is not None
         head.stdin.close()
         os.waitid(os.P_PID, head.pid, os.WEXITED | os.WNOWAIT)
-        assert not session.is_alive(), "a zombie is no head"
-    assert not session.is_alive()
+        assert not session.is_alive(), "a zombie holds nothing"
+        assert session.is_surely_dead()
     assert find_running(root) == []
 
 
-@pytest.mark.parametrize("change", [{"start_ticks": 1}, {"boot_id": "another boot"}])
-def test_a_recycled_pid_fools_nobody(root: Path, change: dict[str, object]) -> None:
+@pytest.mark.parametrize("change", [{"pid": 1 << 22}, {"start_ticks": 1}, {"boot_id": "another boot"}])
+def test_what_is_written_about_the_head_kills_nobody(root: Path, change: dict[str, object]) -> None:
+    """Another container's pids mean nothing here: only the lock counts."""
     session = SessionDirectory.create(root)
-    assert session.is_alive()
     info = session.path / "session.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | change))
+    age(session, 30)
+    assert session.is_alive()
+    assert not session.head_is_here(), "and its pid is not to be signalled"
+    assert sweep_dead(root, keep=0) == []
+    assert session.secret()
+
+
+def test_many_may_ask_at_once_whether_it_lives(root: Path) -> None:
+    session = SessionDirectory.create(root)
+    session.let_go()
+    lock = session.path / "lock"
+    with lock.open("r+") as other_who_asks:
+        fcntl.flock(other_who_asks, fcntl.LOCK_SH)
+        assert holders(lock) is Holders.NONE
+
+
+def test_without_a_lock_nothing_is_proven(root: Path) -> None:
+    """A cleaner took the file, the file system has no locks, or an older release made the session."""
+    session = SessionDirectory.create(root)
+    (session.path / "lock").unlink()
+    assert session.is_alive(), "by its pid, which is ours"
+    make_dead(session, start_ticks=1)
     assert not session.is_alive()
+    assert not session.is_surely_dead()
+    assert sweep_dead(root, keep=0) == []
 
 
-def test_damaged_session_files_mean_dead_not_a_crash(root: Path) -> None:
+def test_damaged_session_files_are_no_crash(root: Path) -> None:
     for text in ("", "{", "[]", '{"pid": 1}', "null"):
         session = SessionDirectory.create(root)
         (session.path / "session.json").write_text(text)
         assert session.info() is None
-        assert not session.is_alive()
+        assert not session.head_is_here()
+        assert session.is_alive()
 
 
 def test_start_ticks_of_nobody_is_0() -> None:
@@ -206,7 +248,7 @@ def test_sweep_disarms_all_dead_and_keeps_the_newest_logs(root: Path) -> None:
     removed = sweep_dead(root, keep=2)
     assert removed == [dead[1].path, dead[0].path]
     for each in dead[2:]:
-        assert sorted(p.name for p in each.path.iterdir()) == ["logs", "session.json"]
+        assert sorted(p.name for p in each.path.iterdir()) == ["lock", "logs", "session.json"]
     assert alive.socket.exists()
     assert len(alive.secret()) == 32
     assert not (root / "current_cluster").exists()
@@ -223,20 +265,69 @@ def test_sweep_removes_what_is_too_old(root: Path) -> None:
     assert sweep_dead(root) == [old.path]
 
 
-def test_sweep_leaves_the_unborn_and_the_foreign(root: Path) -> None:
-    unborn, foreign, stillborn = (SessionDirectory.create(root) for _ in range(3))
-    for each in (unborn, stillborn):
-        (each.path / "session.json").unlink()
-    age(stillborn, 1)
-    make_dead(foreign, host="another-host")
+def test_sweep_leaves_the_foreign(root: Path) -> None:
+    """Its lock is free as far as this machine knows; over a network disk that need not be all."""
+    foreign = SessionDirectory.create(root)
+    make_dead(foreign, host="another-host", boot_id="another boot")
     age(foreign, 30)
-    assert sweep_dead(root, keep=0) == [stillborn.path]
+    assert sweep_dead(root, keep=0) == []
     assert foreign.secret()
-    assert unborn.secret()
+
+
+def test_sweep_removes_what_was_half_made_or_half_removed(root: Path) -> None:
+    living, crashed, removed = (SessionDirectory.create(root) for _ in range(3))
+    half = root / f".making_{living.path.name}"
+    living.path.rename(half)
+    stale = root / f".making_{crashed.path.name}"
+    crashed.path.rename(stale)
+    crashed.let_go()
+    rest = root / f".removing_{removed.path.name}"
+    removed.path.rename(rest)
+    assert sweep_dead(root) == []
+    assert [half.exists(), stale.exists(), rest.exists()] == [True, True, False]
+    for path in (half, stale):
+        os.utime(path, (0, 0))
+    assert sweep_dead(root) == []
+    assert [half.exists(), stale.exists()] == [True, False]
 
 
 def test_sweep_of_nothing(root: Path) -> None:
     assert sweep_dead(root) == []
+
+
+def test_a_session_that_cannot_be_made_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("beamlet.processes.session._write_private", full)
+    with pytest.raises(SessionRootError, match=rf"{root}.*No space left on device.*BEAMLET_TMPDIR"):
+        SessionDirectory.create(root)
+    assert list(root.iterdir()) == []
+
+
+def test_a_root_that_is_not_utf8_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SessionRootError, match=r"\\xff.*not UTF-8.*BEAMLET_TMPDIR"):
+        secure_root(tmp_path / os.fsdecode(b"\xff"))
+
+
+def test_missing_files_are_named_and_made_again(root: Path) -> None:
+    session = SessionDirectory.create(root)
+    secret = session.secret()
+    session.socket.touch()
+    assert session.missing() == []
+    shutil.rmtree(root)
+    assert session.missing() == [".", "logs", "secret", "socket", "lock"]
+    session.mend(secret)
+    assert session.missing() == ["socket"], "which is the listener's"
+    assert session.secret() == secret
+    assert session.is_alive()
+    assert session.head_is_here()
+    assert [s.path for s in find_running(root)] == [session.path]
+    (session.path / "lock").unlink()
+    assert session.missing() == ["socket", "lock"]
+    session.mend(secret)
+    session.let_go()
+    assert session.is_surely_dead()
 
 
 def test_remove_takes_all_or_leaves_the_logs(root: Path) -> None:

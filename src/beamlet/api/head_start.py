@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from beamlet.rpc.auth import HandshakeError
 from beamlet.rpc.listener import connect
 
 HEAD_STARTS_S = 30.0
+#: The factory's own bound is 5 s.
+FACTORY_ENDS_S = 6.0
 MIN_STORE_BYTES = 75 << 20
 
 
@@ -71,6 +74,7 @@ def head_options(
         offered[name] = float(amount)
     return HeadOptions(
         session_dir=str(session.path),
+        lock_fd=-1 if session.lock is None else session.lock.fd,
         resources={name: amount for name, amount in offered.items() if amount},
         object_store_bytes=store,
         node_ip=host.ip,
@@ -82,10 +86,9 @@ def head_options(
     )
 
 
-def start_head(options: HeadOptions) -> StartedHead:
-    """Start the head and wait until it listens. Raises RuntimeError saying why it did not."""
+def start_head(session: SessionDirectory, options: HeadOptions) -> StartedHead:
+    """Start the head and hand it the session's life. ``await_head`` waits until it listens."""
     raise_fd_limit()
-    session = SessionDirectory(Path(options.session_dir))
     env = dict(os.environ)
     package_root = str(Path(__file__).parents[2])
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, env.get("PYTHONPATH", "")]))
@@ -96,7 +99,9 @@ def start_head(options: HeadOptions) -> StartedHead:
         stdout=subprocess.PIPE,
         start_new_session=True,
         env=env,
+        pass_fds=() if session.lock is None else (session.lock.fd,),
     )
+    session.let_go()
     return StartedHead(session, process)
 
 
@@ -118,6 +123,7 @@ def await_head(head: StartedHead) -> None:
         why = ready.error if ready is not None else f"it said nothing within {HEAD_STARTS_S:g} s or ended"
         log = head.session.logs / "head.log"
         tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+        head.session.remove()  # all that it said is in our error
         raise RuntimeError(f"the head process did not start: {why}\n{tail}")
 
 
@@ -143,7 +149,13 @@ def stop_head(head: StartedHead, at_once: bool = False) -> None:
 
 
 def clean_up_after(session: SessionDirectory) -> None:
-    """The head died without cleaning up: end what it left, and disarm its session."""
+    """The head died without cleaning up: end what it left, and disarm its session.
+
+    First comes the factory, which holds the session's lock for so long: it finds what a sweep cannot.
+    """
+    deadline = time.monotonic() + FACTORY_ENDS_S
+    while session.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.005)
     sweep_and_wait(session.marker)
     session.remove(keep_logs=True)
 

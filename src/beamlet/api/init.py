@@ -20,6 +20,7 @@ from beamlet.api import backend, driver_output
 from beamlet.api.advising import advise
 from beamlet.api.context import ClusterContext
 from beamlet.api.head_start import (
+    FACTORY_ENDS_S,
     StartedHead,
     await_head,
     clean_up_after,
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("beamlet")
 _JOIN_S = 15.0
 _GOODBYE_S = 10.0
-_HEAD_DIES_S = 2.0
 
 
 class Driver:
@@ -146,9 +146,9 @@ class Driver:
         """A head that was killed has cleaned up nothing: do it for it, whoever started it."""
         if self.head is not None:
             self.head.process.wait()
-        deadline = monotonic() + _HEAD_DIES_S
+        deadline = monotonic() + FACTORY_ENDS_S
         while self.session.is_alive() and monotonic() < deadline:
-            sleep(0.01)  # its connections close some moments before it is gone
+            sleep(0.01)  # its connections close some moments before it and its factory are gone
         if not self.session.is_alive():
             clean_up_after(self.session)
 
@@ -246,6 +246,7 @@ def _start_new(given: InitOptions) -> Driver:
     driver: Driver | None = None
     try:
         head = start_head(
+            session,
             head_options(
                 session,
                 num_cpus=given.num_cpus,
@@ -256,7 +257,7 @@ def _start_new(given: InitOptions) -> Driver:
                 owned=True,
                 infeasible_grace_s=None if given.waits_for_infeasible else given.infeasible_grace_s,
                 preload=given.preload,
-            )
+            ),
         )
     except BaseException:
         session.remove()

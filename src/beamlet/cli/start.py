@@ -125,7 +125,7 @@ def _start(options: argparse.Namespace) -> StartedHead:
             infeasible_grace_s=10.0,
             preload=options.preload,
         )
-        head = start_head(made)
+        head = start_head(session, made)
     except BaseException:
         session.remove()
         raise

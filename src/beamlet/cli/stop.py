@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import sys
+import time
 from typing import Any
 
 from beamlet.api.head_start import clean_up_after, find_session
@@ -87,11 +88,11 @@ def end(session: SessionDirectory, grace_s: float) -> str:
     try:
         pidfd = os.pidfd_open(info.pid)
     except ProcessLookupError:
-        return _swept(session)
+        return _without_head(session)
     try:
         # From here on the descriptor means one process, whatever becomes of its number: is it the head?
-        if not session.is_alive():
-            return _swept(session)
+        if not session.head_is_here():
+            return _without_head(session)
         if grace_s > 0:
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
             if _ends(pidfd, grace_s):
@@ -115,6 +116,15 @@ def _ends(pidfd: int, seconds: float) -> bool:
     return bool(waiter.poll(seconds * 1000))
 
 
-def _swept(session: SessionDirectory) -> str:
+def _without_head(session: SessionDirectory) -> str:
+    """Nobody here is the head: it is gone, or it lives in another container."""
+    deadline = time.monotonic() + _KILLED_S
+    while session.is_alive():  # the factory ends what a head that was killed has left
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"the processes of session {session.path.name} cannot be seen from here: it runs in another "
+                "container (PID namespace) that shares this directory. Run `beamlet stop` there."
+            )
+        time.sleep(0.01)
     clean_up_after(session)
     return ": its head was gone already, the rest is now"

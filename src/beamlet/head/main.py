@@ -27,18 +27,23 @@ from beamlet.head.node_facts import NodeFacts
 from beamlet.head.options import HeadOptions, HeadReady
 from beamlet.object_store.arena import Arena
 from beamlet.processes.factory import FactoryProcess, WorkerBoot, fork_factory
-from beamlet.processes.fate_sharing import become_subreaper, sweep_and_wait
+from beamlet.processes.fate_sharing import become_subreaper, end_children, sweep_and_wait
 from beamlet.processes.host import raise_fd_limit
 from beamlet.processes.session import SessionDirectory
+from beamlet.processes.session_lock import SessionLock
 
 #: An owner that has not joined by then is not going to.
 OWNER_JOINS_S = 30.0
 #: How long the factory may take to end all workers before it is killed.
 _FACTORY_ENDS_S = 6.0
+_ORPHANS_END_S = 2.0
 
 
 def main(arguments: list[str]) -> int:
     """Be the head until its owner leaves or a signal says stop. Returns the exit status."""
+    # Whoever started us may ignore or block signals; what it thinks of its children is not for ours.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         options = msgspec.json.decode(arguments[1], type=HeadOptions)
     except (IndexError, msgspec.DecodeError) as error:
@@ -70,6 +75,11 @@ class Head:
     def __init__(self, options: HeadOptions, report: int) -> None:
         """``report``: the pipe to whoever started us; it must not live on in our forks."""
         self.session = SessionDirectory(Path(options.session_dir))
+        if options.lock_fd >= 0:
+            os.set_inheritable(options.lock_fd, False)
+            self.session.lock = SessionLock(options.lock_fd)
+        self._owner_pid = os.getppid()
+        self._owned = options.owned
         self._ending = ""
         self._failed = False
         os.environ["BEAMLET_SESSION"] = self.session.marker
@@ -87,6 +97,7 @@ class Head:
         )
         # Loaded after the fork: workers need none of it, and the factory loads what they do need meanwhile.
         from beamlet.gcs.gcs import Gcs
+        from beamlet.head.session_keeper import SessionKeeper
         from beamlet.object_store.store import ObjectStore
         from beamlet.raylet.raylet import NodeConfig, Raylet
         from beamlet.rpc.listener import Listener
@@ -118,11 +129,22 @@ class Head:
         )
         self._gcs.ask_freshly(node_id, self._raylet.report)
         self._raylet.start()
-        self._listener = Listener(
-            str(self.session.socket), self.session.secret(), self._reactor, self._raylet.on_connection
+        secret = self.session.secret()
+
+        def listen() -> Listener:
+            path = str(self.session.socket)
+            return Listener(path, secret, self._reactor, self._raylet.on_connection)
+
+        self._keeper = SessionKeeper(
+            self.session,
+            secret,
+            self._reactor,
+            listen,
+            self._raylet.warn_drivers,
+            is_current=not options.owned,
         )
         self.session.describe(str(self.session.socket))
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda received, _: self._end(f"signal {signal.Signals(received).name}"))
 
     def run(self) -> None:
@@ -165,17 +187,23 @@ class Head:
     def _close(self) -> None:
         """In order: new visitors, workers, files. Connections close with the process, after everything."""
         os.write(2, f"beamlet head: ends: {self._ending or 'an error of its own, see above'}\n".encode())
-        self._listener.close()
+        left_behind = self._raylet.has_drivers
+        self._keeper.close()
         self._raylet.close()
         status = _await_exit(self._factory.pid, _FACTORY_ENDS_S)
         if status is None:
             os.kill(self._factory.pid, signal.SIGKILL)
             _await_exit(self._factory.pid, _FACTORY_ENDS_S)
-        if status != 0:
-            # It could not end what it was to end; a sweep finds that by the session's mark.
+        # Nothing, if the factory ended in order; else all it left has fallen to us, and what it could not
+        # leave to us a sweep finds by the session's mark.
+        if not end_children(_ORPHANS_END_S) or status != 0:
             sweep_and_wait(self.session.marker)
         self._arena.close()
-        self.session.remove(keep_logs=self._failed)
+        self.session.remove(keep_logs=self._failed or left_behind or self._owner_lives_on())
+
+    def _owner_lives_on(self) -> bool:
+        """It did not leave us and is not dead: we closed its connection, and its errors name our log."""
+        return self._owned and not self._raylet.owner_left and os.getppid() == self._owner_pid
 
 
 class _WorkerMain:
@@ -183,6 +211,7 @@ class _WorkerMain:
 
     def __init__(self, options: HeadOptions, node_id: NodeId, arena: Arena) -> None:
         self._name = options.worker_main
+        self._lock_fd = options.lock_fd
         self._facts = NodeFacts(node_id, options.session_dir, options.node_ip, arena.fd, arena.capacity)
         self._main: Callable[[WorkerBoot, NodeFacts], None] | None = None
 
@@ -193,6 +222,8 @@ class _WorkerMain:
 
     def __call__(self, boot: WorkerBoot) -> None:
         assert self._main is not None, "the factory loads it before it forks"
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)  # the head and the factory keep the session alive, and nobody else
         self._main(boot, self._facts)
 
 

@@ -16,6 +16,8 @@ class HeadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node_ip: str
     hostname: str
     version: str
+    #: The descriptor of the session's lock, inherited; -1: whoever made the session keeps it alive.
+    lock_fd: int = -1
     #: A driver that started us for itself: we end if it does not come. False: ``beamlet start --head``.
     owned: bool = True
     #: Workers forked before anyone asks, and idle ones kept; -1: one per CPU.

@@ -4,6 +4,7 @@
     become_subreaper   orphans below us become our children instead of init's, so that we can find them
     kill_group         a process and everything that stayed in its process group
     descendants        everything below a process that still has its parents
+    end_children       a subreaper's last act: nothing below it is left, whatever it made of itself
     sweep              everything started under a session's marker, wherever it hangs by now
 
 Not here: deciding who must die (factory, raylet), and waiting for the deaths.
@@ -82,6 +83,25 @@ def descendants(pid: int) -> list[int]:
     for each in found:  # grows while it is walked
         found += below.get(each, ())
     return found
+
+
+def end_children(seconds: float) -> bool:
+    """SIGKILL and reap all children of this process, and those that fall to it meanwhile; False: not in time.
+
+    In a subreaper that gets everything below it: who dies leaves its children to us before it can be reaped.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        for pid in children(os.getpid()):
+            _kill(pid)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
 
 
 def sweep(marker: str) -> list[int]:

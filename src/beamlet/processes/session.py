@@ -3,10 +3,15 @@
     <root>/                                    0700, ours by proof, never by belief
       session_latest → session_2026-…          replaced atomically
       current_cluster                          what ``init("auto")`` joins: ``beamlet start --head`` wrote it
-      session_YYYY-MM-DD_HH-MM-SS_micros_pid/  0700
+      session_YYYY-MM-DD_HH-MM-SS_micros_pid/  0700; appears whole and goes at once (both by rename)
+        lock                                   held, for as long as they live, by the head and its factory
         session.json                           the head's pid and birth, so that a recycled pid fools nobody
         secret                                 0600 from its first moment
         node.sock, logs/
+
+Whether a session lives is said by its lock (processes/session_lock.py) and by nothing else: pids mean
+something else in another container, a lock is the kernel's.  The process that makes the session takes it and
+hands it down to the head.  Nothing of a session is killed or removed unless its lock was found free.
 
 Not here: what is in the logs, and the handshake that uses the secret.
 """
@@ -23,12 +28,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from beamlet.processes.fate_sharing import sweep
+from beamlet.processes.session_lock import Holders, SessionLock, holders
 
 _PREFIX = "session_"
 _LATEST = "session_latest"
 _CURRENT = "current_cluster"
 _SECRET_BYTES = 32
 _DAY_S = 86_400.0
+#: Names of what is not a session yet, and of what no longer is.
+_MAKING, _REMOVING = ".making_", ".removing_"
 _BEING_MADE_S = 60.0
 
 
@@ -38,7 +46,7 @@ class SessionRootError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """session.json: enough to judge from outside whether the head is alive, and how to reach it."""
+    """session.json: which process the head is, and how to reach it."""
 
     pid: int
     #: Clock ticks after boot, from /proc: with the pid it names one process for ever.
@@ -60,24 +68,44 @@ class SessionDirectory:
         self.socket = path / "node.sock"
         self._secret = path / "secret"
         self._info = path / "session.json"
+        self._lock_file = path / "lock"
+        #: What we ourselves hold of the session: it lives at least as long.
+        self.lock: SessionLock | None = None
 
     @classmethod
     def create(cls, root: Path | None = None) -> SessionDirectory:
         """Make a fresh session of this process under ``root``, with its secret; session_latest is now it.
 
-        Raises SessionRootError if the root is not ours alone.
+        It lives until its ``lock`` is closed, here and in every process that inherited it.  Raises
+        SessionRootError if the root is not ours alone, or nothing can be made in it; then nothing is left.
         """
         root = secure_root(root if root is not None else session_root())
         now = time.time()
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
         name = f"{_PREFIX}{stamp}_{int(now % 1 * 1e6):06}_{os.getpid()}"
-        session = cls(root / name)
-        _make_private(session.path)
-        _make_private(session.logs)
-        _write_private(session._secret, os.urandom(_SECRET_BYTES).hex())
-        session.describe(address=str(session.socket))
-        _replace_link(root / _LATEST, name)
+        session, draft = cls(root / name), cls(root / f"{_MAKING}{name}")
+        try:
+            _make_private(draft.path)
+            _make_private(draft.logs)
+            session.lock = SessionLock.take(draft._lock_file)
+            _write_private(draft._secret, os.urandom(_SECRET_BYTES).hex())
+            draft.describe(address=str(session.socket))
+            os.rename(draft.path, session.path)
+            _replace_link(root / _LATEST, name)
+        except OSError as error:
+            session.let_go()
+            _remove_tree(draft.path)
+            _remove_tree(session.path)
+            raise SessionRootError(
+                f"cannot make the session {session.path}: {error.strerror}. {_CHOOSE}"
+            ) from error
         return session
+
+    def let_go(self) -> None:
+        """We no longer keep it alive (a process that we handed the lock may). Idempotent."""
+        if self.lock is not None:
+            self.lock.close()
+            self.lock = None
 
     @property
     def marker(self) -> str:
@@ -109,9 +137,51 @@ class SessionDirectory:
         return bytes.fromhex(self._secret.read_text())
 
     def is_alive(self) -> bool:
-        """Whether the very process that was its head still runs, here, since this boot."""
+        """Whether anyone holds its lock: its head, or a factory that still ends what the head left."""
+        found = holders(self._lock_file)
+        return found is Holders.SOME or (found is Holders.UNKNOWN and self.head_is_here())
+
+    def head_is_here(self) -> bool:
+        """Whether the very process that is its head runs where we can see it: only then its pid means it."""
         info = self.info()
         return info is not None and info.boot_id == boot_id() and _runs(info.pid, info.start_ticks)
+
+    def is_surely_dead(self) -> bool:
+        """Its lock is free, and this kernel is the one that would know."""
+        if holders(self._lock_file) is not Holders.NONE:
+            return False
+        info = self.info()
+        return info is None or info.boot_id == boot_id() or info.host == os.uname().nodename
+
+    def missing(self) -> list[str]:
+        """What of a living session is gone, say through a cleaner of temporary files; for its head, who has
+        the lock.
+        """
+        wanted = {".": self.path, "logs": self.logs, "secret": self._secret, "socket": self.socket}
+        gone = [name for name, path in wanted.items() if not path.exists()]
+        if self.lock is not None and not self.lock.is_at(self._lock_file):
+            gone.append("lock")
+        return gone
+
+    def mend(self, secret: bytes) -> None:
+        """Make anew what is missing, but the socket. Raises OSError or SessionRootError."""
+        secure_root(self.path.parent)
+        for directory in (self.path, self.logs):
+            with contextlib.suppress(FileExistsError):
+                _make_private(directory)
+        if self.lock is not None and not self.lock.is_at(self._lock_file):
+            self._lock_file.unlink(missing_ok=True)
+            self.lock = SessionLock.take(self._lock_file)
+        if not self._secret.exists():
+            _write_private(self._secret, secret.hex())
+        if not self._info.exists():
+            self.describe(address=str(self.socket))
+
+    def touch(self) -> None:
+        """Be no prey for those who remove what is old."""
+        for path in (self._lock_file, self._secret, self._info, self.socket, self.logs, self.path):
+            with contextlib.suppress(OSError):
+                os.utime(path)
 
     @property
     def is_armed(self) -> bool:
@@ -125,13 +195,15 @@ class SessionDirectory:
 
     def remove(self, keep_logs: bool = False) -> None:
         """The end: everything goes; with ``keep_logs`` (something failed) only what lets one connect."""
+        self.let_go()
         if keep_logs:
             self.disarm()
             return
-        import shutil  # with its archive formats some milliseconds, which no start should pay
-
         root = self.path.parent
-        shutil.rmtree(self.path, ignore_errors=True)
+        gone = root / f"{_REMOVING}{self.path.name}"
+        with contextlib.suppress(OSError):
+            os.rename(self.path, gone)
+        _remove_tree(gone)
         with contextlib.suppress(OSError):
             if os.readlink(root / _LATEST) == self.path.name:
                 (root / _LATEST).unlink()
@@ -156,6 +228,12 @@ def session_root(env: Mapping[str, str] | None = None) -> Path:
 
 def secure_root(root: Path) -> Path:
     """Make ``root`` if need be and return it, sure that nobody else owns, writes or reads it."""
+    try:
+        str(root).encode()
+    except UnicodeEncodeError:
+        raise SessionRootError(
+            f"the directory for sessions would be {os.fsencode(root)!r}: its name is not UTF-8. {_CHOOSE}"
+        ) from None
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -225,14 +303,15 @@ def find_current(root: Path) -> SessionDirectory | None:
 def sweep_dead(root: Path, keep: int = 10, max_age_days: float = 7) -> list[Path]:
     """Disarm all dead sessions; remove their logs beyond the ``keep`` newest or older than ``max_age_days``.
 
-    Returns the directories removed. Left alone: sessions of other hosts, and those still being made (no
-    session.json, less than a minute old). Repeat-safe, also by several processes at once.
+    Returns the directories removed. Left alone: whatever is not surely dead, such as sessions of other hosts.
+    Repeat-safe, also by several processes at once.
     """
     removed: list[Path] = []
     now, kept = time.time(), 0
+    _sweep_halves(root, now)
     for session in sessions(root):
-        age_s = _age_s(session, now)
-        if age_s is None or not _is_surely_dead(session, age_s):
+        age_s = _age_s(session.path, now)
+        if age_s is None or not session.is_surely_dead():
             continue
         if session.is_armed:
             # Nobody cleaned up: whoever could have was killed too, and may have left processes.
@@ -248,16 +327,26 @@ def sweep_dead(root: Path, keep: int = 10, max_age_days: float = 7) -> list[Path
     return removed
 
 
-def _is_surely_dead(session: SessionDirectory, age_s: float) -> bool:
-    info = session.info()
-    if info is None:
-        return age_s > _BEING_MADE_S
-    return info.host == os.uname().nodename and not session.is_alive()
-
-
-def _age_s(session: SessionDirectory, now: float) -> float | None:
+def _sweep_halves(root: Path, now: float) -> None:
+    """What a process that was killed meanwhile had half made, or half removed."""
     try:
-        return now - session.path.stat().st_mtime
+        names = [entry.name for entry in os.scandir(root)]
+    except FileNotFoundError:
+        return
+    for name in names:
+        age_s = _age_s(root / name, now)
+        if name.startswith(_REMOVING) or (
+            name.startswith(_MAKING)
+            and age_s is not None
+            and age_s > _BEING_MADE_S
+            and holders(root / name / "lock") is not Holders.SOME
+        ):
+            _remove_tree(root / name)
+
+
+def _age_s(path: Path, now: float) -> float | None:
+    try:
+        return now - path.stat().st_mtime
     except FileNotFoundError:  # another process swept it
         return None
 
@@ -299,6 +388,12 @@ def _make_private(directory: Path) -> None:
     """Raises FileExistsError. Never open to others, and open to us under any umask."""
     directory.mkdir(mode=0o700)
     directory.chmod(0o700)
+
+
+def _remove_tree(directory: Path) -> None:
+    import shutil  # with its archive formats some milliseconds, which no start should pay
+
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _write_private(path: Path, text: str) -> None:

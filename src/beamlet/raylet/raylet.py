@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,9 @@ from beamlet.raylet.worker_pool import MAX_STARTING, WorkerPool
 from beamlet.raylet.worker_service import FromFactory, WorkerService
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.reactor import Reactor
+
+#: The level's number in logging, a module that the head does without.
+_WARNING = 30
 
 
 class NodeConfig(Struct, frozen=True):
@@ -94,6 +98,8 @@ class Raylet:
         self._gcs = gcs_port
         self._on_end = on_end
         self._ending = False
+        #: The driver that started the cluster said goodbye.
+        self.owner_left = False
         self._members = Members(config.node_id)
         performer = self._performer = Performer(self._rearm)
         ledger = ResourceLedger(config.resources)
@@ -174,6 +180,10 @@ class Raylet:
     def driver_has_joined(self) -> bool:
         return self._drivers.has_joined
 
+    @property
+    def has_drivers(self) -> bool:
+        return any(member.is_driver and member.job is not None for member in self._members)
+
     def report(self) -> cluster.NodeReport:
         """What there is, who runs, who waits: for QueryCluster."""
         now = time.monotonic()
@@ -197,6 +207,13 @@ class Raylet:
             available={name: max(0, units) for name, units in view.available.items()},
             labels=dict(view.labels),
         )
+
+    def warn_drivers(self, text: str) -> None:
+        """Say it in the head's log and, through their logging, to all drivers here."""
+        sys.stderr.write(f"beamlet head: {text}\n")
+        for member in self._members:
+            if member.is_driver:
+                member.send(node.Notice(_WARNING, text))
 
     def close(self) -> None:
         """Let the factory end all workers, and stop listening to anyone. Drivers see us leave last."""
@@ -283,6 +300,7 @@ class Raylet:
             raise PeerMisuse("only a driver says Goodbye")
         self._drivers.goodbye(sender)
         if sender.owns_cluster:
+            self.owner_left = True
             self._on_end(f"its driver (pid {sender.pid}) said goodbye")
 
     # ---- the rest ----

@@ -1,0 +1,80 @@
+"""Whether a session lives, as the kernel knows it: a lock on a file, free as soon as nobody holds it.
+
+flock() belongs to an open file, not to a process: the one who makes the session takes it, the head inherits
+it and the factory inherits it from the head.  Whatever kills them, the kernel frees it with the last of them;
+containers that see none of each other's processes agree on it, and no pid that was given away again misleads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+#: A file system that has no locks (some network ones).
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+class Holders(enum.Enum):
+    SOME = "some"
+    NONE = "none"
+    #: There is no lock file, or no lock to be had: nothing is proven.
+    UNKNOWN = "unknown"
+
+
+class SessionLock:
+    """A share in a session's life. Lost with this object, if nobody else inherited it."""
+
+    def __init__(self, fd: int) -> None:
+        """``fd``: an open lock file, locked. Ours from now on."""
+        self.fd = fd
+
+    @classmethod
+    def take(cls, path: Path) -> SessionLock | None:
+        """Make the lock file and hold it; None where the file system has no locks."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # waits only for those who ask, which takes them microseconds
+        except OSError as error:
+            os.close(fd)
+            os.unlink(path)
+            if error.errno in _NO_LOCKS:
+                return None
+            raise
+        return cls(fd)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether ``path`` still is the file that we hold."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self.fd))
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            self.close()
+
+
+def holders(path: Path) -> Holders:
+    """Whether anyone holds the lock. Many may ask at once; asking disturbs no holder."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return Holders.UNKNOWN
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return Holders.SOME
+    except OSError:
+        return Holders.UNKNOWN
+    finally:
+        os.close(fd)
+    return Holders.NONE
