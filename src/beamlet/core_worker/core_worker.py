@@ -12,7 +12,6 @@ waiting.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -46,6 +45,7 @@ from beamlet.exceptions import CallSite
 from beamlet.object_store.arena import Arena
 from beamlet.protocol import gcs, node, peer
 from beamlet.rpc.connection import Connection
+from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.reactor import Reactor
 from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.refs import released
@@ -70,7 +70,7 @@ class CoreWorker:
     def __init__(
         self,
         identity: Identity,
-        sock: socket.socket,
+        sock: Wire,
         arena_fd: int,
         context: TaskContext,
         make_ref: MakeRef,

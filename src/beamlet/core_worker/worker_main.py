@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import threading
 from typing import Any
@@ -27,14 +26,18 @@ from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import StartActor
 from beamlet.protocol.node import DescribeTask, ExitedOnPurpose, ExitWorker, JobDescription, WorkerReady
 from beamlet.protocol.peer import CallActor, PushTask
+from beamlet.rpc.descriptors import Wire
+from beamlet.rpc.turns import SharedReactor
 
 
 class Birth(msgspec.Struct):
     """What all workers of a node are born with, beside what is theirs alone."""
 
     identity: Identity
-    sock: socket.socket
+    sock: Wire
     arena_fd: int
+    #: None: one of its own.
+    reactor: SharedReactor | None = None
 
 
 class Worker:
@@ -50,6 +53,7 @@ class Worker:
             make_ref,
             make_generator,
             self._raylet_lost,
+            birth.reactor,
         )
         self.output = Output(self._speaker)
         self.execution = self.core.execution = Execution(self.core, self.output)

@@ -13,7 +13,6 @@ The ● parts decide, the services beside them (``*_service.py``) carry out, ``P
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -49,6 +48,7 @@ from beamlet.raylet.store_service import StoreService
 from beamlet.raylet.worker_pool import MAX_STARTING, WorkerPool
 from beamlet.raylet.worker_service import FromFactory, WorkerService
 from beamlet.rpc.connection import Connection
+from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.reactor import Reactor
 
 #: The level's number in logging, a module that the head does without.
@@ -87,7 +87,7 @@ class Raylet:
         self,
         reactor: Reactor,
         config: NodeConfig,
-        factory_socket: socket.socket,
+        factory_socket: Wire,
         arena: Arena,
         store: ObjectStore,
         gcs_port: GcsPort,
@@ -153,7 +153,7 @@ class Raylet:
         count = min(self._config.warm_workers, MAX_STARTING)
         self._performer.perform(self._pool.prestart(count, time.monotonic()))
 
-    def on_connection(self, sock: socket.socket) -> None:
+    def on_connection(self, sock: Wire) -> None:
         """A visitor that has proven the session's secret; it must say DriverHello first."""
         self._link(sock)
 
@@ -227,7 +227,7 @@ class Raylet:
 
     # ---- core workers ----
 
-    def _link(self, sock: socket.socket) -> Connection:
+    def _link(self, sock: Wire) -> Connection:
         return Connection(
             sock,
             self._reactor,

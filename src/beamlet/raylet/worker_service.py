@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from beamlet.raylet.performer import Performer
 from beamlet.raylet.worker_pool import WorkerPool
 from beamlet.raylet.worker_record import AskExit, Assign, Exit, Fork, Kill
 from beamlet.rpc.connection import Connection
+from beamlet.rpc.descriptors import Wire
 
 FromFactory = factory.Forked | factory.ForkFailed | factory.ChildExited | factory.Preloaded
 
@@ -38,7 +38,7 @@ class WorkerService:
         output: OutputService,
         performer: Performer,
         factory_link: Connection,
-        link_worker: Callable[[socket.socket], Connection],
+        link_worker: Callable[[Wire], Connection],
     ) -> None:
         self._pool = pool
         self._members = members
@@ -90,7 +90,7 @@ class WorkerService:
 
     def _fork(self, effect: Fork) -> None:
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            ours, theirs = self._factory.reactor.descriptors.pair()
         except OSError as error:
             self._fork_failed(effect.worker, f"no descriptors for its connection: {error.strerror}")
             return
