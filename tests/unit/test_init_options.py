@@ -33,15 +33,15 @@ def test_namespaces_are_random_unless_given() -> None:
         ({"local_mode": True}, RuntimeError, "no longer supported"),
         ({"redis_address": "x"}, RuntimeError, "address"),
         ({"num_cpus": -1}, ValueError, "negative"),
-        ({"num_cpus": "2"}, TypeError, "a number, not str"),
-        ({"num_cpus": True}, TypeError, "a number, not bool"),
+        ({"num_cpus": "2"}, TypeError, "a number, not a str"),
+        ({"num_cpus": True}, TypeError, "a number, not a bool"),
         ({"namespace": ""}, ValueError, "must not be empty"),
         ({"namespace": 3}, TypeError, "must be a str"),
         ({"runtime_env": "x"}, TypeError, "dict or RuntimeEnv"),
-        ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError, "'A': 1"),
-        ({"logging_level": "loud"}, ValueError, "no logging level"),
+        ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError, "'A' is 1"),
+        ({"logging_level": "loud"}, ValueError, "must be a logging level"),
         ({"compat": "dask"}, ValueError, "'ray'"),
-        ({"job_config": {}}, TypeError, "must be a JobConfig, not dict"),
+        ({"job_config": {}}, TypeError, "must be a JobConfig, not a dict"),
         ({"_system_config": "x"}, TypeError, "dict"),
     ],
     ids=str,
@@ -81,7 +81,7 @@ def test_a_job_config_counts_where_no_argument_does() -> None:
 
 
 def test_a_job_config_is_checked_like_arguments() -> None:
-    with pytest.raises(TypeError, match="'A': 1"):
+    with pytest.raises(TypeError, match="'A' is 1"):
         check(job_config=JobConfig(runtime_env={"env_vars": {"A": 1}}))
 
 

@@ -17,10 +17,10 @@ from beamlet.api.runtime_env import RuntimeEnv, RuntimeEnvConfig, env_vars_of
 @pytest.mark.parametrize(
     ("env_vars", "said"),
     [
-        ({"A": 1}, "A is 1, an int. Write '1'"),
+        ({"A": 1}, "'A' is 1, an int. Write '1'"),
         ({1: "1"}, "the name 1 is an int"),
-        ({"A": None}, "A is None, a NoneType"),
-        ([("A", "1")], "got list"),
+        ({"A": None}, "'A' is None, None"),
+        ([("A", "1")], "is a list"),
     ],
 )
 def test_env_vars_map_str_to_str(env_vars: Any, said: str) -> None:
@@ -83,7 +83,7 @@ def test_job_config_refuses() -> None:
         JobConfig(default_actor_lifetime="for ever")
     with pytest.raises(TypeError, match="list or tuple"):
         JobConfig(code_search_path="lib")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="A is 1"):
+    with pytest.raises(TypeError, match="'A' is 1"):
         JobConfig().set_runtime_env({"env_vars": {"A": 1}}, validate=True)
 
 

@@ -10,9 +10,11 @@ from typing import Any, Generic, NoReturn, TypeVar, overload
 import msgspec
 
 from beamlet.api import backend
+from beamlet.api.argument_table import checked
 from beamlet.api.call_sites import call_site, here
 from beamlet.api.generators import returns_on_wire
 from beamlet.api.object_ref import ObjectRef
+from beamlet.api.option_rules import a_kind, brief, nearest
 from beamlet.api.options import ActorOptions, MethodOptions, validate_actor_options, validate_method_options
 from beamlet.api.placing import strategy_of
 from beamlet.api.runtime_env import env_vars_of
@@ -25,6 +27,7 @@ from beamlet.core_worker.submitting.actors import Creation
 from beamlet.core_worker.submitting.submission import MethodTemplate
 from beamlet.exceptions import (
     ActorClassInheritanceException,
+    ActorHandleNotFoundError,
     AsyncioActorExit,
     PendingCallsLimitExceeded,
     RaySystemError,
@@ -56,6 +59,7 @@ class HandleInfo(msgspec.Struct):
     max_task_retries: int
     max_pending_calls: int
     ordered: bool
+    concurrency_groups: tuple[str, ...] = ()
 
 
 # -- methods -------------------------------------------------------------------------------------
@@ -82,7 +86,7 @@ class ActorMethod:
         core = backend._current or backend.current()
         handle = self._handle
         link = handle._link if handle._bound_to is core else handle._bind(core)
-        if 0 <= link.max_pending_calls <= link.pending_count:
+        if 0 < link.max_pending_calls <= link.pending_count:
             raise PendingCallsLimitExceeded(
                 f"{link.pending_count} calls of {handle!r} are unanswered; max_pending_calls is "
                 f"{link.max_pending_calls}. Wait for some with beamlet.wait() first."
@@ -93,6 +97,13 @@ class ActorMethod:
         """The same method with other options."""
         name = f"method {self._handle._info.class_name}.{self._info.name}"
         merged = self._info.options.merge(options, target=name, is_generator=self._info.is_generator)
+        group, groups = merged.concurrency_group, self._handle._info.concurrency_groups
+        if group and group not in groups:
+            raise ValueError(
+                f"option concurrency_group={group!r} of {name}: the actor has no such group; "
+                + (f"it has {', '.join(map(repr, groups))}" if groups else "it was made without any")
+                + nearest(group, groups)
+            )
         return ActorMethod(self._handle, self._info, _template(self._handle._info, self._info, merged))
 
     def _remote(
@@ -138,6 +149,8 @@ class ActorHandle(Generic[T]):
         self._ref = ref
         self._info = info
         self._templates: dict[str, MethodTemplate] = {}
+        #: The session in which this process got the handle; None for one unpickled outside of any.
+        self._home: Any = backend._current
         self._bound_to: Any = None
         self._link: Any = None
 
@@ -164,7 +177,7 @@ class ActorHandle(Generic[T]):
 
     def _bind(self, core: Any) -> Any:
         """Our process's line to the actor, followed from the first call on."""
-        if self._bound_to is not None and self._ref is not None and core is not self._bound_to:
+        if self._is_of_another_session(core):
             raise RaySystemError(ValueError(f"{self!r} belongs to an earlier session, which was shut down"))
         with core.lock:
             link = core.actors.link(self._id, self._info.class_name)
@@ -174,6 +187,10 @@ class ActorHandle(Generic[T]):
             core.actors.subscribe(link)
         self._link, self._bound_to = link, core
         return link
+
+    def _is_of_another_session(self, core: Any) -> bool:
+        """Whether its actor ended with a session that is over. Actors of ``get_actor`` may outlive one."""
+        return self._ref is not None and self._home is not None and self._home is not core
 
     @property
     def _actor_id(self) -> Any:
@@ -312,6 +329,7 @@ class ActorClass(Generic[T]):
             options.max_task_retries,
             options.max_pending_calls,
             ordered,
+            tuple(options.concurrency_groups),
         )
 
     def _concurrency(self, options: ActorOptions) -> int:
@@ -456,14 +474,10 @@ def method(*args: Any, **options: Any) -> Any:
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     """The live actor called ``name``. The handle does not keep it alive.
 
-    Raises ValueError if there is none, or the name is empty.
+    Raises ValueError if there is none or the name is empty, TypeError if it is not a str.
     """
-    if not name:
-        raise ValueError("get_actor needs a name that is not empty")
-    if namespace is not None and not isinstance(namespace, str):
-        raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
-    if namespace == "":
-        raise ValueError("namespace must not be empty; leave it out for this job's own")
+    name = checked("get_actor", "name", name)
+    namespace = checked("get_actor", "namespace", namespace)
     core = backend.current()
     return handle_of(core.actors.find(name, namespace or core.identity.namespace))
 
@@ -471,11 +485,19 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
 def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
     """End an actor at once: running calls fail, clean-up code does not run.
 
-    no_restart: False lets max_restarts bring it back. Raises ValueError for anything but a handle.
+    no_restart: False lets max_restarts bring it back. Raises ValueError for anything but a handle,
+    ActorHandleNotFoundError for one of an earlier session.
     """
-    core = backend.current()
     if not isinstance(actor, ActorHandle):
-        raise ValueError(f"kill wants an actor handle, not {type(actor).__name__}; for tasks use cancel()")
+        raise ValueError(
+            f"kill(actor={brief(actor)}): actor must be a handle, not {a_kind(actor)}; for tasks use cancel()"
+        )
+    no_restart = checked("kill", "no_restart", no_restart)
+    core = backend.current()
+    if actor._is_of_another_session(core):
+        raise ActorHandleNotFoundError(
+            f"{actor!r} belongs to an earlier session, which was shut down, and the actor ended with it"
+        )
     core.actors.kill(actor._id, no_restart)
 
 

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 from beamlet.api import backend
+from beamlet.api.argument_table import checked
 from beamlet.base.resources import UNIT, to_floats
 from beamlet.exceptions import RaySystemError
 from beamlet.protocol.gcs import ClusterState, NodeInfo, QueryCluster, QueryTimeline, TaskEvent, Timeline
@@ -54,6 +55,7 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     filename: write JSON there and return None. Only the newest 100 000 events are kept.
     Raises RuntimeError before ``init()``.
     """
+    filename = checked("timeline", "filename", filename)
     core = backend.current_or_none()
     if core is None:
         raise RuntimeError(

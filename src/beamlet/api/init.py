@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from beamlet.api import backend, driver_output
 from beamlet.api.advising import advise
+from beamlet.api.argument_table import checked as checked_argument
 from beamlet.api.context import ClusterContext
 from beamlet.api.head_start import (
     FACTORY_ENDS_S,
@@ -288,6 +289,8 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
     Idempotent.  wait_for_processes: accepted for Ray's sake; it is always so.
     """
     global _driver, _leaving
+    checked_argument("shutdown", "wait_for_processes", wait_for_processes)
+    checked_argument("shutdown", "_exiting_interpreter", _exiting_interpreter)
     with _lock:
         driver, _driver = _driver, None
         if driver is None:

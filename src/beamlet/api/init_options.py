@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from beamlet.api import option_rules as rules
 from beamlet.api.job_config import JobConfig
+from beamlet.api.runtime_env import check_env_vars
 
 #: Ray's arguments that mean nothing here (yet): accepted, because they change nothing that a program sees.
 _ACCEPTED = frozenset(
@@ -43,6 +45,9 @@ _NODE_ARGUMENTS = (
     "labels",
     "_system_config",
 )
+
+
+_LEVEL_MAX = 1_000_000
 
 
 @dataclass(slots=True)
@@ -117,65 +122,115 @@ def _unknown(name: str) -> None:
 
 def _address(address: Any) -> str | None:
     if address is not None and not isinstance(address, str):
-        raise TypeError(f"address must be a str, not {type(address).__name__}")
-    if address is not None and address.startswith(("http://", "https://")):
+        raise TypeError(_wrong("address", address, f"must be a str, not {rules.a_kind(address)}"))
+    if address is None:
+        return None
+    try:
+        known = rules.text(address)
+    except ValueError as problem:
+        raise ValueError(_wrong("address", address, str(problem))) from None
+    if known.startswith(("http://", "https://")):
         raise ValueError(
             f"address {address!r} looks like a dashboard's; init() takes 'auto', 'local' or a session "
             "directory"
         )
-    return address
+    return known
+
+
+def _wrong(name: str, value: object, problem: str) -> str:
+    return f"init({name}={rules.brief(value)}): {name} {problem}"
 
 
 def _amount(name: str) -> Any:
+    """A number, also numpy's; not a bool, which would mean one."""
+
     def set_(options: InitOptions, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"init({name}=…) must be a number, not {type(value).__name__}")
-        if value < 0:
-            raise ValueError(f"init({name}={value!r}) must not be negative")
-        setattr(options, name.removeprefix("_"), value)
+        if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+            raise TypeError(_wrong(name, value, f"must be a number, not {rules.a_kind(value)}"))
+        try:
+            number = value if isinstance(value, int) else float(value)
+        except Exception:
+            raise TypeError(_wrong(name, value, f"must be a number, not {rules.a_kind(value)}")) from None
+        try:
+            amount = rules.amount(number)
+        except ValueError as problem:
+            raise ValueError(_wrong(name, value, str(problem))) from None
+        setattr(options, name.removeprefix("_"), amount)
 
     return set_
 
 
-def _typed(name: str, *types: type) -> Any:
+def _bool(name: str) -> Any:
     def set_(options: InitOptions, value: Any) -> None:
-        if not isinstance(value, types):
-            expected = " or ".join(kind.__name__ for kind in types)
-            raise TypeError(f"init({name}=…) must be {expected}, not {type(value).__name__}")
+        if not isinstance(value, bool):
+            raise TypeError(_wrong(name, value, f"must be a bool, not {rules.a_kind(value)}"))
         setattr(options, name, value)
 
     return set_
 
 
+def _set_resources(options: InitOptions, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(_wrong("resources", value, f"must be a dict, not {rules.a_kind(value)}"))
+    try:
+        options.resources = rules.custom_resources(value)
+    except (TypeError, ValueError) as problem:
+        raise type(problem)(_wrong("resources", value, str(problem))) from None
+
+
+def _set_preload(options: InitOptions, value: Any) -> None:
+    if not isinstance(value, list | tuple):
+        raise TypeError(
+            _wrong("preload", value, f"must be a list of module names, not {rules.a_kind(value)}")
+        )
+    for each in value:
+        if not isinstance(each, str):
+            raise TypeError(
+                _wrong("preload", value, f"must hold names of modules, but holds {rules.brief(each)}")
+            )
+        if not all(part.isidentifier() for part in each.split(".")):
+            raise ValueError(
+                _wrong("preload", value, f"must hold names of modules; {rules.brief(each)} cannot be one")
+            )
+    options.preload = [str.__str__(each) for each in value]
+
+
 def _set_level(options: InitOptions, value: Any) -> None:
-    level = logging.getLevelName(value.upper()) if isinstance(value, str) else value
-    if not isinstance(level, int):
-        raise ValueError(f"init(logging_level={value!r}) is no logging level")
-    options.logging_level = level
+    """A number, or a name in any case."""
+    level = logging.getLevelNamesMapping().get(value.upper()) if isinstance(value, str) else value
+    if isinstance(level, bool) or not isinstance(level, int | None):
+        raise TypeError(_wrong("logging_level", value, f"must be a logging level, not {rules.a_kind(value)}"))
+    if level is None or not 0 <= level <= _LEVEL_MAX:
+        raise ValueError(_wrong("logging_level", value, "must be a logging level, such as logging.INFO"))
+    options.logging_level = int(level)
 
 
 def _set_namespace(options: InitOptions, value: Any) -> None:
     if not isinstance(value, str):
-        raise TypeError(f"init(namespace=…) must be a str, not {type(value).__name__}")
+        raise TypeError(_wrong("namespace", value, f"must be a str, not {rules.a_kind(value)}"))
     if not value:
         raise ValueError('init(namespace="") must not be empty; leave it out for an anonymous one')
-    options.namespace = value
+    try:
+        options.namespace = rules.text(value)
+    except ValueError as problem:
+        raise ValueError(_wrong("namespace", value, str(problem))) from None
 
 
 def _set_runtime_env(options: InitOptions, value: Any) -> None:
     if not isinstance(value, Mapping):
-        raise TypeError(f"init(runtime_env=…) must be a dict or RuntimeEnv, not {type(value).__name__}")
-    env_vars = value.get("env_vars") or {}
-    for key, text in env_vars.items():
-        if not isinstance(key, str) or not isinstance(text, str):
-            raise TypeError(f"runtime_env['env_vars'] must be of str → str, got {key!r}: {text!r}")
-    options.runtime_env = value
+        raise TypeError(
+            _wrong("runtime_env", value, f"must be a dict or RuntimeEnv, not {rules.a_kind(value)}")
+        )
+    given = dict(value)
+    if given.get("env_vars") is not None:
+        given["env_vars"] = check_env_vars(given["env_vars"])
+    options.runtime_env = given
 
 
 def _set_job_config(options: InitOptions, value: Any) -> None:
     """What it says counts where no argument of its own says otherwise; environment variables are merged."""
     if not isinstance(value, JobConfig):
-        raise TypeError(f"init(job_config=…) must be a JobConfig, not {type(value).__name__}")
+        raise TypeError(_wrong("job_config", value, f"must be a JobConfig, not {rules.a_kind(value)}"))
     if value.ray_namespace is not None and not options.namespace:
         _set_namespace(options, value.ray_namespace)
     own = dict(options.runtime_env)
@@ -185,8 +240,9 @@ def _set_job_config(options: InitOptions, value: Any) -> None:
 
 def _set_choice(name: str, *choices: str) -> Any:
     def set_(options: InitOptions, value: Any) -> None:
-        if value not in choices:
-            raise ValueError(f"init({name}={value!r}): choose one of {', '.join(map(repr, choices))}")
+        if not isinstance(value, str) or value not in choices:
+            known = ", ".join(map(repr, choices))
+            raise ValueError(_wrong(name, value, f"must be one of {known}"))
         setattr(options, name, value)
 
     return set_
@@ -198,14 +254,14 @@ _SETTERS: dict[str, Any] = {
     "_memory": _amount("_memory"),
     "object_store_memory": _amount("object_store_memory"),
     "job_config": _set_job_config,
-    "resources": _typed("resources", dict),
-    "ignore_reinit_error": _typed("ignore_reinit_error", bool),
+    "resources": _set_resources,
+    "ignore_reinit_error": _bool("ignore_reinit_error"),
     "namespace": _set_namespace,
     "runtime_env": _set_runtime_env,
-    "log_to_driver": _typed("log_to_driver", bool),
+    "log_to_driver": _bool("log_to_driver"),
     "logging_level": _set_level,
     "compat": _set_choice("compat", "", "ray"),
-    "preload": _typed("preload", list),
+    "preload": _set_preload,
     "infeasible": _set_choice("infeasible", "raise", "wait"),
     "infeasible_grace_s": _amount("infeasible_grace_s"),
 }

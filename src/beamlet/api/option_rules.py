@@ -17,6 +17,15 @@ Check = Callable[[Any], Any]
 
 #: The smallest fraction of a resource: one unit of the fixed-point amounts.
 SMALLEST = 1 / UNIT
+#: The largest amount, so that a few of them still add up in 64 bits, as they travel.
+LARGEST = 2**60 // UNIT
+#: The largest counter that travels.
+COUNT_MAX = 2**63 - 1
+#: More references than any program wants from one call; each costs some hundred bytes at once.
+RETURNS_MAX = 1_000_000
+_SHOWN_MAX = 100
+#: Names are shown in titles, prefixes and messages.
+TEXT_MAX = 10_000
 #: Resources with options of their own, and which.
 _OWN_OPTION = {
     "CPU": "num_cpus",
@@ -46,18 +55,98 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
+def brief(value: object) -> str:
+    """``repr``, short, whatever the value's ``__repr__`` does."""
+    try:
+        text = repr(value)
+    except Exception as problem:  # a user's broken __repr__ must not hide the error being reported
+        return f"<a {type(value).__name__} whose __repr__ raises {type(problem).__name__}>"
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
+
+
+def a_kind(value: object) -> str:
+    """ "a str", "an int", "None": what a value is, in a sentence."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeioAEIO" else f"a {name}"
+
+
+# --- text ---------------------------------------------------------------------------------------
+
+
+def text(value: str) -> str:
+    """What can travel, and be shown: the text itself, also of a subclass of str."""
+    value = str.__str__(value)
+    if len(value) > TEXT_MAX:
+        raise ValueError(f"must have at most {TEXT_MAX:,} characters; this has {len(value):,}")
+    return encodable(value)
+
+
+def encodable(value: str) -> str:
+    """The kernel and the wire take any text that UTF-8 can hold, without NUL."""
+    value = str.__str__(value)
+    if "\0" in value:
+        raise ValueError("must not contain a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            "must be text that UTF-8 can encode; this holds a lone surrogate, which is how Python shows "
+            "bytes from the system that are not UTF-8"
+        ) from None
+    return value
+
+
+def text_map(value: Mapping[Any, Any]) -> dict[str, str]:
+    """{name: text}, both of them ours to send."""
+    for key, each in value.items():
+        if not isinstance(key, str) or not isinstance(each, str):
+            raise TypeError(f"must map str to str, but has {brief(key)}: {brief(each)}")
+        try:
+            text(key)
+            text(each)
+        except ValueError as problem:
+            raise ValueError(f"has {brief(key)}: {brief(each)}, which {problem}") from None
+    return {str.__str__(key): str.__str__(each) for key, each in value.items()}
+
+
+def environment_variables(value: Mapping[Any, Any]) -> dict[str, str]:
+    """Names and values as the kernel takes them: text without NUL, names without ``=``."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"must map str to str, but is {a_kind(value)}: {brief(value)}")
+    for name, setting in value.items():
+        if not isinstance(name, str):
+            raise TypeError(f"must map str to str: the name {brief(name)} is {a_kind(name)}")
+        if not isinstance(setting, str):
+            raise TypeError(
+                f"must map str to str: {brief(name)} is {brief(setting)}, {a_kind(setting)}. "
+                f"Write {brief(brief(setting))}."
+            )
+        if not name or "=" in name:
+            raise ValueError(f"has the name {brief(name)}, which must not be empty or contain '='")
+        for part, what in ((name, "the name"), (setting, f"the value of {brief(name)}:")):
+            try:
+                encodable(part)
+            except ValueError as problem:
+                raise ValueError(f"has {what} {brief(part)}, which {problem}") from None
+    return {str.__str__(name): str.__str__(setting) for name, setting in value.items()}
+
+
 # --- numbers ------------------------------------------------------------------------------------
 
 
 def amount(value: float) -> float:
     """A quantity of a resource: zero, or at least one fixed-point unit."""
-    if not math.isfinite(value):
+    if value != value or abs(value) == math.inf:
         raise ValueError("must be a finite number")
     if value < 0:
         raise ValueError("cannot be negative")
     if 0 < value < SMALLEST:
         raise ValueError(f"is finer than the precision of resources, {SMALLEST}")
-    return value
+    if value > LARGEST:
+        raise ValueError(f"must be at most {LARGEST:,}")
+    return int(value) if isinstance(value, int) else float(value)
 
 
 def byte_count(value: float) -> int:
@@ -68,7 +157,9 @@ def at_least(least: int, meaning: str) -> Check:
     def check(value: int) -> int:
         if value < least:
             raise ValueError(f"must be {meaning}")
-        return value
+        if value > COUNT_MAX:
+            raise ValueError(f"must be at most {COUNT_MAX:,}")
+        return int(value)
 
     return check
 
@@ -81,14 +172,19 @@ positive = at_least(1, "a positive integer")
 def positive_or_off(value: int) -> int:
     if value == 0 or value < -1:
         raise ValueError("must be a positive integer, or -1 for no limit")
-    return value
+    return count_or_infinite(value)  # type: ignore[no-any-return]
 
 
 def return_count(value: int | str) -> int | str:
+    if isinstance(value, bool):
+        raise TypeError("must be an integer, 'streaming' or 'dynamic', not a bool")
     if isinstance(value, int):
         if value < 0:
             raise ValueError("must be a non-negative integer, 'streaming' or 'dynamic'")
-    elif value not in GENERATOR_RETURNS:
+        if value > RETURNS_MAX:
+            raise ValueError(f"must be at most {RETURNS_MAX:,}; 'streaming' returns any number one by one")
+        return int(value)
+    if value not in GENERATOR_RETURNS:
         raise TypeError(f"must be an integer, 'streaming' or 'dynamic'{nearest(value, GENERATOR_RETURNS)}")
     return value
 
@@ -99,7 +195,7 @@ def return_count(value: int | str) -> int | str:
 def not_empty(value: str) -> str:
     if not value:
         raise ValueError("must not be empty; leave it out for none")
-    return value
+    return text(value)
 
 
 def one_of(*allowed: str) -> Check:
@@ -154,18 +250,19 @@ def fallback_strategy(value: list[Any]) -> list[dict[str, dict[str, str]]]:
 
 
 def custom_resources(value: Mapping[Any, Any]) -> dict[str, float]:
+    kept: dict[str, float] = {}
     for name, quantity in value.items():
         if not isinstance(name, str) or not name:
-            raise TypeError(f"must be named by non-empty str, but has {name!r}")
+            raise TypeError(f"must be named by non-empty str, but has {brief(name)}")
         if name in _OWN_OPTION:
             raise ValueError(f"may not hold {name!r}: use {_OWN_OPTION[name]} instead")
         if not isinstance(quantity, int | float):
-            raise TypeError(f"must hold numbers, but has {name!r}: {quantity!r}")
+            raise TypeError(f"must hold numbers, but has {brief(name)}: {brief(quantity)}")
         try:
-            amount(quantity)
+            kept[text(name)] = amount(quantity)
         except ValueError as problem:
-            raise ValueError(f"has {name!r}: {quantity!r}, which {problem}") from None
-    return dict(value)
+            raise ValueError(f"has {brief(name)}: {brief(quantity)}, which {problem}") from None
+    return kept
 
 
 def retry_exceptions(value: bool | Iterable[Any]) -> bool | tuple[type[Exception], ...]:
@@ -183,10 +280,16 @@ def concurrency_groups(value: Mapping[Any, Any] | list[Any]) -> dict[str, int]:
     groups = dict(value) if isinstance(value, Mapping) else dict(map(_group_of_old_form, value))
     for name, limit in groups.items():
         if not isinstance(name, str) or not isinstance(limit, int):
-            raise TypeError(f"must map names to integers, but has {name!r}: {limit!r}")
+            raise TypeError(f"must map names to integers, but has {brief(name)}: {brief(limit)}")
         if limit < 1:
             raise ValueError(f"must allow each group at least 1 call at a time, but has {name!r}: {limit}")
-    return groups
+        if limit > COUNT_MAX:
+            raise ValueError(f"must allow at most {COUNT_MAX:,} calls at a time, but has {name!r}: {limit}")
+        try:
+            text(name)
+        except ValueError as problem:
+            raise ValueError(f"has the group {brief(name)}, whose name {problem}") from None
+    return {str.__str__(name): int(limit) for name, limit in groups.items()}
 
 
 def _group_of_old_form(entry: Any) -> tuple[Any, Any]:
@@ -196,12 +299,11 @@ def _group_of_old_form(entry: Any) -> tuple[Any, Any]:
 
 
 def runtime_env(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Other fields are kept as they are; env_vars must be text, since the kernel takes nothing else."""
+    """Other fields are kept as they are; env_vars must be what the kernel takes."""
     variables = value.get("env_vars")
-    if variables is not None:
-        if not isinstance(variables, Mapping):
-            raise TypeError(f"must have a dict of str as 'env_vars', not {variables!r}")
-        for name, setting in variables.items():
-            if not isinstance(name, str) or not isinstance(setting, str):
-                raise TypeError(f"must have str in 'env_vars', but has {name!r}: {setting!r}")
-    return dict(value)
+    if variables is None:
+        return dict(value)
+    try:
+        return {**value, "env_vars": environment_variables(variables)}
+    except (TypeError, ValueError) as problem:
+        raise type(problem)(f"has 'env_vars' that are wrong: it {problem}") from None

@@ -44,14 +44,14 @@ OPTIONS = _table(
     Option("memory", "ta", _NUMBER, rules.byte_count, "bytes of heap reserved"),
     Option("object_store_memory", "ta", _INT, rules.count, "no effect; kept for old programs"),
     Option("resources", "ta", _DICT, rules.custom_resources, "custom resources held"),
-    Option("accelerator_type", "ta", _STR, None, "only nodes with this accelerator"),
-    Option("name", "tac", _STR, None, "task: for display; actor: for get_actor()"),
+    Option("accelerator_type", "ta", _STR, rules.text, "only nodes with this accelerator"),
+    Option("name", "tac", _STR, rules.text, "task: for display; actor: for get_actor()"),
     Option("runtime_env", "ta", _DICT, rules.runtime_env, "environment of the worker process"),
     Option("scheduling_strategy", "ta", _ANY, rules.scheduling_strategy, "where to run"),
     Option("label_selector", "ta", _DICT, rules.label_selector, "labels that the node must have"),
     Option("fallback_strategy", "ta", (list, _NONE), rules.fallback_strategy, "softer selectors, in order"),
     Option("enable_task_events", "tamc", _BOOL, None, "report to the timeline and the State API"),
-    Option("_labels", "tac", _DICT, None, "labels of the task or actor itself"),
+    Option("_labels", "tac", _DICT, rules.text_map, "labels of the task or actor itself"),
     Option("placement_group", "ta", _ANY, rules.placement_group, "old form of scheduling_strategy"),
     Option("placement_group_bundle_index", "ta", (int,), rules.count_or_infinite, "old form, see above"),
     Option("placement_group_capture_child_tasks", "ta", (bool, _NONE), None, "old form, see above"),
@@ -78,7 +78,13 @@ OPTIONS = _table(
     Option("lifetime", "a", _STR, rules.one_of("detached", "non_detached"), "detached: outlives its driver"),
     Option("namespace", "a", _STR, rules.not_empty, "scope of the name"),
     Option("get_if_exists", "a", _BOOL, None, "the actor of that name, if there is one"),
-    Option("max_pending_calls", "a", _INT, rules.count_or_infinite, "unanswered calls per handle"),
+    Option(
+        "max_pending_calls",
+        "a",
+        _INT,
+        rules.count_or_infinite,
+        "unanswered calls per handle; -1 or 0: any number",
+    ),
     Option("allow_out_of_order_execution", "a", (bool, _NONE), None, "calls may overtake one another"),
     Option("enable_tensor_transport", "a", (bool, _NONE), None, "tensors from device to device"),
     Option(
@@ -89,8 +95,8 @@ OPTIONS = _table(
         "the same, over all calls",
     ),
     # methods
-    Option("concurrency_group", "mc", _STR, None, "the group the method runs in"),
-    Option("tensor_transport", "mc", _STR, None, "how returned tensors travel"),
+    Option("concurrency_group", "mc", _STR, rules.text, "the group the method runs in"),
+    Option("tensor_transport", "mc", _STR, rules.text, "how returned tensors travel"),
 )
 
 #: Ray 1.x → today, with the same meaning.

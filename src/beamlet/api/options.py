@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -225,19 +226,20 @@ def _check(name: str, value: Any, kind: str, target: str) -> Any:
     try:
         return option.check(value)
     except (TypeError, ValueError) as problem:
-        raise type(problem)(f"option {name}={value!r} of {target} {problem}") from None
+        raise type(problem)(f"option {name}={rules.brief(value)} of {target} {problem}") from None
 
 
 def _coerced(option: Option, value: Any, target: str) -> Any:
     """Numbers of other libraries (numpy's, say) are numbers; everything else is a TypeError."""
-    if int in option.types and hasattr(value, "__index__"):
-        return operator.index(value)
-    if float in option.types and hasattr(value, "__float__"):
-        return float(value)
+    with suppress(Exception):  # what these raise is the value's own code, or says less than we do
+        if int in option.types and hasattr(value, "__index__"):
+            return operator.index(value)
+        if float in option.types and hasattr(value, "__float__"):
+            return float(value)
     expected = ", ".join(kind.__name__.replace("NoneType", "None") for kind in option.types)
     raise TypeError(
-        f"option {option.name}={value!r} of {target} ({option.meaning}): The type of keyword '{option.name}' "
-        f"must be ({expected}), but received type {type(value)}"
+        f"option {option.name}={rules.brief(value)} of {target} ({option.meaning}): The type of keyword "
+        f"'{option.name}' must be ({expected}), but received type {type(value)}"
     )
 
 

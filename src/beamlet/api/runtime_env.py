@@ -11,6 +11,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Self
 
+from beamlet.api import option_rules as rules
+
 #: Fields that Ray knows and this release does not act on.
 OTHER_FIELDS = (
     *(
@@ -68,7 +70,7 @@ class RuntimeEnv(dict[str, Any]):
     ) -> None:
         super().__init__()
         if env_vars is not None and _validate:
-            check_env_vars(env_vars)
+            env_vars = check_env_vars(env_vars)
         given = {"env_vars": dict(env_vars) if env_vars else None, "config": config, **fields}
         self.update({name: value for name, value in given.items() if value not in (None, {}, [])})
 
@@ -82,7 +84,7 @@ class RuntimeEnv(dict[str, Any]):
     def set(self, name: str, value: Any) -> None:
         """Set one field; None removes it."""
         if name == "env_vars" and value is not None:
-            check_env_vars(value)
+            value = check_env_vars(value)
         if value is None:
             self.pop(name, None)
         else:
@@ -125,24 +127,9 @@ class RuntimeEnvConfig(dict[str, Any]):
         super().__init__(setup_timeout_seconds=timeout, eager_install=eager, log_files=list(log_files or []))
 
 
-def check_env_vars(env_vars: Any) -> None:
-    """Raises TypeError unless it maps str to str: the kernel takes nothing else."""
-    if not isinstance(env_vars, Mapping):
-        raise TypeError(
-            f"runtime_env['env_vars'] must map str to str, got {type(env_vars).__name__} {env_vars!r}"
-        )
-    for name, value in env_vars.items():
-        if not isinstance(name, str):
-            raise TypeError(
-                f"runtime_env['env_vars'] must map str to str: the name {name!r} is {_kind(name)}"
-            )
-        if not isinstance(value, str):
-            raise TypeError(
-                f"runtime_env['env_vars'] must map str to str: {name} is {value!r}, {_kind(value)}. "
-                f"Write {str(value)!r}."
-            )
-
-
-def _kind(value: object) -> str:
-    name = type(value).__name__
-    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+def check_env_vars(env_vars: Any) -> dict[str, str]:
+    """What the kernel takes. Raises TypeError unless it maps str to str, ValueError for impossible text."""
+    try:
+        return rules.environment_variables(env_vars)
+    except (TypeError, ValueError) as problem:
+        raise type(problem)(f"runtime_env['env_vars'] {problem}") from None

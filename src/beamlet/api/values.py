@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
 from beamlet.api import advising, backend
+from beamlet.api.argument_table import checked
 from beamlet.api.call_sites import call_site
 from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.object_ref import ObjectRef
+from beamlet.api.option_rules import brief
 
 T = TypeVar("T")
 
@@ -32,8 +33,12 @@ def get(object_refs: Any, timeout: float | None = None, *, _use_object_store: bo
     [1, 'two']
     """
     core = backend._current or backend.current()
+    if _use_object_store is not False:
+        checked("get", "_use_object_store", _use_object_store)
     if type(object_refs) is ObjectRef:
-        value = core.get((object_refs,), _timeout(timeout))[0]
+        if timeout is not None:
+            timeout = checked("get", "timeout", timeout)
+        value = core.get((object_refs,), timeout)[0]
         if advising.watching is not None:
             advising.watching.got(value)
         return value
@@ -44,11 +49,13 @@ def get(object_refs: Any, timeout: float | None = None, *, _use_object_store: bo
             f"Invalid type of object refs, {type(object_refs)}, is given. 'object_refs' must either be a "
             "single ObjectRef or a list of ObjectRefs."
         )
+    if timeout is not None:
+        timeout = checked("get", "timeout", timeout)
     if not object_refs:
         return []
     if set(map(type, object_refs)) != {ObjectRef}:
         _refuse_element("get", object_refs)
-    return core.get(object_refs, _timeout(timeout))
+    return core.get(object_refs, timeout)
 
 
 def put(value: T, *, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef[T]:
@@ -60,7 +67,7 @@ def put(value: T, *, _owner: Any = None, _tensor_transport: Any = None) -> Objec
     if isinstance(value, ObjectRef):
         raise TypeError("Calling 'put' on an ObjectRef is not allowed: it already refers to a stored value.")
     if _owner is not None:
-        raise ValueError("_owner is not supported: the process that puts a value owns it")
+        raise ValueError(f"put(_owner={brief(_owner)}): the process that puts a value owns it, always")
     core = backend._current or backend.current()
     return core.put(value, call_site())  # type: ignore[no-any-return]
 
@@ -82,15 +89,17 @@ def wait(
         raise TypeError("wait() expected a list of ray.ObjectRef, got a single ray.ObjectRef: pass [ref]")
     if not isinstance(ray_waitables, list):
         raise TypeError(f"wait() expected a list of ObjectRefs, got {type(ray_waitables)}")
-    if timeout is not None and timeout < 0:
-        raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")
+    if timeout is not None:
+        timeout = checked("wait", "timeout", timeout)
+    if type(num_returns) is not int or num_returns < 1:
+        num_returns = checked("wait", "num_returns", num_returns)
+    if fetch_local is not True:
+        checked("wait", "fetch_local", fetch_local)
     if not ray_waitables:
         return [], []
     kinds = set(map(type, ray_waitables))
     if not kinds <= {ObjectRef, ObjectRefGenerator}:
         _refuse_element("wait", ray_waitables)
-    if num_returns <= 0:
-        raise ValueError(f"num_returns must be at least 1, got {num_returns}")
     if num_returns > len(ray_waitables):
         raise ValueError(f"num_returns is {num_returns}, but only {len(ray_waitables)} ObjectRefs were given")
     # Equal references are usually the same object, and identity is cheap to compare for long lists.
@@ -114,21 +123,14 @@ def cancel(
         ray_waitable = ray_waitable.completed()
     if not isinstance(ray_waitable, ObjectRef):
         raise TypeError(f"cancel() expected an ObjectRef, got {type(ray_waitable)}; for actors use kill()")
+    force, recursive = checked("cancel", "force", force), checked("cancel", "recursive", recursive)
     backend.current().cancel(ray_waitable, force, recursive)
-
-
-def _timeout(timeout: float | None) -> float | None:
-    if timeout is None or timeout == -1:
-        return None
-    if timeout < 0 or math.isnan(timeout):
-        raise ValueError(f"timeout must be None, -1 or at least 0 seconds, got {timeout}")
-    return timeout
 
 
 def _refuse_element(name: str, refs: list[Any]) -> None:
     for index, ref in enumerate(refs):
         if not isinstance(ref, ObjectRef) and not (name == "wait" and isinstance(ref, ObjectRefGenerator)):
             raise TypeError(
-                f"Attempting to call `{name}` on the value {ref!r:.100}, which is not an ObjectRef: "
+                f"Attempting to call `{name}` on the value {brief(ref)}, which is not an ObjectRef: "
                 f"element {index} of the list is a {type(ref).__name__}"
             )

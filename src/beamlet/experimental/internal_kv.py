@@ -9,11 +9,16 @@ from time import monotonic
 from typing import Any
 
 from beamlet.api import backend
+from beamlet.api.argument_table import checked
+from beamlet.api.option_rules import brief
 from beamlet.protocol.gcs import KvDel, KvGet, KvKeys, KvPut
 
 _ANSWER_S = 30.0
 #: The table also holds what Beamlet keeps for itself; users' namespaces must not meet it.
 _PREFIX = "user:"
+
+
+_HERE = "experimental.internal_kv."
 
 
 def _internal_kv_initialized() -> bool:
@@ -24,39 +29,57 @@ def _internal_kv_put(
     key: str | bytes, value: str | bytes, overwrite: bool = True, *, namespace: str | bytes | None = None
 ) -> bool:
     """Store; with overwrite=False only if the key is new. Returns whether the key was there already."""
-    existed = _internal_kv_exists(key, namespace=namespace)
-    return not _ask(KvPut(0, _space(namespace), _raw(key), _raw(value), overwrite)).changed or existed
+    function = _HERE + "_internal_kv_put"
+    space, raw = _place(function, "key", key, namespace)
+    data = _raw(checked(function, "value", value))
+    checked(function, "overwrite", overwrite)
+    existed = _ask(KvGet(0, space, raw)).value is not None
+    return not _ask(KvPut(0, space, raw, data, overwrite)).changed or existed
 
 
 def _internal_kv_get(key: str | bytes, *, namespace: str | bytes | None = None) -> bytes | None:
     """The value; None if the key is not there."""
-    value: bytes | None = _ask(KvGet(0, _space(namespace), _raw(key))).value
+    space, raw = _place(_HERE + "_internal_kv_get", "key", key, namespace)
+    value: bytes | None = _ask(KvGet(0, space, raw)).value
     return value
 
 
 def _internal_kv_exists(key: str | bytes, *, namespace: str | bytes | None = None) -> bool:
-    return _internal_kv_get(key, namespace=namespace) is not None
+    space, raw = _place(_HERE + "_internal_kv_exists", "key", key, namespace)
+    return _ask(KvGet(0, space, raw)).value is not None
 
 
 def _internal_kv_del(
     key: str | bytes, *, del_by_prefix: bool = False, namespace: str | bytes | None = None
 ) -> int:
     """Remove the key, or with del_by_prefix all that begin with it. Returns how many were there."""
-    keys = _internal_kv_list(key, namespace=namespace) if del_by_prefix else [_raw(key)]
-    return sum(bool(_ask(KvDel(0, _space(namespace), each)).changed) for each in keys)
+    function = _HERE + "_internal_kv_del"
+    space, raw = _place(function, "key", key, namespace)
+    checked(function, "del_by_prefix", del_by_prefix)
+    keys = list(_ask(KvKeys(0, space, raw)).keys) if del_by_prefix else [raw]
+    return sum(bool(_ask(KvDel(0, space, each)).changed) for each in keys)
 
 
 def _internal_kv_list(prefix: str | bytes, *, namespace: str | bytes | None = None) -> list[bytes]:
     """All keys that begin with ``prefix``, sorted."""
-    return list(_ask(KvKeys(0, _space(namespace), _raw(prefix))).keys)
+    space, raw = _place(_HERE + "_internal_kv_list", "prefix", prefix, namespace)
+    return list(_ask(KvKeys(0, space, raw)).keys)
 
 
 def _ask(question: Any) -> Any:
     return backend.current().link.call(question, monotonic() + _ANSWER_S)
 
 
-def _space(namespace: str | bytes | None) -> str:
-    return _PREFIX + _raw(namespace or b"").decode()
+def _place(
+    function: str, argument: str, key: str | bytes, namespace: str | bytes | None
+) -> tuple[str, bytes]:
+    """Namespace and key as the table takes them. Raises TypeError or ValueError."""
+    space = _raw(checked(function, "namespace", namespace) or b"")
+    try:
+        text = space.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{function}(namespace={brief(namespace)}): namespace must be UTF-8") from None
+    return _PREFIX + text, _raw(checked(function, argument, key))
 
 
 def _raw(text: str | bytes) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
 import beamlet
+from beamlet.api.argument_table import checked
 from beamlet.exceptions import ActorDiedError
 
 V = TypeVar("V")
@@ -29,7 +30,7 @@ class ActorPool(Generic[V]):
     """
 
     def __init__(self, actors: Iterable[Any]) -> None:
-        self._idle: list[Any] = list(actors)
+        self._idle: list[Any] = checked("util.ActorPool", "actors", actors)
         #: Of calls not yet returned: result → (its number, its actor).
         self._running: dict[Any, tuple[int, Any]] = {}
         self._numbered: dict[int, Any] = {}
@@ -42,6 +43,7 @@ class ActorPool(Generic[V]):
 
     def submit(self, fn: Submit[V], value: V) -> None:
         """Call ``fn(actor, value)`` with a free actor, now or as soon as there is one."""
+        checked("util.ActorPool.submit", "fn", fn)
         if not self._idle:
             self._waiting.append((fn, value))
             return
@@ -53,12 +55,14 @@ class ActorPool(Generic[V]):
 
     def map(self, fn: Submit[V], values: Iterable[V]) -> Iterator[Any]:
         """Results of ``fn`` for all values, in their order. What was submitted before is dropped."""
-        self._submit_all(fn, values)
+        checked("util.ActorPool.map", "fn", fn)
+        self._submit_all(fn, checked("util.ActorPool.map", "values", values))
         return self._drain(self.get_next)
 
     def map_unordered(self, fn: Submit[V], values: Iterable[V]) -> Iterator[Any]:
         """Results of ``fn`` for all values, each when it is there. What was submitted before is dropped."""
-        self._submit_all(fn, values)
+        checked("util.ActorPool.map_unordered", "fn", fn)
+        self._submit_all(fn, checked("util.ActorPool.map_unordered", "values", values))
         return self._drain(self.get_next_unordered)
 
     def _submit_all(self, fn: Submit[V], values: Iterable[V]) -> None:
@@ -91,6 +95,8 @@ class ActorPool(Generic[V]):
         Raises StopIteration if nothing is pending, TimeoutError, ValueError if get_next_unordered() has
         returned something later, or what the call raised.
         """
+        timeout = checked("util.ActorPool.get_next", "timeout", timeout)
+        checked("util.ActorPool.get_next", "ignore_if_timedout", ignore_if_timedout)
         self._refuse_if_empty()
         ref = self._numbered.get(self._next_wanted)
         if ref is None:
@@ -105,6 +111,8 @@ class ActorPool(Generic[V]):
 
     def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """Whatever result is there first. Arguments and errors as of ``get_next``."""
+        timeout = checked("util.ActorPool.get_next_unordered", "timeout", timeout)
+        checked("util.ActorPool.get_next_unordered", "ignore_if_timedout", ignore_if_timedout)
         self._refuse_if_empty()
         ready, _ = beamlet.wait(list(self._running), num_returns=1, timeout=timeout)
         if not ready:
@@ -159,6 +167,7 @@ class ActorPool(Generic[V]):
 
     def push(self, actor: Any) -> None:
         """Add an actor. Raises ValueError if it is in the pool."""
+        checked("util.ActorPool.push", "actor", actor)
         if actor in self._idle or any(actor == busy for _, busy in self._running.values()):
             raise ValueError(f"{actor!r} belongs to the pool already")
         self._free(actor)

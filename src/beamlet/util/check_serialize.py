@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TextIO
 
 import cloudpickle
 
+from beamlet.api.argument_table import checked
 from beamlet.serialization.unpicklable import find_culprit, remedy
 
 
@@ -29,7 +30,10 @@ def inspect_serializability(
     numbers can be pickled.
     (True, set())
     """
-    out = print_file or sys.stdout
+    function = "util.inspect_serializability"
+    checked(function, "name", name)
+    checked(function, "depth", depth)
+    out = checked(function, "print_file", print_file) or sys.stdout
     name = name or getattr(base_obj, "__name__", None) or str(base_obj)
     try:
         cloudpickle.dumps(base_obj)

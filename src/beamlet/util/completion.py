@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import beamlet
+from beamlet.api.argument_table import checked
+from beamlet.api.option_rules import a_kind, brief
 
 
 def as_completed(
@@ -21,7 +23,8 @@ def as_completed(
     >>> sorted(as_completed([ray.put(i) for i in range(3)]))
     [0, 1, 2]
     """
-    _check(chunk_size, kwargs)
+    _check("util.as_completed", chunk_size, yield_obj_refs, kwargs)
+    checked("util.as_completed", "refs", refs)
     return _yield_as_completed(list(refs), chunk_size, yield_obj_refs, kwargs)
 
 
@@ -39,10 +42,13 @@ def map_unordered(
     backpressure_size: at most so many unfinished at once, so that endless items fit into memory; None: all.
     Other arguments as of ``as_completed``. Raises TypeError if ``fn`` is no remote function.
     """
-    _check(chunk_size, kwargs)
-    if not hasattr(fn, "remote"):
+    _check("util.map_unordered", chunk_size, yield_obj_refs, kwargs)
+    checked("util.map_unordered", "items", items)
+    checked("util.map_unordered", "backpressure_size", backpressure_size)
+    if isinstance(fn, type) or not hasattr(fn, "remote"):
         raise TypeError(
-            f"map_unordered wants a remote function, got {fn!r}: decorate it with @beamlet.remote"
+            f"map_unordered(fn={brief(fn)}): fn must be a remote function, not {a_kind(fn)}: "
+            "decorate it with @beamlet.remote"
         )
     if backpressure_size is not None and backpressure_size < chunk_size:
         raise ValueError(
@@ -84,8 +90,13 @@ def _look(unfinished: list[Any], chunk_size: int, kwargs: dict[str, Any]) -> tup
     return beamlet.wait(unfinished, num_returns=min(chunk_size, len(unfinished)), **{**kwargs, "timeout": 0})
 
 
-def _check(chunk_size: int, kwargs: dict[str, Any]) -> None:
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+def _check(function: str, chunk_size: int, yield_obj_refs: bool, kwargs: dict[str, Any]) -> None:
+    checked(function, "chunk_size", chunk_size)
+    checked(function, "yield_obj_refs", yield_obj_refs)
+    for name, value in kwargs.items():
+        if name in ("timeout", "fetch_local"):
+            checked("wait", name, value)
+        elif name != "num_returns":
+            raise TypeError(f"{function.removeprefix('util.')}() has no argument {name!r}")
     if "num_returns" in kwargs:
         raise ValueError("num_returns cannot be given: every result is returned, chunk_size at one look")

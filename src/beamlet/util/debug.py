@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from beamlet.api.argument_table import checked
+
 _PERIOD_S = 60.0
 
 _said: set[str] = set()
@@ -21,6 +23,7 @@ def log_once(key: str) -> bool:
     (True, False)
     """
     global _last_said
+    checked("util.log_once", "key", key)
     if _disabled:
         return False
     if key not in _said:

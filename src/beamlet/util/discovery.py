@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from beamlet.api import backend
+from beamlet.api.argument_table import checked
 from beamlet.processes.host import node_ip
 
 
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:
     """Names of this namespace's living actors; with all_namespaces dictionaries {"name", "namespace"}."""
+    all_namespaces = checked("util.list_named_actors", "all_namespaces", all_namespaces)
     core = backend.current()
     found = core.actors.names(all_namespaces, core.identity.namespace)
     if all_namespaces:
@@ -19,5 +21,6 @@ def list_named_actors(all_namespaces: bool = False) -> list[Any]:
 
 def get_node_ip_address(address: str | None = None) -> str:
     """This node's address as others would see it. ``address`` is taken for Ray's sake: nobody is asked."""
+    checked("util.get_node_ip_address", "address", address)
     core = backend.current_or_none()
     return node_ip() if core is None else str(core.identity.node_ip)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import beamlet
+from beamlet.api.argument_table import checked
 
 #: Blocked callers each hold one of these while they wait; others must still get through to wake them.
 _MOST_WAITING = 1_000_000
@@ -34,8 +35,9 @@ class Queue:
     """
 
     def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None) -> None:
-        self.maxsize = maxsize
-        options = {"max_concurrency": _MOST_WAITING, **(actor_options or {})}
+        self.maxsize = checked("util.queue.Queue", "maxsize", maxsize)
+        given = checked("util.queue.Queue", "actor_options", actor_options) or {}
+        options = {"max_concurrency": _MOST_WAITING, **given}
         actor_class: Any = beamlet.remote(_QueueActor)
         self.actor: Any = actor_class.options(**options).remote(maxsize)
 
@@ -99,45 +101,41 @@ class Queue:
         return self.get(block=False)
 
     def _put(self, item: Any, block: bool, timeout: float | None) -> Any:
-        return self.actor.put.remote(item, _checked(timeout)) if block else self.actor.put_nowait.remote(item)
+        checked("util.queue.Queue.put", "block", block)
+        timeout = checked("util.queue.Queue.put", "timeout", timeout)
+        return self.actor.put.remote(item, timeout) if block else self.actor.put_nowait.remote(item)
 
     def _get(self, block: bool, timeout: float | None) -> Any:
-        return self.actor.get.remote(_checked(timeout)) if block else self.actor.get_nowait.remote()
+        checked("util.queue.Queue.get", "block", block)
+        timeout = checked("util.queue.Queue.get", "timeout", timeout)
+        return self.actor.get.remote(timeout) if block else self.actor.get_nowait.remote()
 
     # -- several ---------------------------------------------------------------------------------
 
     def put_nowait_batch(self, items: Iterable[Any]) -> None:
         """Add all items or none. Raises Full, or TypeError if ``items`` is not iterable."""
-        if not isinstance(items, Iterable):
-            raise TypeError(f"items must be iterable, got a {type(items).__name__}")
+        checked("util.queue.Queue.put_nowait_batch", "items", items)
         beamlet.get(self.actor.put_nowait_batch.remote(list(items)))
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """Take exactly ``num_items``. Raises Empty if there are fewer, and then takes none."""
-        if not isinstance(num_items, int):
-            raise TypeError(f"num_items must be an int, got a {type(num_items).__name__}")
-        if num_items < 0:
-            raise ValueError(f"num_items must not be negative, got {num_items}")
+        num_items = checked("util.queue.Queue.get_nowait_batch", "num_items", num_items)
         return list(beamlet.get(self.actor.get_nowait_batch.remote(num_items)))
 
     # -- the end ---------------------------------------------------------------------------------
 
     def shutdown(self, force: bool = False, grace_period_s: float = 5) -> None:
         """End the actor and what it holds. force: at once; else after the calls it has. Idempotent."""
+        checked("util.queue.Queue.shutdown", "force", force)
+        grace_s = checked("util.queue.Queue.shutdown", "grace_period_s", grace_period_s)
         actor, self.actor = self.actor, None
         if actor is None:
             return
         if not force:
-            ended, _ = beamlet.wait([actor.__ray_terminate__.remote()], timeout=grace_period_s)
+            ended, _ = beamlet.wait([actor.__ray_terminate__.remote()], timeout=grace_s)
             if ended:
                 return
         beamlet.kill(actor, no_restart=True)
-
-
-def _checked(timeout: float | None) -> float | None:
-    if timeout is not None and timeout < 0:
-        raise ValueError(f"timeout must not be negative, got {timeout}")
-    return timeout
 
 
 class _QueueActor:
