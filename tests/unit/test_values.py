@@ -90,7 +90,7 @@ def test_wait_passes_on_what_makes_sense(core: Core) -> None:
         ([ref(1), ref(1)], {}, ValueError, "unique"),
         ([ref(1)], {"num_returns": 0}, ValueError, "at least 1"),
         ([ref(1)], {"num_returns": 2}, ValueError, "only 1"),
-        ([ref(1)], {"timeout": -1}, ValueError, "nonnegative"),
+        ([ref(1)], {"timeout": -1}, ValueError, "must not be negative"),
     ],
 )
 def test_wait_refuses_the_rest(core: Core, refs: Any, options: Any, error: Any, text: str) -> None:
