@@ -89,11 +89,12 @@ EXCUSED = {("base.ids", "os"): "new ids are random by definition: os.urandom, no
 #: The rooms of core_worker: one imports itself, the rooms left of it, and the files at the top.
 ROOMS = ("owning", "submitting", "executing", "waiting")
 #: They put the rooms together, so they see all of them; nobody imports or receives what they make.
-COMPOSITIONS = frozenset({"core_worker.core_worker", "core_worker.worker_main"})
+COMPOSITIONS = frozenset(
+    f"core_worker.{name}" for name in ("core_worker", "driver", "executor", "worker_main")
+)
 #: Modules that still take the whole CoreWorker. To be made empty, and never longer.
 TAKES_THE_CORE_WORKER = frozenset(
-    {f"core_worker.submitting.{name}" for name in ("actors", "cancelling", "leases", "submission")}
-    | {f"core_worker.executing.{name}" for name in ("actor_process", "async_actor", "execution", "runner")}
+    f"core_worker.submitting.{name}" for name in ("actors", "cancelling", "leases", "submission")
 )
 
 

@@ -28,8 +28,9 @@ def core(**more: Any) -> Any:
     context = SimpleNamespace(
         task_id=TASK, name="shown", function_name="module.f", resources={"CPU": 10_000}, cancelled=False
     )
+    work = SimpleNamespace(spec=None, incarnation=0)
     return SimpleNamespace(
-        identity=identity, context=lambda: context, execution=None, actor_process=None, job=None, **more
+        identity=identity, context=lambda: context, is_driver=True, work=work, job=None, **more
     )
 
 
@@ -43,10 +44,9 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Any:
     def be(kind: str, **more: Any) -> RuntimeContext:
         made = core()
         if kind != "driver":
-            made.execution = object()
-            made.actor_process = SimpleNamespace(spec=None, incarnation=0)
+            made.is_driver = False
         if kind == "actor":
-            made.actor_process = actor(**more)
+            made.work = actor(**more)
         monkeypatch.setattr(backend, "_current", made)
         return runtime_context.get_runtime_context()
 

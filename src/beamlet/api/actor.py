@@ -504,9 +504,9 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
 def exit_actor() -> NoReturn:
     """End the actor this is called in, on purpose, after the present call. Raises TypeError elsewhere."""
     core = backend.current_or_none()
-    actor = getattr(core, "actor_process", None)
-    if actor is None or actor.spec is None:
+    spec = core.work.spec if core is not None else None
+    if spec is None:
         raise TypeError("exit_actor can only be called inside an actor")
-    if actor.spec.is_async:
+    if spec.is_async:
         raise AsyncioActorExit("exit_actor() was called")
     raise ActorExit("exit_actor() was called")

@@ -1,40 +1,15 @@
-"""What the public API needs of the machinery behind it, and which one is current.
-
-``core_worker.CoreWorker`` fits this interface in drivers and workers; a remote client will too.  This is
-the only process-wide handle, and only ``api/`` reads it.
-"""
+"""The core worker behind the public API: the only process-wide handle, and only ``api/`` reads it."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
-
-from beamlet.base.ids import ActorId, Address, ObjectId
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import concurrent.futures
+    from beamlet.core_worker.core_worker import CoreWorker
 
-
-class Backend(Protocol):
-    """See core_worker/core_worker.py for what each does."""
-
-    def submit_task(self, template: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
-    def submit_call(self, link: Any, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
-    def get(self, refs: Sequence[Any], timeout_s: float | None) -> list[Any]: ...
-    def put(self, value: Any) -> Any: ...
-    def wait(
-        self, refs: list[Any], num_returns: int, timeout_s: float | None, fetch_local: bool
-    ) -> tuple[list[Any], list[Any]]: ...
-    def call_site_of(self, object_id: ObjectId) -> str: ...
-    def future_of(self, ref: Any) -> concurrent.futures.Future[Any]: ...
-    def await_ref(self, ref: Any) -> Awaitable[Any]: ...
-    def pin_for_good(self, ref: Any) -> None: ...
-    def adopt_ref(self, object_id: ObjectId, owner: Address) -> Any: ...
-    def actor_link(self, actor_id: ActorId, name: str) -> Any: ...
-
-
-_current: Any = None
+_current: CoreWorker | None = None
 _auto_init: Callable[[], None] | None = None
 
 
@@ -42,21 +17,22 @@ def is_connected() -> bool:
     return _current is not None
 
 
-def current() -> Any:
+def current() -> CoreWorker:
     """The backend, starting a local cluster if this is the first use."""
     if _current is None:
         if _auto_init is None:
             importlib.import_module("beamlet.api.init")  # registers the hook
         assert _auto_init is not None
         _auto_init()
+    assert _current is not None, "init() sets it, or raises"
     return _current
 
 
-def current_or_none() -> Any:
+def current_or_none() -> CoreWorker | None:
     return _current
 
 
-def set_current(backend: Any) -> None:
+def set_current(backend: CoreWorker | None) -> None:
     global _current
     _current = backend
 

@@ -35,7 +35,7 @@ from beamlet.api.head_start import (
 )
 from beamlet.api.init_options import InitOptions, checked
 from beamlet.api.runtime_env import env_vars_of
-from beamlet.base.ids import Address, make_address, own_task_id
+from beamlet.base.ids import Address, make_address
 from beamlet.base.version import VERSION
 from beamlet.processes.session import SessionDirectory, find_current, session_root
 from beamlet.protocol.node import (
@@ -75,8 +75,8 @@ class Driver:
         """Connect, introduce ourselves, become the current backend."""
         from beamlet.api.generators import ObjectRefGenerator
         from beamlet.api.object_ref import ObjectRef
-        from beamlet.core_worker.context import TaskContext
-        from beamlet.core_worker.core_worker import CoreWorker, Identity
+        from beamlet.core_worker.core_worker import Identity
+        from beamlet.core_worker.driver import DriverCore
 
         sock = join(self.session)
         hello = self._hello()
@@ -92,14 +92,18 @@ class Driver:
             arena_bytes=welcome.arena_bytes,
             strict_arrays=hello.strict_arrays,
         )
-        context = TaskContext(own_task_id(welcome.worker_id, welcome.job_id))
-        core = self.core = CoreWorker(
-            identity, sock, arena_fd, context, ObjectRef, ObjectRefGenerator, self._lost
+        core = self.core = DriverCore(
+            identity,
+            sock,
+            arena_fd,
+            ObjectRef,
+            ObjectRefGenerator,
+            on_raylet_lost=self._lost,
+            on_output=self._show,
+            on_notice=driver_output.show_notice,
         )
         core.job = _job(hello, welcome, make_address(identity.node_id, identity.worker_id))
         core.runtime_env = dict(self.options.runtime_env)
-        core.on_output = self._show
-        core.on_notice = driver_output.show_notice
         core.start()
         backend.set_current(core)
         advise(core, self.options.compat)
@@ -278,7 +282,7 @@ def _start_new(given: InitOptions) -> Driver:
 
 def _load_the_rest() -> None:
     """What every program needs next, while the head does the same: it is half of what a start takes."""
-    importlib.import_module("beamlet.core_worker.core_worker")
+    importlib.import_module("beamlet.core_worker.driver")
     importlib.import_module("beamlet.api.remote")
     importlib.import_module("beamlet.api.values")
 

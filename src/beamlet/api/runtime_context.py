@@ -12,14 +12,17 @@ import os
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from beamlet.api import backend
 from beamlet.api.actor import ActorHandle
 from beamlet.api.public_ids import ActorID, JobID, NodeID, TaskID
 from beamlet.api.runtime_env import RuntimeEnv
 from beamlet.base.resources import to_floats
-from beamlet.protocol.gcs import NodeInfo, QueryCluster
+from beamlet.protocol.gcs import ActorSpec, NodeInfo, QueryCluster
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.core_worker import CoreWorker
 
 logger = logging.getLogger("beamlet")
 
@@ -72,7 +75,7 @@ class RuntimeContext:
     def get_task_id(self) -> str | None:
         """The running task, in hex; None, with a warning, in a driver."""
         core = _core("get_task_id()")
-        if core.execution is None:
+        if core.is_driver:
             logger.warning("get_task_id() is None here: this is a driver, and no task runs in it.")
             return None
         return str(core.context().task_id.hex())
@@ -80,12 +83,12 @@ class RuntimeContext:
     def get_task_name(self) -> str | None:
         """The option ``name``, else "f" or "Class.method"; None in a driver."""
         core = _core("get_task_name()")
-        return None if core.execution is None else str(core.context().name)
+        return None if core.is_driver else str(core.context().name)
 
     def get_task_function_name(self) -> str | None:
         """The function that runs, or "Class.method"; None in a driver."""
         core = _core("get_task_function_name()")
-        return None if core.execution is None else str(core.context().function_name)
+        return None if core.is_driver else str(core.context().function_name)
 
     def is_canceled(self) -> bool:
         """Whether ``cancel()`` was called on the running task: it should end soon.
@@ -94,7 +97,7 @@ class RuntimeContext:
         coroutine gets CancelledError).
         """
         core = _core("is_canceled()")
-        if core.execution is None:
+        if core.is_driver:
             raise RuntimeError("is_canceled() is for tasks: a driver cannot be cancelled.")
         spec = _actor_spec(core)
         if spec is not None and spec.is_async:
@@ -107,7 +110,7 @@ class RuntimeContext:
     def get_assigned_resources(self) -> dict[str, float]:
         """What the task or actor holds: {"CPU": 1.0}. Raises AssertionError in a driver."""
         core = _core("get_assigned_resources()")
-        assert core.execution is not None, (
+        assert not core.is_driver, (
             "get_assigned_resources() is for tasks and actors: a driver is assigned no resources."
         )
         spec = _actor_spec(core)
@@ -170,7 +173,7 @@ class RuntimeContext:
                 "was_current_actor_reconstructed is for code that runs in an actor; "
                 "this is a driver or a task."
             )
-        return bool(core.actor_process.incarnation > 0)
+        return core.work.incarnation > 0
 
     # -- older names -----------------------------------------------------------------------------
 
@@ -179,7 +182,7 @@ class RuntimeContext:
         _deprecated("get()", "the get_*_id() methods")
         found = {"job_id": self._job_id, "node_id": self._node_id, "namespace": self.namespace}
         core = _core("get()")
-        if core.execution is not None:
+        if not core.is_driver:
             found["task_id"] = TaskID(core.context().task_id)
             if (actor := self._actor_id) is not None:
                 found["actor_id"] = actor
@@ -202,7 +205,7 @@ class RuntimeContext:
         """Deprecated: ``get_task_id()``. Raises AssertionError in a driver."""
         _deprecated("task_id", "get_task_id()")
         core = _core("task_id")
-        assert core.execution is not None, "task_id is for tasks and actors: no task runs in a driver."
+        assert not core.is_driver, "task_id is for tasks and actors: no task runs in a driver."
         return TaskID(core.context().task_id)
 
     @property
@@ -256,7 +259,7 @@ def _visible_gpus() -> list[str]:
     return [] if listed == "NoDevFiles" else [each.strip() for each in listed.split(",") if each.strip()]
 
 
-def _core(what: str) -> Any:
+def _core(what: str) -> CoreWorker:
     core = backend.current_or_none()
     if core is None:
         raise RuntimeError(_not_started(what))
@@ -267,9 +270,9 @@ def _not_started(what: str) -> str:
     return f"RuntimeContext.{what} is about a running cluster, and there is none: call beamlet.init() first."
 
 
-def _actor_spec(core: Any) -> Any:
-    process = getattr(core, "actor_process", None)
-    return None if process is None else process.spec
+def _actor_spec(core: CoreWorker) -> ActorSpec | None:
+    """The actor that this process is."""
+    return core.work.spec
 
 
 def _own_node(what: str) -> NodeInfo:

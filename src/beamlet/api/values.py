@@ -106,8 +106,8 @@ def wait(
     if len(set(ray_waitables)) != len(ray_waitables):
         raise ValueError("wait() requires a list of unique ObjectRefs: some are given twice")
     if ObjectRefGenerator in kinds:
-        return core.streams.wait(ray_waitables, num_returns, timeout)  # type: ignore[no-any-return]
-    return core.wait(ray_waitables, num_returns, timeout, fetch_local)  # type: ignore[no-any-return]
+        return core.streams.wait(ray_waitables, num_returns, timeout)
+    return core.wait(ray_waitables, num_returns, timeout, fetch_local)
 
 
 def cancel(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from beamlet.base.ids import ActorId, ChildIds, ObjectId, TaskId, put_id
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.peers import Peer
 
 
 class TaskContext:
@@ -15,6 +19,7 @@ class TaskContext:
     __slots__ = (
         "_children",
         "_puts",
+        "asker",
         "attempt",
         "cancelled",
         "function_name",
@@ -23,6 +28,7 @@ class TaskContext:
         "resources",
         "started",
         "task_id",
+        "thread",
     )
 
     def __init__(
@@ -32,12 +38,18 @@ class TaskContext:
         function_name: str = "",
         resources: dict[str, int] | None = None,
         attempt: int = 0,
+        thread: int = 0,
+        asker: Peer | None = None,
     ) -> None:
         self.task_id = task_id
         self.name = name
         self.function_name = function_name
         self.resources = resources
         self.attempt = attempt
+        #: Which thread runs it; 0: it is a coroutine.
+        self.thread = thread
+        #: Who waits for its answer.
+        self.asker = asker
         #: When this run began (monotonic seconds).
         self.started = monotonic()
         self.cancelled = False

@@ -1,12 +1,11 @@
-"""The core worker: what makes a process a driver or a worker. Composition and the rules of its lock.
+"""The core worker: what drivers and executors have in common. Composition and the rules of its lock.
 
-    objects.py      get, put, wait             submission.py   tasks and calls out, answers in
-    actors.py       creating, following        ownership.py    serving others what we own
-    execution.py    running what we are sent   store_client.py the node's arena
-    peers.py        other core workers         node_link.py    our raylet
+    owning/       objects, references, the store      peers.py       other core workers
+    submitting/   tasks and calls out, answers in     node_link.py   our raylet
 
-All state machines are guarded by one lock.  It is never held while user code runs, while unpickling, or while
-waiting.
+``driver.py`` and ``executor.py`` add what makes a process the one or the other: which messages it takes, and
+how its threads wait.  All state machines are guarded by one lock.  It is never held while user code runs,
+while unpickling, or while waiting.
 """
 
 from __future__ import annotations
@@ -14,18 +13,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from beamlet.base.ids import Address, JobId, NodeId, ObjectId, TaskId, WorkerId, make_address
 from beamlet.core_worker.context import Contexts, TaskContext
+from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.functions import FunctionTable
+from beamlet.core_worker.habits import Advisor, NoAdvisor
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.futures import Futures
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ownership import Ownership
-from beamlet.core_worker.owning.ports import Blocking, MakeRef, Ref, WaitAdvice
+from beamlet.core_worker.owning.ports import Blocking, MakeRef, Ref
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.owning.store_client import StoreClient
@@ -38,7 +39,6 @@ from beamlet.core_worker.submitting.leases import Leases
 from beamlet.core_worker.submitting.submission import Submission
 from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.core_worker.task_events import TaskEventBuffer
-from beamlet.core_worker.waiting.blocking import DriverBlocking
 from beamlet.core_worker.waiting.explaining import Explaining
 from beamlet.core_worker.waiting.waits import Waits
 from beamlet.exceptions import CallSite
@@ -46,9 +46,14 @@ from beamlet.object_store.arena import Arena
 from beamlet.protocol import gcs, node, peer
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.descriptors import Wire
+from beamlet.rpc.framing import FramingError
 from beamlet.rpc.reactor import Reactor
 from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.refs import released
+
+
+class Misdirected(FramingError):
+    """A message of a kind that this sort of process does not take: its sender is wrong about who we are."""
 
 
 class Identity(msgspec.Struct):
@@ -65,7 +70,15 @@ class Identity(msgspec.Struct):
 
 
 class CoreWorker:
-    """See the module. ``make_ref(id, owner)`` builds the public ObjectRef."""
+    """See the module. ``make_ref(id, owner)`` builds the public ObjectRef.
+
+    A subclass ends its composition with ``compose_waiting``.
+    """
+
+    #: Whether the user's main program runs here; else this process runs what others send.
+    is_driver: ClassVar[bool]
+    waits: Waits
+    explaining: Explaining
 
     def __init__(
         self,
@@ -114,26 +127,30 @@ class CoreWorker:
         self.submission = Submission(self)
         self.actors = ActorAccess(self)
         self.releases.on_freed = self.actors.handle_freed
-        wait_view = (self.peers, self.refs, self.tasks, self.submission, self.actors)
-        self.waits = Waits(self.reactor, *wait_view)
-        self.explaining = Explaining(self.reactor, self.link, *wait_view)
-        self.set_blocking(DriverBlocking(self.reactor, self.link, self.explaining))
+        #: What those who explain waits look at.
+        self.wait_view = (self.peers, self.refs, self.tasks, self.submission, self.actors)
         self.task_events = TaskEventBuffer(identity.worker_id)
-        #: Set by worker_main: runs what we are sent. A driver has none.
-        self.execution: Any = None
-        #: Set by worker_main: the actor this process is, or may become.
-        self.actor_process: Any = None
-        #: Set by an async actor: notices calls that keep its event loop.
-        self.loop_watch: Any = None
+        #: What this process was given to do; nobody gives a driver anything.
+        self.work = Work()
         #: What the driver gave to ``init(runtime_env=…)``.
         self.runtime_env: dict[str, Any] = {}
         #: What this process's job is, as its workers must know it.
         self.job: node.JobDescription | None = None
-        #: Set by the driver: notices habits that cost time (api/advising.py).
-        self.advisor: Any = None
-        #: Set by the driver: shows what workers print.
-        self.on_output: Callable[[node.OutputLines], None] | None = None
-        self.on_notice: Callable[[node.Notice], None] | None = None
+        #: Is told of habits that cost time.
+        self.advisor: Advisor = NoAdvisor()
+        #: What each kind of message does here, but for the two that come most: see ``_from_peer``.
+        self.on_peer_message: dict[type, Callable[[Peer, Any], None]] = {
+            peer.Yielded: self.submission.take_yield,
+            peer.HandedBack: self.leases.handed_back,
+            **dict.fromkeys(Ownership.SERVES, self.ownership.handle),
+        }
+        self.on_raylet_message: dict[type, Callable[[Any], None]] = {
+            gcs.ActorUpdate: self.actors.updated,
+            node.PeerIntroduced: self._introduced,
+            node.WorkerDied: lambda message: self.leases.certified(message.worker, message.certificate),
+            node.LeaseWanted: lambda _: self.tasks.return_idle(self.reactor.now()),
+            node.LeasePending: self.leases.pending_reason,
+        }
         # The hot path's shortcuts.
         self.submit_task = self.submission.submit_task
         self.submit_call = self.submission.submit_call
@@ -176,15 +193,31 @@ class CoreWorker:
     def cancel(self, ref: Any, force: bool, recursive: bool) -> None:
         cancelling.cancel(self, ref, force, recursive)
 
+    def cancel_task(self, task_id: TaskId, force: bool, recursive: bool) -> None:
+        """Stop a task that this process submitted. Under the lock."""
+        cancelling.cancel_task(self, task_id, force, recursive)
+
+    def cancel_children(self, parent: TaskId, force: bool) -> None:
+        """Stop the tasks that ``parent``, which runs here, has submitted. Under the lock."""
+        tasks = self.submission.tasks
+        for child in [task_id for task_id, pending in tasks.items() if pending.parent == parent]:
+            self.cancel_task(child, force, True)
+
     # -- waiting ---------------------------------------------------------------------------------
 
-    def set_blocking(self, blocking: Blocking) -> None:
-        """How this process's threads wait: as a driver's until said otherwise."""
+    def compose_waiting(self, waits: Waits, explaining: Explaining, blocking: Blocking) -> None:
+        """How this process's threads wait, and what it tells others of that."""
+        self.waits, self.explaining = waits, explaining
         self.objects.blocking = blocking
         self.block_until = blocking.block_until
         self.raise_if_shut = blocking.raise_if_shut
+        self.on_peer_message |= {
+            peer.BlockedOn: lambda _, message: waits.received(message),
+            peer.AskProgress: explaining.asked,
+            peer.Progress: lambda _, message: explaining.progress_came(message),
+        }
 
-    def take_advice(self, advisor: WaitAdvice) -> None:
+    def take_advice(self, advisor: Advisor) -> None:
         """``advisor`` wants to see what this process submits and waits for."""
         self.advisor = self.objects.advice = advisor
 
@@ -222,8 +255,6 @@ class CoreWorker:
             self.releases.drain()
         if self.task_events.noted:
             self.link.send(self.task_events.take())
-        if self.loop_watch is not None:
-            self.loop_watch.look()
 
     # -- messages --------------------------------------------------------------------------------
 
@@ -236,56 +267,33 @@ class CoreWorker:
             if kind is peer.Result:
                 submission.take_result(sender, message)
                 worked = True
-            elif kind is peer.CallActor or kind is peer.PushTask:
-                self.execution.arrived(sender, message)
             elif kind is peer.Results:
                 submission.take_results(sender, message)
                 worked = True
-            elif kind is peer.Yielded:
-                submission.take_yield(sender, message)
-            elif kind is peer.Consumed:
-                self.execution.consumed(message.task_id, message.count)
-            elif kind is peer.HandedBack:
-                self.leases.handed_back(sender, message)
-            elif kind is peer.CancelTask and self.execution is None:
-                cancelling.cancel_task(self, TaskId(message.task_id), message.force, message.recursive)
-            elif kind is peer.StealTasks or kind is peer.CancelTask:
-                self.execution.control(sender, message)
-            elif kind is peer.BlockedOn:
-                self.waits.received(message)
-            elif kind is peer.AskProgress:
-                self.explaining.asked(sender, message)
-            elif kind is peer.Progress:
-                self.explaining.progress_came(message)
             else:
-                self.ownership.handle(sender, message)
+                handler = self.on_peer_message.get(kind)
+                if handler is None:
+                    raise self._misdirected(kind, f"core worker {sender.address.hex()[:8]}")
+                handler(sender, message)
         if worked and sender.leased is not None:
             self.leases.after_results(sender.leased)
         if self.refs.outbox:
             self.perform_effects()
 
     def _from_raylet(self, message: Any) -> None:
-        kind = type(message)
-        if kind is gcs.ActorUpdate:
-            self.actors.updated(message)
-        elif kind is node.PeerIntroduced:
-            self.peers.adopt(message.peer, self.link.take_socket())
-        elif kind is node.WorkerDied:
-            self.leases.certified(message.worker, message.certificate)
-        elif kind is node.LeaseWanted:
-            self.tasks.return_idle(self.reactor.now())
-        elif kind is node.OutputLines:
-            if self.on_output is not None:
-                self.on_output(message)
-        elif kind is node.Notice:
-            if self.on_notice is not None:
-                self.on_notice(message)
-        elif kind is node.LeasePending:
-            self.leases.pending_reason(message)
-        elif self.execution is not None:
-            self.execution.from_raylet(message)
+        handler = self.on_raylet_message.get(type(message))
+        if handler is None:
+            raise self._misdirected(type(message), "the raylet")
+        handler(message)
         if self.refs.outbox:
             self.perform_effects()
+
+    def _misdirected(self, kind: type, sender: str) -> Misdirected:
+        what = "a driver" if self.is_driver else "a worker"
+        return Misdirected(f"{kind.__name__} from {sender} is not for {what}")
+
+    def _introduced(self, message: node.PeerIntroduced) -> None:
+        self.peers.adopt(message.peer, self.link.take_socket())
 
     def _peer_gone(self, gone: Peer) -> None:
         if self._shut:
@@ -296,8 +304,6 @@ class CoreWorker:
             self.actors.peer_gone(gone.actor)
         reason = gone.certificate.describe() if gone.certificate is not None else gone.reason
         self.objects.lost(self.refs.peer_gone(gone.address, reason))
-        if self.execution is not None:
-            self.execution.peer_gone(gone)
         self.perform_effects()
 
     def _raylet_lost(self, reason: str) -> None:
@@ -305,8 +311,6 @@ class CoreWorker:
         if self._shut:
             return
         self._on_raylet_lost(reason)
-        if self.execution is not None:
-            return
         self.put = self.submit_task = self.submit_call = self._refuse  # type: ignore[method-assign]
         self.objects.lose_promised(self.link.gone())
 

@@ -10,18 +10,13 @@ from typing import Any
 
 import msgspec
 
-from beamlet.base.ids import job_id_of_int, own_task_id
+from beamlet.base.ids import own_task_id
 from beamlet.core_worker.context import TaskContext
-from beamlet.core_worker.core_worker import CoreWorker, Identity
-from beamlet.core_worker.executing.actor_process import ActorProcess, leave_process, shut_hook
-from beamlet.core_worker.executing.execution import Execution
-from beamlet.core_worker.executing.execution_queue import Item
-from beamlet.core_worker.executing.output import Output
-from beamlet.core_worker.executing.runner import Runner
+from beamlet.core_worker.core_worker import Identity
+from beamlet.core_worker.executing.actor_process import leave_process, shut_hook
+from beamlet.core_worker.executing.execution_queue import Item, Order, Pushed
+from beamlet.core_worker.executor import ExecutorCore
 from beamlet.core_worker.interrupts import may_raise, send_again
-from beamlet.core_worker.waiting.blocking import WorkerBlocking
-from beamlet.core_worker.waiting.explaining import WorkerExplaining
-from beamlet.core_worker.waiting.waits import CallWaits
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import StartActor
 from beamlet.protocol.node import DescribeTask, ExitedOnPurpose, ExitWorker, JobDescription, WorkerReady
@@ -44,34 +39,22 @@ class Worker:
     """One worker process."""
 
     def __init__(self, birth: Birth, make_ref: Any, make_generator: Any) -> None:
-        no_job = own_task_id(birth.identity.worker_id, job_id_of_int(0))
-        self.core = CoreWorker(
+        self.core = ExecutorCore(
             birth.identity,
             birth.sock,
             birth.arena_fd,
-            TaskContext(no_job),
             make_ref,
             make_generator,
-            self._raylet_lost,
-            birth.reactor,
+            on_raylet_lost=self._raylet_lost,
+            run=self._run,
+            on_job=self._join_job,
+            speaker=self._speaker,
+            reactor=birth.reactor,
         )
-        self.output = Output(self._speaker)
-        self.execution = self.core.execution = Execution(self.core, self.output)
-        self.runner = Runner(self.core, self.execution)
-        self.actor = self.core.actor_process = ActorProcess(self.core, self.execution, self.runner)
-        self._wait_as_worker()
-        self.execution.run = self._run
-        self.execution.on_job = self._join_job
+        self.output = self.core.output
+        self.runner = self.core.runner
+        self.actor = self.core.actor_process
         self._title = ""
-
-    def _wait_as_worker(self) -> None:
-        """What waits knows what runs here; what owns is told how threads wait, and when an answer may go."""
-        core = self.core
-        view = (core.peers, core.refs, core.tasks, core.submission, core.actors)
-        core.waits = waits = CallWaits(core.reactor, *view, core.contexts, self.execution, self.actor)
-        core.explaining = WorkerExplaining(core.reactor, core.link, *view, self.execution, waits)
-        core.set_blocking(WorkerBlocking(core.reactor, core.link, core.explaining, self.execution, waits))
-        core.releases.on_reply_may_go = self.execution.reply_may_go
 
     def serve(self) -> None:
         """Until the process ends."""
@@ -81,7 +64,7 @@ class Worker:
         with self.core.lock:
             self.core.link.send(WorkerReady(self.core.identity.worker_id, os.getpid()))
         try:
-            self.execution.serve(self.execution.queue)
+            self.core.execution.serve(self.core.work.queue)
         except SystemExit as exit_:
             self._exit_of_user(exit_)
 
@@ -89,18 +72,21 @@ class Worker:
 
     def _run(self, item: Item) -> None:
         sender, message = item
-        kind = type(message)
-        if kind is CallActor:
+        if sender is None:
+            self._follow(message)
+        elif isinstance(message, CallActor):
             self.actor.run_call(sender, message)
-        elif kind is PushTask:
+        elif isinstance(message, PushTask):
             self._set_title(message.name)
             self.runner.run_task(sender, message)
-        elif kind is StartActor:
-            self.actor.start(message)
-            if message.spec.is_async and self.actor.instance is not None:
-                self.actor.async_calls.run_forever()
-        elif kind is ExitWorker:
-            self._leave(message.reason)
+
+    def _follow(self, order: Pushed | Order) -> None:
+        if isinstance(order, StartActor):
+            self.actor.start(order)
+            if self.core.work.loop is not None and self.actor.instance is not None:
+                self.core.work.loop.run_forever()
+        elif isinstance(order, ExitWorker):
+            self._leave(order.reason)
 
     def _set_title(self, name: str) -> None:
         if name != self._title:
@@ -112,14 +98,14 @@ class Worker:
                 self.core.reactor.flush()
 
     def _speaker(self) -> str:
-        if self.actor.spec is not None:
+        if self.core.work.spec is not None:
             return self.actor.shown_as
         return self.core.context().name or self._title
 
     def _interrupted(self, signum: int, frame: Any) -> None:
         """SIGINT: only a cancelled task is interrupted; the terminal's Ctrl-C is the driver's affair."""
-        for context, thread, _ in list(self.execution.running.values()):
-            if context.cancelled and thread == threading.main_thread().ident:
+        for context in list(self.core.work.running.values()):
+            if context.cancelled and context.thread == threading.main_thread().ident:
                 if may_raise(frame):
                     raise KeyboardInterrupt
                 send_again(signum)
@@ -154,7 +140,7 @@ class Worker:
             self.core.reactor.flush()
         if self.actor.instance is not None:
             shut_hook(self.actor.instance)
-        leave_process(self.execution, 0)
+        leave_process(self.output, 0)
 
     def _exit_of_user(self, exit_: SystemExit) -> None:
         """User code called sys.exit(): the process ends with that code, and those who wait learn it."""
@@ -163,7 +149,7 @@ class Worker:
             if code is not None:
                 print(code, file=sys.stderr)
             code = 0 if code is None else 1
-        leave_process(self.execution, code)
+        leave_process(self.output, code)
 
     def _raylet_lost(self, reason: str) -> None:
         """The node is gone: nothing of ours may outlive it."""

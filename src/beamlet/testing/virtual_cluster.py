@@ -21,11 +21,11 @@ from typing import Any
 
 from beamlet.api import backend
 from beamlet.api.generators import ObjectRefGenerator
-from beamlet.base.ids import WorkerId, job_id_of_int, make_address, new_node_id, own_task_id
+from beamlet.base.ids import WorkerId, job_id_of_int, make_address, new_node_id
 from beamlet.base.resources import from_floats
 from beamlet.base.version import VERSION
-from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import CoreWorker, Identity
+from beamlet.core_worker.driver import DriverCore
 from beamlet.core_worker.worker_main import Birth, Worker
 from beamlet.gcs.gcs import Gcs
 from beamlet.object_store.arena import Arena
@@ -35,6 +35,7 @@ from beamlet.protocol.node import (
     DriverHello,
     Goodbye,
     JobDescription,
+    Notice,
     OutputLines,
     OutputPrinted,
     Refused,
@@ -234,7 +235,7 @@ class VirtualWorker:
         with core.lock:
             core.link.send(WorkerReady(self._identity.worker_id, self.process.pid))
         try:
-            worker.execution.serve(worker.execution.queue)
+            core.execution.serve(core.work.queue)
         except SystemExit as exit_:
             worker._exit_of_user(exit_)
         self.process.exit(0)
@@ -294,9 +295,16 @@ class VirtualDriver:
             node_ip=welcome.node_ip,
             arena_bytes=welcome.arena_bytes,
         )
-        context = TaskContext(own_task_id(welcome.worker_id, welcome.job_id))
-        core = CoreWorker(
-            identity, wire, arena_fd, context, VirtualRef, ObjectRefGenerator, self._raylet_lost, reactor
+        core = DriverCore(
+            identity,
+            wire,
+            arena_fd,
+            VirtualRef,
+            ObjectRefGenerator,
+            on_raylet_lost=self._raylet_lost,
+            on_output=self._show,
+            on_notice=self._noticed,
+            reactor=reactor,
         )
         process.at_end.append(core.store.close)
         address = make_address(identity.node_id, identity.worker_id)
@@ -310,7 +318,6 @@ class VirtualDriver:
             strict_arrays=hello.strict_arrays,
             driver=address,
         )
-        core.on_output = self._show
         reactor._on_idle = core._on_idle
         backend.set_current(core)
         core.start()
@@ -337,6 +344,9 @@ class VirtualDriver:
     def _show(self, lines: OutputLines) -> None:
         if lines.token and self.core is not None:
             self.core.link.send(OutputPrinted(lines.token))
+
+    def _noticed(self, notice: Notice) -> None:
+        self.cluster.world.tell(f"{self.process!r} was told: {notice!r}")
 
     def _raylet_lost(self, reason: str) -> None:
         self.lost = reason

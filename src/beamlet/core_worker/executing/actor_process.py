@@ -8,33 +8,56 @@ import os
 import pickle
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from beamlet.base.ids import actor_creation_task_id
-from beamlet.core_worker.context import TaskContext, current_task
+from beamlet.core_worker.context import Contexts, TaskContext, current_task
 from beamlet.core_worker.executing.execution import Execution
 from beamlet.core_worker.executing.execution_queue import ExecutionQueue
+from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.executing.runner import ActorExit, Runner, show_devices
+from beamlet.core_worker.executing.work import Work
+from beamlet.core_worker.functions import FunctionTable
+from beamlet.core_worker.node_link import NodeLink
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.peers import Peer
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
 from beamlet.protocol.node import ExitedOnPurpose
 from beamlet.protocol.peer import CallActor
-
-if TYPE_CHECKING:
-    from beamlet.core_worker.core_worker import CoreWorker
+from beamlet.rpc.turns import SharedReactor
 
 
 class ActorProcess:
-    """Made when StartActor comes; lives as long as the process."""
+    """Becomes the actor of a StartActor; lives as long as the process."""
 
-    def __init__(self, core: CoreWorker, execution: Execution, runner: Runner) -> None:
-        self._core = core
+    def __init__(
+        self,
+        *,
+        reactor: SharedReactor,
+        link: NodeLink,
+        functions: FunctionTable,
+        refs: ReferenceCounter,
+        releases: Releases,
+        work: Work,
+        execution: Execution,
+        runner: Runner,
+        output: Output,
+        contexts: Contexts,
+    ) -> None:
+        self._reactor = reactor
+        self._lock = reactor.lock
+        self._link = link
+        self._functions = functions
+        self._refs = refs
+        self._releases = releases
+        self._work = work
         self._execution = execution
         self._runner = runner
+        self._output = output
+        self._contexts = contexts
         self.instance: Any = None
-        self.spec: ActorSpec | None = None
-        self.incarnation = 0
         #: What its output and its errors are signed with.
         self.shown_as = ""
         self._methods: dict[str, Any] = {}
@@ -43,8 +66,9 @@ class ActorProcess:
 
     def start(self, message: StartActor) -> None:
         """Construct the instance and report; then the process serves its calls."""
-        spec = self.spec = message.spec
-        self.incarnation = message.incarnation
+        spec = self._work.spec = message.spec
+        self._work.incarnation = message.incarnation
+        self._work.is_constructing = True
         self.shown_as = spec.class_name
         self._runner.actor_id = spec.actor_id.hex()
         set_title(f"beamlet::{spec.class_name}")
@@ -56,21 +80,22 @@ class ActorProcess:
             spec.lifetime_resources,
             message.incarnation,
         )
-        self._core.contexts.base = context
+        self._contexts.base = context
         token = current_task.set(context)
         error = b""
         try:
-            cls = self._core.functions.fetch(spec.class_key, None)
+            cls = self._functions.fetch(spec.class_key, None)
             guard = self._runner.new_guard(spec.nested)
             args, kwargs = self._runner.decode(spec.args, spec.deps, guard)
             if spec.is_async:
                 self._become_async(spec)
             self.instance = cls(*args, **kwargs)
+            self._work.is_constructing = False
             del args, kwargs
-            with self._core.lock:
-                self._core.drain_released()
-                self._core.refs.task_finished(guard)
-                self._core.perform_effects()
+            with self._lock:
+                self._releases.drain()
+                self._refs.task_finished(guard)
+                self._releases.perform()
             self.shown_as = _own_repr(self.instance) or spec.class_name
             self._runner.actor_repr = _own_repr(self.instance)
         except ActorExit:
@@ -81,21 +106,21 @@ class ActorProcess:
             error = pickle.dumps(self._runner.init_error(context, raised), 5)
         finally:
             current_task.reset(token)
-        self._execution.output.flush()
+        self._output.flush()
         if not error:
             self._start_threads(spec)
-        with self._core.lock:
-            self._core.link.send(ActorStarted(spec.actor_id, message.incarnation, error, self.shown_as))
-            self._core.reactor.flush()
+        with self._lock:
+            self._link.send(ActorStarted(spec.actor_id, message.incarnation, error, self.shown_as))
+            self._reactor.flush()
 
     def _start_threads(self, spec: ActorSpec) -> None:
         """The main thread serves one call at a time; the others are helpers beside it."""
         if spec.is_async:
             return
         for group, limit in spec.concurrency_groups.items():
-            queue = self._execution.groups[group] = ExecutionQueue()
+            queue = self._work.groups[group] = ExecutionQueue()
             self._start_helpers(queue, limit, group)
-        self._start_helpers(self._execution.queue, spec.max_concurrency - 1, "default")
+        self._start_helpers(self._work.queue, spec.max_concurrency - 1, "default")
 
     def _start_helpers(self, queue: ExecutionQueue, count: int, group: str) -> None:
         for number in range(count):
@@ -107,19 +132,17 @@ class ActorProcess:
             AsyncCalls,  # asyncio: 10 ms and 2 MB others need not pay
         )
 
-        self.async_calls = AsyncCalls(self._core, self, self._runner, spec)
-        self._execution.deliver_async = self.async_calls.deliver
-        self._core.loop_watch = self.async_calls.watch
-        self._execution.cancel_async = self.async_calls.cancel
+        self._work.loop = AsyncCalls(self._reactor, self._work, self._runner, self, spec)
 
     # -- life ------------------------------------------------------------------------------------
 
     def run_call(self, sender: Peer, call: CallActor) -> None:
         """One call in the calling thread. ActorExit ends the process."""
-        assert self.spec is not None
+        spec = self._work.spec
+        assert spec is not None
         try:
             method = self.method(call.method)
-            self._runner.run_call(sender, call, method, f"{self.spec.class_name}.{call.method}")
+            self._runner.run_call(sender, call, method, f"{spec.class_name}.{call.method}")
         except ActorExit:
             self.leave("exit_actor()")
 
@@ -134,19 +157,18 @@ class ActorProcess:
 
     def leave(self, reason: str) -> None:
         """End the process on purpose: hooks run, what was answered goes out first."""
-        assert self.spec is not None
-        with self._core.lock:
-            self._core.link.send(ExitedOnPurpose(reason))
-            self._core.reactor.flush()
+        with self._lock:
+            self._link.send(ExitedOnPurpose(reason))
+            self._reactor.flush()
         shut_hook(self.instance)
-        leave_process(self._execution, 0)
+        leave_process(self._output, 0)
 
 
-def leave_process(execution: Execution, code: int) -> None:
+def leave_process(output: Output, code: int) -> None:
     """An orderly end from any thread: atexit handlers, buffered output, then the process is gone."""
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
-    execution.output.flush()
+    output.flush()
     os._exit(code)
 
 

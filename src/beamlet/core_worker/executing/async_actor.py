@@ -12,13 +12,16 @@ import inspect
 import selectors
 import threading
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from beamlet.core_worker.context import TaskContext, current_task
-from beamlet.core_worker.executing.execution_queue import Item
 from beamlet.core_worker.executing.loop_watch import LoopWatch
+from beamlet.core_worker.executing.producers import Producer
 from beamlet.core_worker.executing.runner import Runner
+from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.peers import Peer
 from beamlet.exceptions import AsyncioActorExit, TaskCancelledError
 from beamlet.protocol.gcs import ActorSpec
@@ -26,8 +29,11 @@ from beamlet.protocol.peer import CallActor
 from beamlet.rpc.turns import SharedReactor
 
 if TYPE_CHECKING:
-    from beamlet.core_worker.core_worker import CoreWorker
     from beamlet.core_worker.executing.actor_process import ActorProcess
+
+
+#: Who wants the answer, and what it calls.
+Call = tuple[Peer, CallActor]
 
 
 class ReactorSelector(selectors.EpollSelector):
@@ -78,32 +84,39 @@ class ReactorSelector(selectors.EpollSelector):
 class AsyncCalls:
     """Calls on their way through the loop. ``max_concurrency`` of them run at once, per group."""
 
-    def __init__(self, core: CoreWorker, actor: ActorProcess, runner: Runner, spec: ActorSpec) -> None:
-        self._core = core
-        self._actor = actor
+    def __init__(
+        self, reactor: SharedReactor, work: Work, runner: Runner, actor: ActorProcess, spec: ActorSpec
+    ) -> None:
+        self._lock = reactor.lock
+        self._running = work.running
         self._runner = runner
+        self._actor = actor
         self._class_name = spec.class_name
-        selector = ReactorSelector(core.reactor)
+        selector = ReactorSelector(reactor)
         self.loop = asyncio.SelectorEventLoop(selector)
         self.watch = selector.watch = LoopWatch(self.loop, self._name_of, self._unfinished)
         asyncio.set_event_loop(self.loop)
-        self._arrived: deque[Item] = deque()
+        self._arrived: deque[Call] = deque()
         self._start_scheduled = False
         self._limits = {"": spec.max_concurrency, **spec.concurrency_groups}
         self._running_counts: dict[str, int] = dict.fromkeys(self._limits, 0)
-        self._waiting: dict[str, deque[Item]] = {group: deque() for group in self._limits}
+        self._waiting: dict[str, deque[Call]] = {group: deque() for group in self._limits}
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
 
     # -- arrival (under the lock, any thread) ----------------------------------------------------
 
-    def deliver(self, item: Item) -> None:
+    def deliver(self, item: Call) -> None:
         self._arrived.append(item)
         if not self._start_scheduled:
             self._start_scheduled = True
-            if threading.current_thread() is threading.main_thread():
-                self.loop.call_soon(self._start_arrived)
-            else:
-                self.loop.call_soon_threadsafe(self._start_arrived)
+            self._soon(self._start_arrived)
+
+    def _soon(self, callback: Callable[[], object]) -> None:
+        """On the loop, from whichever thread reads the sockets."""
+        if threading.current_thread() is threading.main_thread():
+            self.loop.call_soon(callback)
+        else:
+            self.loop.call_soon_threadsafe(callback)
 
     def cancel(self, task_id: bytes) -> bool:
         task = self._tasks.get(task_id)
@@ -114,8 +127,8 @@ class AsyncCalls:
     def _name_of(self, task: asyncio.Task[None]) -> str:
         """The call that ``task`` runs, or the task's own name if it was started by one."""
         for task_id, each in list(self._tasks.items()):
-            if each is task and (running := self._core.execution.running.get(task_id)) is not None:
-                return str(running[0].name)
+            if each is task and (context := self._running.get(task_id)) is not None:
+                return context.name
         return f"{self._class_name} ({task.get_name()})"
 
     def _unfinished(self) -> int:
@@ -124,7 +137,7 @@ class AsyncCalls:
     def is_queued(self, task_id: bytes) -> bool:
         """Whether the call is here and has not begun. Under the lock."""
         queues = (self._arrived, *self._waiting.values())
-        return any(item[1].task_id == task_id for queue in queues for item in queue)
+        return any(call.task_id == task_id for queue in queues for _, call in queue)
 
     # -- on the loop -----------------------------------------------------------------------------
 
@@ -142,7 +155,7 @@ class AsyncCalls:
             else:
                 self._waiting[group].append(item)
 
-    def _start(self, group: str, item: Item) -> None:
+    def _start(self, group: str, item: Call) -> None:
         self._running_counts[group] += 1
         task = self.loop.create_task(self._run(group, item[0], item[1]))
         self._tasks[item[1].task_id] = task
@@ -150,10 +163,9 @@ class AsyncCalls:
     async def _run(self, group: str, sender: Peer, call: CallActor) -> None:
         runner = self._runner
         name = f"{self._class_name}.{call.method}"
-        context = TaskContext(call.task_id, call.name or name, name, None, call.attempt)
+        context = TaskContext(call.task_id, call.name or name, name, None, call.attempt, 0, sender)
         current_task.set(context)
-        running = self._core.execution.running
-        running[call.task_id] = (context, 0, sender)
+        self._running[call.task_id] = context
         started = time_ns()
         try:
             method = self._actor.method(call.method)
@@ -178,22 +190,39 @@ class AsyncCalls:
             runner.answer_error(sender, call, context, error)
         else:
             self._finished(group, call)
-            self._core.task_events.note(call.task_id, name, started, time_ns(), False)
+            runner.note(call.task_id, name, started, time_ns(), False)
             runner.answer(sender, call, context, result, 0)
 
     async def _consume(self, sender: Peer, call: CallActor, values: Any, context: TaskContext) -> None:
         """Run an async generator to its end, sending each item."""
+        producers = self._runner.producers
+        producer = producers.begin(call.task_id, sender)
         index = 0
-        async for value in values:
-            index += 1
-            self._runner.send_item(sender, call, index, value, context)
-            if call.stream_limit > 0:
-                await asyncio.to_thread(
-                    self._core.execution.wait_until_consumed, call.task_id, index - call.stream_limit + 1
-                )
+        try:
+            async for value in values:
+                index += 1
+                self._runner.send_item(sender, call, index, value, context)
+                if call.stream_limit > 0:
+                    await self._until_taken(producer, index - call.stream_limit + 1)
+                if producer.is_dropped:
+                    await values.aclose()
+                    break
+        finally:
+            producers.end(call.task_id)
+
+    async def _until_taken(self, producer: Producer, needed: int) -> None:
+        """Until the owner has taken so many items, or wants no more. Holds no thread meanwhile."""
+        while True:
+            with self._lock:
+                if producer.may_go_on(needed):
+                    producer.on_change = None
+                    return
+                changed = asyncio.Event()
+                producer.on_change = partial(self._soon, changed.set)
+            await changed.wait()
 
     def _finished(self, group: str, call: CallActor) -> None:
-        del self._core.execution.running[call.task_id]
+        del self._running[call.task_id]
         del self._tasks[call.task_id]
         self._running_counts[group] -= 1
         waiting = self._waiting[group]

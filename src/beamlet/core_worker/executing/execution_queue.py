@@ -6,13 +6,22 @@ Threads take from the head, owners steal from the tail.  One queue per concurren
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING
 
-from beamlet.protocol.peer import PushTask
+from beamlet.protocol.gcs import StartActor
+from beamlet.protocol.node import ExitWorker
+from beamlet.protocol.peer import CallActor, PushTask
 from beamlet.rpc.turns import Waiter
 
-#: (who wants the answer, what to run)
-Item = tuple[Any, Any]
+if TYPE_CHECKING:
+    from beamlet.core_worker.peers import Peer
+
+#: Work that its owner pushed and wants answered.
+Pushed = PushTask | CallActor
+#: What the raylet wants done once the work before it is.
+Order = StartActor | ExitWorker
+#: (who wants the answer, what to run); nobody waits for the answer to an order.
+Item = tuple["Peer | None", Pushed | Order]
 
 
 class ExecutionQueue:
@@ -53,14 +62,15 @@ class ExecutionQueue:
             self._wake_one()
         return item
 
-    def steal(self, thief: Any, most: int) -> list[int]:
+    def steal(self, thief: Peer, most: int) -> list[int]:
         """Take up to ``most`` of ``thief``'s tasks from the tail; their seqs."""
         seqs: list[int] = []
         kept: list[Item] = []
         while self.items and len(seqs) < most:
             item = self.items.pop()
-            if item[0] is thief and type(item[1]) is PushTask:
-                seqs.append(item[1].seq)
+            sender, message = item
+            if sender is thief and isinstance(message, PushTask):
+                seqs.append(message.seq)
             else:
                 kept.append(item)
         self.items.extend(reversed(kept))
@@ -69,7 +79,8 @@ class ExecutionQueue:
     def remove_task(self, task_id: bytes) -> Item | None:
         """Take out the work of that id, if it has not begun (cancel)."""
         for item in self.items:
-            if getattr(item[1], "task_id", None) == task_id:
+            message = item[1]
+            if isinstance(message, Pushed) and message.task_id == task_id:
                 self.items.remove(item)
                 return item
         return None

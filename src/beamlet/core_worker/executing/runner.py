@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
 from time import time_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from beamlet.base.class_names import class_names
-from beamlet.base.ids import ObjectId, return_id
+from beamlet.base.ids import NodeId, ObjectId, return_id
 from beamlet.core_worker.context import TaskContext, current_task
-from beamlet.core_worker.executing.execution import Execution
+from beamlet.core_worker.executing.answers import Answers
+from beamlet.core_worker.executing.output import Output
+from beamlet.core_worker.executing.producers import Producers
+from beamlet.core_worker.executing.work import Work
+from beamlet.core_worker.functions import FunctionTable
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.releases import Releases
+from beamlet.core_worker.owning.store_client import StoreClient
 from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
 from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.exceptions import RayTaskError, TaskCancelledError, UserCodeException
 from beamlet.protocol.message import ContainedRef
 from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoredAt, StoreDep, Yielded
+from beamlet.rpc.turns import SharedReactor
 from beamlet.serialization.arguments import NO_ARGUMENTS, fill, split
 from beamlet.serialization.remote_error import capture
 from beamlet.serialization.unpicklable import explain_unpicklable
@@ -39,9 +48,6 @@ from beamlet.serialization.values import (
     unpack,
 )
 
-if TYPE_CHECKING:
-    from beamlet.core_worker.core_worker import CoreWorker
-
 _NO_KWARGS: dict[str, Any] = {}
 
 
@@ -50,46 +56,76 @@ class ActorExit(BaseException):
 
 
 class Runner:
-    """Runs work for one core worker, in any of its threads."""
+    """Runs work for one core worker, in any of its threads. ``put``: as in the public API."""
 
-    def __init__(self, core: CoreWorker, execution: Execution) -> None:
-        self._core = core
-        self._execution = execution
-        self._output = execution.output
-        self._events = core.task_events
+    def __init__(
+        self,
+        *,
+        reactor: SharedReactor,
+        node_id: NodeId,
+        node_ip: str,
+        functions: FunctionTable,
+        store: StoreClient,
+        refs: ReferenceCounter,
+        releases: Releases,
+        work: Work,
+        answers: Answers,
+        producers: Producers,
+        output: Output,
+        events: TaskEventBuffer,
+        put: Callable[[Any], Any],
+    ) -> None:
+        self._reactor = reactor
+        self._lock = reactor.lock
+        self._node_id = node_id
+        self._node_ip = node_ip
+        self._functions = functions
+        self._store = store
+        self._refs = refs
+        self._releases = releases
+        self._running = work.running
+        self._answers = answers
+        self.producers = producers
+        self._output = output
+        self._put = put
         #: Finished runs by function, where max_calls limits them.
         self._runs: dict[bytes, int] = {}
         #: Shown in errors of actor methods.
         self.actor_repr: str | None = None
         self.actor_id: str | None = None
 
+        self.note = events.note
+
     # -- tasks -----------------------------------------------------------------------------------
 
     def run_task(self, sender: Peer, task: PushTask) -> None:
         """Run a function and answer ``sender``."""
-        context = TaskContext(task.task_id, task.name, task.name, task.resources, task.attempt)
+        name = task.name
+        context = TaskContext(
+            task.task_id, name, name, task.resources, task.attempt, threading.get_ident(), sender
+        )
         token = current_task.set(context)
-        running = self._execution.running
-        running[task.task_id] = (context, threading.get_ident(), sender)
+        running = self._running
+        running[task.task_id] = context
         if task.accelerators:
             show_devices(task.accelerators)
         started = time_ns()
         try:
-            function = self._core.functions.loaded.get(task.function)
+            function = self._functions.loaded.get(task.function)
             if function is None:
-                function = self._core.functions.fetch(task.function, None)
+                function = self._functions.fetch(task.function, None)
             args, kwargs = self.arguments(task, context)
             result = [function(*args, **kwargs)]
             del args, kwargs
             if task.num_returns < 0:
                 result = [self.consume(sender, task, result.pop(), context)]
         except BaseException as error:
-            self._events.note(task.task_id, task.name, started, time_ns(), True)
+            self.note(task.task_id, task.name, started, time_ns(), True)
             del running[task.task_id]
             self.answer_error(sender, task, context, error)
         else:
             ended = time_ns()
-            self._events.note(task.task_id, task.name, started, ended, False)
+            self.note(task.task_id, task.name, started, ended, False)
             del running[task.task_id]
             self.answer(sender, task, context, result, max(0, ended - started) // 1000)
         finally:
@@ -97,10 +133,12 @@ class Runner:
 
     def run_call(self, sender: Peer, call: CallActor, method: Any, shown_as: str) -> None:
         """Run an actor's method and answer ``sender``."""
-        context = TaskContext(call.task_id, call.name or shown_as, shown_as, None, call.attempt)
+        context = TaskContext(
+            call.task_id, call.name or shown_as, shown_as, None, call.attempt, threading.get_ident(), sender
+        )
         token = current_task.set(context)
-        running = self._execution.running
-        running[call.task_id] = (context, threading.get_ident(), sender)
+        running = self._running
+        running[call.task_id] = context
         started = time_ns()
         try:
             args, kwargs = self.arguments(call, context)
@@ -109,11 +147,11 @@ class Runner:
             if call.num_returns < 0:
                 result = [self.consume(sender, call, result.pop(), context)]
         except BaseException as error:
-            self._events.note(call.task_id, shown_as, started, time_ns(), True)
+            self.note(call.task_id, shown_as, started, time_ns(), True)
             del running[call.task_id]
             self.answer_error(sender, call, context, error)
         else:
-            self._events.note(call.task_id, shown_as, started, time_ns(), False)
+            self.note(call.task_id, shown_as, started, time_ns(), False)
             del running[call.task_id]
             self.answer(sender, call, context, result, 0)
         finally:
@@ -140,8 +178,8 @@ class Runner:
         return self.decode(payload, work.deps, context.guard)
 
     def new_guard(self, nested: Sequence[ContainedRef]) -> ArgumentsGuard:
-        with self._core.lock:
-            return ArgumentsGuard(self._execution.next_reply(), [ObjectId(ref[0]) for ref in nested])
+        with self._lock:
+            return ArgumentsGuard(self._answers.next_name(), [ObjectId(ref[0]) for ref in nested])
 
     def decode(
         self, payload: bytes, deps: Sequence[InlineDep | StoreDep], guard: ArgumentsGuard
@@ -163,15 +201,15 @@ class Runner:
     def _dependency(self, dep: InlineDep | StoreDep, guard: ArgumentsGuard) -> Any:
         if isinstance(dep, InlineDep):
             return self._rebuild(dep.payload, guard)
-        stored = self._core.store.read(dep.object_id, dep.owner, dep.node)
+        stored = self._store.read(dep.object_id, dep.owner, dep.node)
         self._count(stored.contained, guard)
         return rebuild(stored.kind, stored.inband, stored.buffers)
 
     def _count(self, contained: list[ContainedRef], guard: ArgumentsGuard) -> None:
         if contained:
-            with self._core.lock:
-                self._core.refs.found_in_arguments(guard, contained)
-                self._core.perform_effects()
+            with self._lock:
+                self._refs.found_in_arguments(guard, contained)
+                self._releases.perform()
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -197,7 +235,7 @@ class Runner:
                     and not self._output.printed
                     and not (type(work) is PushTask and work.max_calls)
                 ):
-                    self._execution.reply(sender, Result(work.seq, data, busy_us))
+                    self._answers.send(sender, Result(work.seq, data, busy_us))
                     return
                 parts = [data]
             else:
@@ -208,7 +246,7 @@ class Runner:
             return
         message.busy_us = busy_us
         del value, parts
-        self._execution.reply_when_safe(sender, message, guard, self._output.take_printed())
+        self._answers.send_when_safe(sender, message, guard, self._output.take_printed())
 
     def _several(self, work: PushTask | CallActor, value: Any) -> list[bytes | Serialized]:
         if work.num_returns == DYNAMIC:
@@ -239,10 +277,10 @@ class Runner:
         message = Results(work.seq, items)
         message.leaving = self._is_worn_out(work)
         if any(contained):
-            with self._core.lock:
+            with self._lock:
                 every = [ref for refs in contained for ref in refs]
                 message.contained = contained
-                message.hold = self._core.refs.hold_results(sender.address, every, guard)
+                message.hold = self._refs.hold_results(sender.address, every, guard)
         return message
 
     def _item(
@@ -254,8 +292,8 @@ class Runner:
         if part.total_bytes <= INLINE_MAX_BYTES:
             return pack(part)
         object_id = return_id(work.task_id, index)
-        size = self._core.store.write(object_id, part, f"result of {work.name}", sender.address)
-        return StoredAt(self._core.node_id, size)
+        size = self._store.write(object_id, part, f"result of {work.name}", sender.address)
+        return StoredAt(self._node_id, size)
 
     # -- generators ------------------------------------------------------------------------------
 
@@ -264,11 +302,21 @@ class Runner:
     ) -> DynamicObjectRefGenerator | None:
         """Run a generator to its end, sending each item; or collect references, in Ray's older form."""
         if work.num_returns == DYNAMIC:
-            return DynamicObjectRefGenerator([self._core.put(value) for value in values])
-        for index, value in enumerate(values, 1):
-            self.send_item(sender, work, index, value, context)
-            if work.stream_limit > 0:
-                self._execution.wait_until_consumed(work.task_id, index - work.stream_limit + 1)
+            return DynamicObjectRefGenerator([self._put(value) for value in values])
+        producer = self.producers.begin(work.task_id, sender)
+        try:
+            for index, value in enumerate(values, 1):
+                self.send_item(sender, work, index, value, context)
+                if work.stream_limit > 0:
+                    self.producers.wait(producer, index - work.stream_limit + 1)
+                if producer.is_dropped:
+                    if isinstance(values, Generator):
+                        values.close()
+                    break
+        finally:
+            self.producers.end(work.task_id)
+        if context.cancelled:
+            raise TaskCancelledError(work.task_id.hex())
         return None
 
     def send_item(
@@ -280,14 +328,13 @@ class Runner:
         except Exception as error:
             raise explained(error, value, context.name) from None
         message = Yielded(work.seq, index, self._item(sender, work, index, part))
-        core = self._core
-        with core.lock:
+        with self._lock:
             if not isinstance(part, bytes) and part.contained:
                 message.contained = part.contained
-                message.hold = core.refs.hold_results(sender.address, part.contained, context.guard)
+                message.hold = self._refs.hold_results(sender.address, part.contained, context.guard)
             sender.send(message)
             # Always at once: nobody knows how long the next item takes.
-            core.reactor.flush()
+            self._reactor.flush()
 
     def _is_worn_out(self, work: PushTask | CallActor) -> bool:
         """Whether this was the last run that max_calls allows."""
@@ -307,7 +354,7 @@ class Runner:
         types = class_names(type(retried_for(error)))
         message = Results(work.seq, [payload] * count, failed=True, error_types=types)
         error.__traceback__ = None
-        self._execution.reply_when_safe(sender, message, context.guard, self._output.take_printed())
+        self._answers.send_when_safe(sender, message, context.guard, self._output.take_printed())
 
     def error_payload(self, context: TaskContext, error: BaseException) -> bytes:
         if context.cancelled and isinstance(error, KeyboardInterrupt | SystemExit):
@@ -318,7 +365,7 @@ class Runner:
             error,
             function_name=context.function_name,
             pid=os.getpid(),
-            ip=self._core.identity.node_ip,
+            ip=self._node_ip,
             actor_repr=self.actor_repr,
             actor_id=self.actor_id,
         )
@@ -329,7 +376,7 @@ class Runner:
             error,
             function_name=context.function_name,
             pid=os.getpid(),
-            ip=self._core.identity.node_ip,
+            ip=self._node_ip,
             actor_repr=self.actor_repr,
             actor_id=self.actor_id,
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from beamlet.base.ids import Address, NodeId, ObjectId
 from beamlet.core_worker.context import Contexts
@@ -31,6 +31,9 @@ _ADVISED_FROM_S = 0.001
 def _failed(record: ObjectRecord) -> bool:
     """Whether getting it raises, as far as can be told here."""
     return record.state == LOST or (record.state == INLINE and is_error(record.payload))
+
+
+R = TypeVar("R", bound=Ref)
 
 
 class GetWaiter(Waiter):
@@ -259,8 +262,8 @@ class ObjectAccess:
     # -- wait ------------------------------------------------------------------------------------
 
     def wait(
-        self, refs: list[Ref], num_returns: int, timeout_s: float | None, fetch_local: bool
-    ) -> tuple[list[Ref], list[Ref]]:
+        self, refs: list[R], num_returns: int, timeout_s: float | None, fetch_local: bool
+    ) -> tuple[list[R], list[R]]:
         """(at most ``num_returns`` ready ones, the others), each in the order of ``refs``."""
         objects = self._refs.objects
         with self._lock:
@@ -288,7 +291,7 @@ class ObjectAccess:
         chosen = set(ready)
         return [refs[i] for i in ready], [ref for i, ref in enumerate(refs) if i not in chosen]
 
-    def _ready_positions(self, refs: list[Ref], most: int) -> list[int]:
+    def _ready_positions(self, refs: Sequence[Ref], most: int) -> list[int]:
         objects = self._refs.objects
         ready: list[int] = []
         for position, ref in enumerate(refs):

@@ -24,6 +24,12 @@ from beamlet.protocol.peer import (
 class Ownership:
     """Handlers run under the core worker's lock."""
 
+    #: The kinds of messages that ``handle`` takes.
+    SERVES = (
+        *(GetObject, ObjectValue, ObjectStored, ObjectGone),
+        *(AddBorrower, BorrowerAdded, RemoveBorrower, ReleaseHold),
+    )
+
     def __init__(self, refs: ReferenceCounter, objects: ObjectAccess, unseen: UnseenErrors) -> None:
         self._refs = refs
         self._objects = objects

@@ -142,7 +142,7 @@ class Leases:
         now = self._core.reactor.now()
         advisor = self._core.advisor
         tasks = list(worker.in_flight.values())
-        if advisor is not None and worker.reviewed_s and tasks:
+        if worker.reviewed_s and tasks:
             names = {task.message.name for task in tasks}
             cost_us = (now - worker.reviewed_s) / _REVIEWED_CALLS * 1e6
             if len(names) == 1:

@@ -292,8 +292,7 @@ class Submission:
                 return value
             if isinstance(data, Serialized) and data.total_bytes <= INLINE_MAX_BYTES // 8:
                 return value
-            if self._core.advisor is not None:
-                self._core.advisor.large_argument(value, data, name)
+            self._core.advisor.large_argument(value, data, name)
             ref = self._core.put(value)
             temporary.append(ref)
             return cut_out(ref)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from time import monotonic
 
 from beamlet.base.ids import ObjectId
-from beamlet.core_worker.executing.execution import Execution
+from beamlet.core_worker.executing.blocked import BlockedThreads
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.ports import Ref
 from beamlet.core_worker.waiting.explaining import Explaining
@@ -50,11 +50,11 @@ class WorkerBlocking(DriverBlocking):
         reactor: SharedReactor,
         link: NodeLink,
         explaining: Explaining,
-        execution: Execution,
+        blocked: BlockedThreads,
         waits: CallWaits,
     ) -> None:
         super().__init__(reactor, link, explaining)
-        self._execution = execution
+        self._blocked = blocked
         self._waits = waits
 
     def block_until(
@@ -67,7 +67,7 @@ class WorkerBlocking(DriverBlocking):
         if reactor.wait(waiter, soon):
             return True
         objects = [ref._id for ref in refs] if needs_all and deadline is None else []
-        with self._execution.blocked(), self._waits.entered(waiter, objects) as wait:
+        with self._blocked.one_more(), self._waits.entered(waiter, objects) as wait:
             done = reactor.wait(waiter, deadline)
         if wait is not None and wait.verdict:
             raise DeadlockError(wait.verdict)

@@ -20,7 +20,7 @@ from time import monotonic
 import msgspec
 
 from beamlet.base.ids import ActorId, Address, ObjectId, TaskId, return_id, short, task_of_object
-from beamlet.core_worker.executing.execution import Execution
+from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.node_link import NodeLink, RayletGone
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
 from beamlet.core_worker.owning.ports import Peers, Ref, Sends
@@ -284,18 +284,18 @@ class WorkerExplaining(Explaining):
         submitter: TaskSubmitter,
         submission: Submission,
         actors: ActorAccess,
-        execution: Execution,
+        work: Work,
         waits: CallWaits,
     ) -> None:
         super().__init__(reactor, link, peers, refs, submitter, submission, actors)
-        self._execution = execution
+        self._work = work
         self._waits = waits
 
     def _progress_of(self, task_id: TaskId) -> tuple[str, bool]:
-        entry = self._execution.running.get(task_id)
-        if entry is not None:
-            return self._running_text(task_id, entry[0].started)
-        queued = self._execution.position_of(task_id)
+        context = self._work.running.get(task_id)
+        if context is not None:
+            return self._running_text(task_id, context.started)
+        queued = self._work.position_of(task_id)
         if queued is not None:
             return self._queued_text(queued)
         return super()._progress_of(task_id)
@@ -310,11 +310,11 @@ class WorkerExplaining(Explaining):
 
     def _queued_text(self, position: int) -> tuple[str, bool]:
         behind = f"is queued behind {position} call{'s' if position != 1 else ''} of the actor"
-        running = list(self._execution.running.items())
+        running = list(self._work.running.values())
         if not running:
             return behind, True
-        task_id, (context, _, _) = running[0]
-        text, progresses = self._running_text(TaskId(task_id), context.started)
+        context = running[0]
+        text, progresses = self._running_text(context.task_id, context.started)
         return f"{behind}: {context.name} {text}", progresses and monotonic() - context.started < HINT_S - 0.5
 
 

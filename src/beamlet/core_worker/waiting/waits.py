@@ -15,8 +15,7 @@ from time import monotonic
 from beamlet.base.ids import ActorId, Address, ObjectId, TaskId, actor_creation_task_id, task_of_object
 from beamlet.base.own_code import OUR_FOLDER
 from beamlet.core_worker.context import Contexts, TaskContext
-from beamlet.core_worker.executing.actor_process import ActorProcess
-from beamlet.core_worker.executing.execution import Execution
+from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
 from beamlet.core_worker.owning.ports import Peers
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
@@ -137,13 +136,11 @@ class CallWaits(Waits):
         submission: Submission,
         actors: ActorAccess,
         contexts: Contexts,
-        execution: Execution,
-        actor_process: ActorProcess,
+        work: Work,
     ) -> None:
         super().__init__(reactor, peers, refs, submitter, submission, actors)
         self._contexts = contexts
-        self._execution = execution
-        self._actor_process = actor_process
+        self._work = work
         #: Thread that waits, and whom to wake, by the wait's number.
         self._threads: dict[int, tuple[int, Waiter]] = {}
 
@@ -181,21 +178,13 @@ class CallWaits(Waits):
     def _call_of_thread(self, thread: int) -> TaskContext | None:
         """The call that ends when the code of this thread does; helpers that users start have none."""
         context = self._contexts.current()
-        running = self._execution.running.get(context.task_id)
+        on_main_thread = thread == threading.main_thread().ident
+        running = self._work.running.get(context.task_id)
         if running is not None:
-            # Coroutines stand there with thread 0; what blocks one of them blocks the loop's thread.
-            on_loop = running[1] == 0 and thread == threading.main_thread().ident
-            return context if running[1] == thread or on_loop else None
-        return context if self._is_constructing(context.task_id, thread) else None
-
-    def _is_constructing(self, task_id: TaskId, thread: int) -> bool:
-        actor = self._actor_process
-        return (
-            actor.spec is not None
-            and actor.instance is None
-            and task_id == actor_creation_task_id(actor.spec.actor_id)
-            and thread == threading.main_thread().ident
-        )
+            # What blocks a coroutine blocks the loop's thread.
+            on_loop = running.thread == 0 and on_main_thread
+            return context if running.thread == thread or on_loop else None
+        return context if on_main_thread and self._work.is_creation(context.task_id) else None
 
     def wait_of(self, task_id: TaskId) -> Wait | None:
         """The wait that the call is in, if only its objects can end it. Under the lock."""
@@ -223,7 +212,7 @@ class CallWaits(Waits):
     # -- what the detector asks (under the lock) -------------------------------------------------
 
     def _is_own(self, actor_id: ActorId) -> bool:
-        spec = self._actor_process.spec
+        spec = self._work.spec
         return spec is not None and spec.actor_id == actor_id
 
     def blocker(self, task_id: TaskId) -> Blocker | None:
@@ -242,15 +231,15 @@ class CallWaits(Waits):
 
     def _queues_behind(self, task_id: TaskId, wait: Wait) -> str:
         """How the call is kept up by ``wait``, which holds the main thread; "" if it is not."""
-        execution, actor = self._execution, self._actor_process
-        if actor.spec is None:
+        work = self._work
+        if work.spec is None:
             return ""  # a worker that waits hands back the tasks queued behind
-        if execution.deliver_async is not None:
-            waits = task_id in execution.running or actor.async_calls.is_queued(task_id)
+        if work.loop is not None:
+            waits = task_id in work.running or work.loop.is_queued(task_id)
             return f"needs the event loop that {wait.name} blocks" if waits else ""
-        if actor.spec.max_concurrency != 1 or actor.spec.concurrency_groups:
+        if work.spec.max_concurrency != 1 or work.spec.concurrency_groups:
             return ""  # other threads may serve it
-        queued = any(item[1].task_id == task_id for item in execution.queue.items if item[0] is not None)
+        queued = work.position_of(task_id) is not None
         return f"queues behind {wait.name} on the same actor (max_concurrency=1)" if queued else ""
 
 

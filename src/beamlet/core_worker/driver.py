@@ -1,0 +1,50 @@
+"""The core worker of a driver: the user's program, which submits and waits and runs nothing for others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from beamlet.base.ids import own_task_id
+from beamlet.core_worker.context import TaskContext
+from beamlet.core_worker.core_worker import CoreWorker, Identity
+from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.waiting.blocking import DriverBlocking
+from beamlet.core_worker.waiting.explaining import Explaining
+from beamlet.core_worker.waiting.waits import Waits
+from beamlet.protocol import node
+from beamlet.protocol.peer import CancelTask
+from beamlet.rpc.descriptors import Wire
+from beamlet.rpc.turns import SharedReactor
+
+
+class DriverCore(CoreWorker):
+    """``on_output`` and ``on_notice`` show the user what workers print and what the node has to say."""
+
+    is_driver = True
+
+    def __init__(
+        self,
+        identity: Identity,
+        sock: Wire,
+        arena_fd: int,
+        make_ref: Any,
+        make_generator: Any,
+        *,
+        on_raylet_lost: Callable[[str], None],
+        on_output: Callable[[node.OutputLines], None],
+        on_notice: Callable[[node.Notice], None],
+        reactor: SharedReactor | None = None,
+    ) -> None:
+        context = TaskContext(own_task_id(identity.worker_id, identity.job_id))
+        super().__init__(identity, sock, arena_fd, context, make_ref, make_generator, on_raylet_lost, reactor)
+        explaining = Explaining(self.reactor, self.link, *self.wait_view)
+        blocking = DriverBlocking(self.reactor, self.link, explaining)
+        self.compose_waiting(Waits(self.reactor, *self.wait_view), explaining, blocking)
+        self.on_peer_message[CancelTask] = self._cancel_asked
+        self.on_raylet_message[node.OutputLines] = on_output
+        self.on_raylet_message[node.Notice] = on_notice
+
+    def _cancel_asked(self, _: Peer, message: CancelTask) -> None:
+        """A borrower of one of our results wants its task stopped."""
+        self.cancel_task(message.task_id, message.force, message.recursive)

@@ -1,0 +1,59 @@
+"""Threads of this worker that wait: the raylet lends their CPU meanwhile, and nothing queues behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from beamlet.core_worker.executing.execution_queue import Item
+from beamlet.core_worker.executing.work import Work
+from beamlet.core_worker.node_link import NodeLink
+from beamlet.core_worker.peers import Peer
+from beamlet.protocol.node import Blocked, Unblocked
+from beamlet.protocol.peer import HandedBack, PushTask
+from beamlet.rpc.turns import SharedReactor
+
+
+class BlockedThreads:
+    """Guarded by the core worker's lock, but for ``one_more``."""
+
+    def __init__(self, reactor: SharedReactor, link: NodeLink, work: Work) -> None:
+        self._lock = reactor.lock
+        self._link = link
+        self._work = work
+        self.count = 0
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """The calling thread waits: tell the raylet, and give back what is queued behind."""
+        with self._lock:
+            self.count += 1
+            if self.count == 1:
+                self._link.send(Blocked())
+                self._hand_back_queued()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.count -= 1
+                if not self.count:
+                    self._link.send(Unblocked())
+
+    def _hand_back_queued(self) -> None:
+        handed: dict[int, tuple[Peer, list[int]]] = {}
+        for context in self._work.running.values():
+            if context.asker is not None:
+                handed[id(context.asker)] = context.asker, []
+        items = self._work.queue.items
+        kept: list[Item] = []
+        for item in items:
+            sender, message = item
+            if sender is not None and isinstance(message, PushTask):
+                handed.setdefault(id(sender), (sender, []))[1].append(message.seq)
+            else:
+                kept.append(item)
+        items.clear()
+        items.extend(kept)
+        for peer, seqs in handed.values():
+            if peer.actor is None:
+                peer.send(HandedBack(seqs, True))

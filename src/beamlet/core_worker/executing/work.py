@@ -1,0 +1,71 @@
+"""What this process was given to do: queued, running, and the actor it is. Empty in drivers.
+
+Guarded by the core worker's lock, but for ``running``, which threads fill and empty as they begin and end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from beamlet.base.ids import actor_creation_task_id
+from beamlet.core_worker.context import TaskContext
+from beamlet.core_worker.executing.execution_queue import ExecutionQueue, Pushed
+from beamlet.core_worker.peers import Peer
+from beamlet.protocol.gcs import ActorSpec
+from beamlet.protocol.peer import CallActor
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.executing.async_actor import AsyncCalls
+
+
+class Work:
+    """One per process."""
+
+    def __init__(self) -> None:
+        #: Of the main thread: tasks, and the calls of an actor's default concurrency group.
+        self.queue = ExecutionQueue()
+        #: Of an actor's other concurrency groups.
+        self.groups: dict[str, ExecutionQueue] = {}
+        #: What runs now, by task id.
+        self.running: dict[bytes, TaskContext] = {}
+        #: The actor that this process is.
+        self.spec: ActorSpec | None = None
+        self.incarnation = 0
+        #: Its constructor has not returned yet.
+        self.is_constructing = False
+        #: Takes the calls instead of the queues when the actor runs on an asyncio loop.
+        self.loop: AsyncCalls | None = None
+
+    @property
+    def queues(self) -> tuple[ExecutionQueue, ...]:
+        return self.queue, *self.groups.values()
+
+    def queue_of(self, call: CallActor) -> ExecutionQueue:
+        return self.groups.get(call.group, self.queue) if call.group else self.queue
+
+    def position_of(self, task_id: bytes) -> int | None:
+        """How many calls are ahead of one that has not begun."""
+        for queue in self.queues:
+            for position, (_, message) in enumerate(queue.items):
+                if isinstance(message, Pushed) and message.task_id == task_id:
+                    return position + 1
+        return None
+
+    def remove(self, task_id: bytes) -> tuple[Peer, Pushed] | None:
+        """Take out a task or call that has not begun: who wants its answer, and what it is."""
+        for queue in self.queues:
+            item = queue.remove_task(task_id)
+            if item is not None:
+                sender, message = item
+                assert sender is not None, "orders have no task id"
+                assert isinstance(message, Pushed), "orders have no task id"
+                return sender, message
+        return None
+
+    def is_creation(self, task_id: bytes) -> bool:
+        """Whether that is the constructor which runs here now."""
+        return (
+            self.spec is not None
+            and self.is_constructing
+            and task_id == actor_creation_task_id(self.spec.actor_id)
+        )
