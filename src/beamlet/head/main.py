@@ -23,6 +23,7 @@ import msgspec
 
 from beamlet.base.ids import NodeId, new_node_id
 from beamlet.base.resources import from_floats
+from beamlet.base.say import say
 from beamlet.head.node_facts import NodeFacts
 from beamlet.head.options import HeadOptions, HeadReady
 from beamlet.object_store.arena import Arena
@@ -37,6 +38,7 @@ OWNER_JOINS_S = 30.0
 #: How long the factory may take to end all workers before it is killed.
 _FACTORY_ENDS_S = 6.0
 _ORPHANS_END_S = 2.0
+_LOG = "head.log"
 
 
 def main(arguments: list[str]) -> int:
@@ -54,13 +56,14 @@ def main(arguments: list[str]) -> int:
 
 def run_head(options: HeadOptions) -> int:
     """Returns the exit status, or raises what the head itself did wrong; both are in its log."""
-    report = _take_over_output(Path(options.session_dir) / "logs" / "head.log")
+    report = _take_over_output(Path(options.session_dir) / "logs" / _LOG)
     try:
         head = Head(options, report)
     except Exception as error:
-        _say(report, HeadReady(os.getpid(), error=f"{type(error).__name__}: {error}"))
+        _say_the_rest()
+        _tell(report, HeadReady(os.getpid(), error=f"{type(error).__name__}: {error}"))
         raise
-    _say(report, HeadReady(os.getpid(), address=str(head.session.socket)))
+    _tell(report, HeadReady(os.getpid(), address=str(head.session.socket)))
     if options.owned:
         head.await_owner(report)
     else:
@@ -99,11 +102,15 @@ class Head:
         from beamlet.gcs.gcs import Gcs
         from beamlet.head.session_keeper import SessionKeeper
         from beamlet.object_store.store import ObjectStore
+        from beamlet.processes.log_writer import LogStream, LogWriter
         from beamlet.raylet.raylet import NodeConfig, Raylet
         from beamlet.rpc.listener import Listener
         from beamlet.rpc.reactor import Reactor
 
         self._reactor = Reactor()
+        self._logs = LogWriter(self.session.logs, self._on_log_trouble)
+        # From here on nobody in the loop waits for the disk, neither for workers' logs nor for its own.
+        sys.stderr = LogStream(self._logs.open(_LOG))
         self._gcs = Gcs(
             lambda address, message: self._raylet.to_core_worker(address, message),
             lambda _, message: self._raylet.on_gcs_message(message),
@@ -125,7 +132,14 @@ class Head:
         )
         store = ObjectStore(options.object_store_bytes, options.store_full_timeout_s)
         self._raylet = Raylet(
-            self._reactor, config, self._factory.link, self._arena, store, self._gcs, self._end
+            self._reactor,
+            config,
+            self._factory.link,
+            self._arena,
+            store,
+            self._gcs,
+            self._end,
+            self._logs,
         )
         self._gcs.ask_freshly(node_id, self._raylet.report)
         self._raylet.start()
@@ -140,7 +154,7 @@ class Head:
             secret,
             self._reactor,
             listen,
-            self._raylet.warn_drivers,
+            self._on_removed,
             is_current=not options.owned,
         )
         self.session.describe(str(self.session.socket))
@@ -166,6 +180,15 @@ class Head:
         self._ending = self._ending or reason
         self._reactor.stop()
 
+    def _on_removed(self, text: str) -> None:
+        """Files of the session were, our log perhaps among them."""
+        self._logs.make_again()
+        self._raylet.warn_drivers(text)
+
+    def _on_log_trouble(self, text: str) -> None:
+        """In any thread."""
+        self._reactor.call_soon_threadsafe(lambda: self._raylet.warn_drivers(text))
+
     def await_owner(self, report: int) -> None:
         """The owner keeps its end of ``report`` open until it joined; killed before, it takes us along."""
 
@@ -186,7 +209,7 @@ class Head:
 
     def _close(self) -> None:
         """In order: new visitors, workers, files. Connections close with the process, after everything."""
-        os.write(2, f"beamlet head: ends: {self._ending or 'an error of its own, see above'}\n".encode())
+        say(f"ends: {self._ending or 'an error of its own, see below'}")
         left_behind = self._raylet.has_drivers
         self._keeper.close()
         self._raylet.close()
@@ -199,6 +222,7 @@ class Head:
         if not end_children(_ORPHANS_END_S) or status != 0:
             sweep_and_wait(self.session.marker)
         self._arena.close()
+        _say_the_rest()
         self.session.remove(keep_logs=self._failed or left_behind or self._owner_lives_on())
 
     def _owner_lives_on(self) -> bool:
@@ -231,7 +255,10 @@ def _take_over_output(log: Path) -> int:
     """Standard output and error go to the head's log from now on; returns a duplicate of the old stdout."""
     report = os.dup(1)
     os.set_inheritable(report, False)
-    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError:  # a full disk: the thread that writes logs says so when it fails too
+        fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.dup2(fd, 1)
@@ -241,12 +268,20 @@ def _take_over_output(log: Path) -> int:
     return report
 
 
-def _say(report: int, ready: HeadReady) -> None:
+def _say_the_rest() -> None:
+    """What was said goes to the disk now, and what is still to be said without a thread between."""
+    from beamlet.processes.log_writer import LogStream
+
+    if isinstance(sys.stderr, LogStream):
+        sys.stderr.end()
+
+
+def _tell(report: int, ready: HeadReady) -> None:
     """Tell whoever started us."""
     try:
         os.write(report, msgspec.json.encode(ready) + b"\n")
     except BrokenPipeError:
-        os.write(2, b"beamlet head: whoever started this head is gone\n")
+        say("whoever started this head is gone")
 
 
 def _await_exit(pid: int, seconds: float) -> int | None:

@@ -38,6 +38,7 @@ from typing import Final, NamedTuple, NoReturn
 import msgspec
 
 from beamlet.base.ids import WorkerId
+from beamlet.base.say import say
 from beamlet.processes.fate_sharing import become_subreaper, children, die_with_parent, kill_group
 from beamlet.processes.fork_failure import explain_fork_failure
 from beamlet.processes.forked_child import (
@@ -372,4 +373,4 @@ def _noted_by_wakeup(number: int, frame: object) -> None:
 
 
 def _say(text: str) -> None:
-    os.write(2, f"beamlet factory: {text}\n".encode())
+    say(text, "beamlet factory")

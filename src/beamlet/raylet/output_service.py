@@ -1,4 +1,4 @@
-"""Reads what workers print from their pipes; writes log files; hands lines to drivers.
+"""Reads what workers print from their pipes; passes it to log files and drivers.
 
 The pipes are this process's from the fork on, so nothing a worker wrote is lost with it: what is in them when
 it dies is read before its death is announced.  What lines are is output_router.py's business.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
+from typing import Protocol
 
 from msgspec import Struct, field
 
@@ -22,11 +22,22 @@ from beamlet.rpc.reactor import Reactor
 _READ_BYTES = 64 * 1024
 #: Reads from one pipe before others get their turn.
 _READS_AT_ONCE = 8
-#: A log file is not continued beyond this.
-LOG_BYTES = 128 * 1024 * 1024
 #: When a driver lags this far behind, its workers' pipes are left unread: printing then waits for reading.
 _DRIVER_BACKLOG_BYTES = 32 * 1024 * 1024
 _PAUSE_S = 0.02
+
+
+class Log(Protocol):
+    """One stream's file; writing never waits and never raises."""
+
+    def write(self, data: bytes, /) -> None: ...
+    def close(self) -> None: ...
+
+
+class Logs(Protocol):
+    """Where log files are made: processes/log_writer.py."""
+
+    def open(self, name: str, /) -> Log: ...
 
 
 class _Pipes(Struct):
@@ -34,7 +45,7 @@ class _Pipes(Struct):
     fds: list[int]
     pid: int = 0
     job: JobId | None = None
-    logs: list[_LogFile | None] = field(default_factory=lambda: [None, None])
+    logs: list[Log | None] = field(default_factory=lambda: [None, None])
 
 
 class OutputService:
@@ -42,7 +53,7 @@ class OutputService:
 
     def __init__(
         self,
-        logs: Path,
+        logs: Logs,
         members: Members,
         performer: Performer,
         reactor: Reactor,
@@ -210,41 +221,5 @@ class OutputService:
             job = pipes.job.hex() if pipes.job is not None else "none"
             suffix = "err" if effect.is_stderr else "out"
             name = f"worker-{effect.worker.hex()}-{job}-{pipes.pid}.{suffix}"
-            log = pipes.logs[effect.is_stderr] = _LogFile(self._logs / name)
+            log = pipes.logs[effect.is_stderr] = self._logs.open(name)
         log.write(effect.data)
-
-
-class _LogFile:
-    """One stream's log, cut off at LOG_BYTES with a note. A full disk ends it too: output goes on without."""
-
-    def __init__(self, path: Path) -> None:
-        self._size = 0
-        self._fd = -1
-        try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            _complain(f"cannot write {path}: {error.strerror}")
-
-    def write(self, data: bytes) -> None:
-        if self._fd < 0:
-            return
-        self._size += len(data)
-        if self._size > LOG_BYTES:
-            data = f"[beamlet: this log ends here, it reached {LOG_BYTES >> 20} MiB]\n".encode()
-        try:
-            os.write(self._fd, data)
-        except OSError as error:
-            _complain(f"a worker's log ends early: {error.strerror}")
-            self.close()
-        if self._size > LOG_BYTES:
-            self.close()
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-def _complain(text: str) -> None:
-    """To the head's own log."""
-    os.write(2, f"beamlet head: {text}\n".encode())

@@ -8,11 +8,12 @@ something could be done for another.
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
+
+from beamlet.base.say import say
 
 E = TypeVar("E")
 
@@ -21,7 +22,7 @@ def report(effect: object, error: Exception) -> None:
     """To the head's log, with the stack: it is a mistake of ours."""
     what = type(effect).__name__
     stack = "".join(traceback.format_exception(error))
-    os.write(2, f"beamlet head: {what} was decided and could not be carried out:\n{stack}".encode())
+    say(f"{what} was decided and could not be carried out:\n{stack}")
 
 
 class Performer:

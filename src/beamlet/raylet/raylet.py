@@ -12,8 +12,6 @@ The ● parts decide, the services beside them (``*_service.py``) carry out, ``P
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from msgspec import Struct
 
 from beamlet.base.ids import JobId, NodeId, new_worker_id, node_of
 from beamlet.base.resources import Amounts
+from beamlet.base.say import say
 from beamlet.object_store.arena import Arena
 from beamlet.object_store.outcomes import StoreMisuse
 from beamlet.object_store.store import ObjectStore
@@ -41,7 +40,7 @@ from beamlet.raylet.members import (
     PeerMisuse,
     check_amounts,
 )
-from beamlet.raylet.output_service import OutputService
+from beamlet.raylet.output_service import Logs, OutputService
 from beamlet.raylet.performer import Performer
 from beamlet.raylet.resource_ledger import ResourceLedger
 from beamlet.raylet.store_service import StoreService
@@ -92,6 +91,7 @@ class Raylet:
         store: ObjectStore,
         gcs_port: GcsPort,
         on_end: Callable[[str], None],
+        logs: Logs,
     ) -> None:
         self._reactor = reactor
         self._config = config
@@ -118,7 +118,6 @@ class Raylet:
         self._factory_link = factory_link
         introductions = Introductions(self._members, reactor.descriptors)
         self._introductions = introductions
-        logs = config.session_dir / "logs"
         self._output = OutputService(logs, self._members, performer, reactor, self._drained)
         self._store = StoreService(store, arena, self._members, performer, reactor)
         self._leases = LeaseService(
@@ -210,7 +209,7 @@ class Raylet:
 
     def warn_drivers(self, text: str) -> None:
         """Say it in the head's log and, through their logging, to all drivers here."""
-        sys.stderr.write(f"beamlet head: {text}\n")
+        say(text)
         for member in self._members:
             if member.is_driver:
                 member.send(node.Notice(_WARNING, text))
@@ -251,7 +250,7 @@ class Raylet:
                 self._gcs.on_core_worker_message(member.address, message)
         except (PeerMisuse, StoreMisuse) as error:
             pid = member.pid if member is not None else 0
-            os.write(2, f"beamlet head: closed the connection of process {pid}: {error}\n".encode())
+            say(f"closed the connection of process {pid}: {error}")
             connection.close()
             self._on_close(connection, str(error))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from beamlet.base.ids import WorkerId
+from beamlet.base.say import say
 from beamlet.processes.host import cgroup_directories
 from beamlet.protocol import factory, node
 from beamlet.raylet.members import Member, Members
@@ -73,7 +74,7 @@ class WorkerService:
                 self._performer.perform(self._pool.child_exited(message.worker_id, exit, now))
             case factory.Preloaded():
                 for module, reason in message.unfit:
-                    os.write(2, f"beamlet head: {module} cannot be preloaded: {reason}\n".encode())
+                    say(f"{module} cannot be preloaded: {reason}")
 
     def ready(self, sender: Member, message: node.WorkerReady) -> None:
         sender.pid = message.pid

@@ -126,7 +126,9 @@ class VirtualHead:
         self.raylet: Raylet
 
         def build() -> None:
-            self.raylet = Raylet(reactor, self.config, ours, self.arena, self.store, self.gcs, self._end)
+            self.raylet = Raylet(
+                reactor, self.config, ours, self.arena, self.store, self.gcs, self._end, VirtualLogs()
+            )
             self.gcs.ask_freshly(self.node_id, self.raylet.report)
             self.raylet.start()
 
@@ -150,6 +152,29 @@ class VirtualHead:
         self.raylet._output.close()
         self.arena.close()
         shutil.rmtree(self.session_dir, ignore_errors=True)
+
+
+class VirtualLogs:
+    """What workers printed, by the name of the log file."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, VirtualLog] = {}
+
+    def open(self, name: str, /) -> VirtualLog:
+        return self.files.setdefault(name, VirtualLog())
+
+
+class VirtualLog:
+    def __init__(self) -> None:
+        self.text = b""
+        self.is_closed = False
+
+    def write(self, data: bytes, /) -> None:
+        assert not self.is_closed, "written after its end"
+        self.text += data
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 class VirtualFactory:

@@ -1,0 +1,206 @@
+"""Log files, written by a thread of their own: the loop that calls never waits for a disk.
+
+    loop ──write()──▶ queue, at most QUEUE_BYTES ──▶ thread ──open, write──▶ disk
+
+The thread holds no lock and touches nothing of the loop's.  A disk that stands still fills the queue, then
+what does not fit is dropped; a disk that is full loses what is written to it.  Both are counted, noted in the
+file as soon as it can be written again, and said once per trouble through ``on_trouble``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+#: How far the disk may lag behind.
+QUEUE_BYTES = 16 * 1024 * 1024
+#: A file is not continued beyond this.
+LOG_BYTES = 128 * 1024 * 1024
+#: The same trouble is said again after this at the earliest.
+_SAY_AGAIN_S = 60.0
+
+
+class LogFile:
+    """One file, made at its first write. Used by one thread, as the writer is."""
+
+    def __init__(self, writer: LogWriter, path: Path, limit_bytes: int) -> None:
+        self.path = path
+        self._writer = writer
+        self._limit_bytes = limit_bytes
+        #: Bytes that found no room in the queue and are not noted yet. The caller's.
+        self._dropped = 0
+        # The thread's:
+        self._fd = -1
+        self._size = 0
+        self._lost = 0
+        self._made_in = -1
+
+    def write(self, data: bytes) -> None:
+        """Queue it; never waits, never raises."""
+        if not self._writer.has_room:
+            self._dropped += len(data)
+            self._writer.note_drop(len(data))
+            return
+        if self._dropped:
+            data = f"[beamlet: {self._dropped} bytes are missing here, the disk was slow]\n".encode() + data
+            self._dropped = 0
+        self._writer.put(self, data)
+
+    def close(self) -> None:
+        """After what is queued. Idempotent."""
+        self._writer.put(self, None)
+
+    def end_writer(self) -> None:
+        self._writer.close()
+
+    # ---- in the thread ----
+
+    def append(self, data: bytes) -> None:
+        """Raises OSError; what is lost by it is noted in front of what is written next."""
+        if self._size >= self._limit_bytes:
+            return
+        if self._lost:
+            note = f"[beamlet: {self._lost} bytes are missing here, they could not be written]\n"
+            data = note.encode() + data
+        try:
+            self._open()
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError:
+            self._lost += len(data)
+            self.shut()
+            raise
+        self._lost = 0
+        self._size += len(data)
+        if self._size >= self._limit_bytes:
+            note = f"[beamlet: this log ends here, it reached {self._limit_bytes >> 20} MiB]\n"
+            os.write(self._fd, note.encode())
+            self.shut()
+
+    def _open(self) -> None:
+        if self._fd >= 0 and self._made_in == self._writer.generation:
+            return
+        self.shut()
+        if self._made_in != self._writer.generation:
+            self._made_in, self._size = self._writer.generation, 0
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def shut(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class LogWriter:
+    """``on_trouble(text)``: what to tell people; called in any thread."""
+
+    def __init__(
+        self,
+        directory: Path,
+        on_trouble: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.directory = directory
+        self.on_trouble = on_trouble
+        #: Raised when the files were removed: they are made again at the next write.
+        self.generation = 0
+        self._clock = clock
+        self._queue: queue.SimpleQueue[tuple[LogFile, bytes | None] | None] = queue.SimpleQueue()
+        #: Bytes queued and written so far. Each has one writer, so neither needs a lock.
+        self._accepted = 0
+        self._written = 0
+        self._dropped = 0
+        self._is_dropping = False
+        self._disk_said_at = -_SAY_AGAIN_S
+        self._thread: threading.Thread | None = None
+
+    def open(self, name: str, limit_bytes: int = LOG_BYTES) -> LogFile:
+        return LogFile(self, self.directory / name, limit_bytes)
+
+    @property
+    def has_room(self) -> bool:
+        return self._accepted - self._written < QUEUE_BYTES
+
+    def note_drop(self, size: int) -> None:
+        self._dropped += size
+        if not self._is_dropping:
+            self._is_dropping = True
+            self.on_trouble(
+                f"the disk of {self.directory} does not take logs as fast as they are written: some are "
+                f"dropped from the files ({self._dropped} bytes so far); what drivers are shown is whole"
+            )
+
+    def put(self, file: LogFile, data: bytes | None) -> None:
+        if self._thread is None:
+            # First needed when there is something to write: a fork before that copies no thread.
+            self._thread = threading.Thread(target=self._run, name="beamlet-logs", daemon=True)
+            self._thread.start()
+        if data is not None:
+            self._is_dropping = False
+            self._accepted += len(data)
+        self._queue.put((file, data))
+
+    def make_again(self) -> None:
+        """The files were removed: what comes now goes into new ones."""
+        self.generation += 1
+
+    def close(self, seconds: float = 1.0) -> None:
+        """Wait for the disk to take what is queued, but not longer than that. Idempotent."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            thread.join(seconds)
+
+    # ---- in the thread ----
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            file, data = item
+            if data is None:
+                file.shut()
+                continue
+            try:
+                file.append(data)
+            except OSError as error:
+                self._disk_failed(file, error)
+            self._written += len(data)
+
+    def _disk_failed(self, file: LogFile, error: OSError) -> None:
+        now = self._clock()
+        if now - self._disk_said_at >= _SAY_AGAIN_S:
+            self._disk_said_at = now
+            self.on_trouble(
+                f"logs cannot be written ({file.path}: {error.strerror}); the cluster goes on without them, "
+                "and drivers are shown everything"
+            )
+
+
+class LogStream(io.TextIOBase):
+    """``sys.stderr`` of a process whose log is such a file."""
+
+    def __init__(self, file: LogFile) -> None:
+        super().__init__()
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._file.write(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def end(self) -> None:
+        """Give the thread a moment for what is queued; afterwards stderr is the file itself again."""
+        self._file.end_writer()
+        sys.stderr = sys.__stderr__
+
+    def fileno(self) -> int:
+        """For those who need one (faulthandler): the file itself, past the queue."""
+        return 2
