@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,112 @@ def test_a_chain_of_results_nobody_holds_in_between(value: Any) -> None:
     for _ in range(10):
         ref = wrap.remote(ref)
     assert same(get(ref), value)
+
+
+class Holding(Exception):
+    """An error with references in it: as ``ref``, and anywhere else."""
+
+    def __init__(self, ref: Any) -> None:
+        super().__init__("holding")
+        self.ref = ref
+
+
+def caught(ref: Any) -> Holding:
+    with pytest.raises(Holding) as raised:
+        get(ref)
+    return raised.value.cause  # type: ignore[attr-defined,no-any-return]
+
+
+@ray.remote
+class Failing:
+    """Raises errors with references in them; ``touch`` makes it count down what it has dropped."""
+
+    def fail_with(self, box: list[Any]) -> None:
+        raise Holding(box[0])
+
+    def fail_with_own(self, value: Any) -> None:
+        raise Holding(ray.put(value))
+
+    def generate(self, value: Any) -> Any:
+        yield 1
+        raise Holding(ray.put(value))
+
+    def touch(self, box: list[Any]) -> None:
+        gc.collect()
+
+
+def let_go(failing: Any) -> None:
+    """Until ``failing`` has dropped what its last call left, and the driver knows."""
+    gc.collect()
+    get(failing.touch.remote([ray.put(0)]))
+    get(failing.touch.remote([ray.put(0)]))
+
+
+@ray.remote
+def idle(_: Any = None) -> None: ...
+
+
+def test_an_error_that_nobody_asked_for_lets_go_of_its_references_once(
+    value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = Failing.remote()
+    ref = ray.put(value)
+    failed = failing.fail_with.remote([ref])
+    ray.wait([failed])
+    del failed
+    wait_until(lambda: "nobody asked" in caplog.text, "the error to be told")
+    caplog.clear()  # its records would keep the error
+    let_go(failing)
+    assert same(get(ref), value)
+
+
+def test_an_object_that_only_an_error_refers_to_is_there_when_the_error_is_asked_for(value: Any) -> None:
+    failing = Failing.remote()
+    failed = failing.fail_with_own.remote(value)
+    ray.wait([failed])
+    let_go(failing)
+    error = caught(failed)
+    del failed
+    let_go(failing)
+    assert same(get(error.ref), value)
+
+
+def test_an_error_passed_on_by_tasks_that_got_it_as_argument_holds_what_it_refers_to(value: Any) -> None:
+    failing = Failing.remote()
+    failed = failing.fail_with_own.remote(value)
+    passed_on = idle.remote(idle.remote(failed))
+    ray.wait([passed_on])
+    del failed
+    let_go(failing)
+    assert same(get(caught(passed_on).ref), value)
+
+
+def test_the_error_that_ends_a_generator_holds_what_it_refers_to(value: Any) -> None:
+    failing = Failing.remote()
+    items = list(failing.generate.options(num_returns="streaming").remote(value))
+    let_go(failing)
+    assert same(get(caught(items[1]).ref), value)
+
+
+def test_an_attempt_that_is_retried_lets_go_of_what_its_error_held(tmp_path: Path) -> None:
+    marker = tmp_path / "first"
+
+    @ray.remote
+    class Made:
+        def ping(self) -> int:
+            return os.getpid()
+
+    @ray.remote(max_retries=1, retry_exceptions=[Holding])
+    def fail_once() -> str:
+        if marker.exists():
+            return "second"
+        made = Made.remote()
+        marker.write_text(str(get(made.ping.remote())))
+        raise Holding([made])
+
+    assert get(fail_once.remote()) == "second"
+    pid = int(marker.read_text())
+    wait_until(lambda: process_is_gone(pid), "the actor that only the first error referred to to end")
 
 
 def test_kept_actor_handles_work_from_borrowed_values() -> None:

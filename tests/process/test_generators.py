@@ -68,6 +68,21 @@ def test_an_error_is_the_last_item_and_the_completion() -> None:
         get(generator.completed())
 
 
+def test_a_generators_error_that_was_got_is_not_told_again(caplog: pytest.LogCaptureFixture) -> None:
+    @ray.remote
+    def fail(text: str) -> Any:
+        yield 1
+        raise ValueError(text)
+
+    items = list(fail.remote("mulled"))
+    with pytest.raises(ValueError, match="mulled"):
+        get(items[1])
+    del items
+    list(fail.remote("dropped"))
+    wait_until(lambda: "dropped" in caplog.text, "the error that nobody looked at to be told")
+    assert "mulled" not in caplog.text
+
+
 def test_completed_is_ready_at_the_end() -> None:
     generator = count.remote(3)
     assert get(generator.completed()) is None

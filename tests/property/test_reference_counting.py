@@ -20,6 +20,7 @@ from beamlet.base.ids import Address, NodeId, ObjectId
 from beamlet.core_worker.owning.borrowing import (
     ArgumentsGuard,
     DeleteStored,
+    Guard,
     ReplyMayGo,
     ResultsGuard,
     SendAddBorrower,
@@ -42,9 +43,12 @@ class Task(NamedTuple):
 
 
 class Answer(NamedTuple):
+    """A value or an error: both may contain references. ``again``: an error that is worth another attempt."""
+
     seq: int
     refs: list[Ref]
     hold: int
+    again: bool = False
 
 
 class Value(NamedTuple):
@@ -108,7 +112,7 @@ class Process:
         return ref
 
     def set_value(
-        self, object_id: ObjectId, record: Any, refs: list[Ref], stored: bool, guard: ResultsGuard | None
+        self, object_id: ObjectId, record: Any, refs: list[Ref], stored: bool, guard: Guard | None
     ) -> None:
         self.world.values[object_id] = self.world.promised[object_id] = refs
         if stored:
@@ -141,15 +145,35 @@ class Process:
         self.submitted[seq] = (executor, result[0], ids)
         self.send(executor, Task(seq, refs))
 
+    def fail_for_argument(self, argument: Ref) -> None:
+        """A task whose argument is an error is never sent: the error is its result, too."""
+        record = self.counter.objects[argument[0]]
+        if record.state not in (INLINE, STORED) or argument[1] not in self.world.wire.alive:
+            return
+        result = self.world.new_ref(self.address)
+        record = self.counter.new_owned(result[0])
+        self.roots[result] += 1
+        self.counter.add_submitted([argument[0]])
+        guard = self.counter.guard_copies(argument[0])
+        refs = self.world.values[argument[0]]
+        self.set_value(result[0], record, refs, stored=False, guard=guard)
+        self.counter.settle(guard)
+        self.counter.remove_submitted([argument[0]])
+
     def finish(
-        self, running: Running, keep: list[Ref], returned: list[Ref], made: Iterable[Ref] = ()
+        self,
+        running: Running,
+        keep: list[Ref],
+        returned: list[Ref],
+        made: Iterable[Ref] = (),
+        again: bool = False,
     ) -> None:
         """The task ends: of its arguments and what it made it keeps some (actor state), and returns some."""
         self.running.remove(running)
         hold = self.counter.hold_results(running.submitter, returned, running.guard)
         dropped = Counter([*running.task.refs, *made]) - Counter(keep)
         self.drop(list(dropped.elements()))
-        answer = Answer(running.task.seq, returned, hold)
+        answer = Answer(running.task.seq, returned, hold, again)
         if self.counter.task_finished(running.guard):
             self.perform()
             self.send(running.submitter, answer)
@@ -186,8 +210,13 @@ class Process:
         self.perform()
 
     def answered(self, executor: Address, answer: Answer) -> None:
-        _, result, ids = self.submitted.pop(answer.seq)
         guard = ResultsGuard(executor, answer.hold)
+        if answer.again:
+            self.counter.settle(guard)
+            refs = [(i, self.world.owners[i]) for i in self.submitted[answer.seq][2]]
+            self.send(executor, Task(answer.seq, refs))
+            return
+        _, result, ids = self.submitted.pop(answer.seq)
         record = self.counter.objects.get(result)
         if record is not None:
             self.set_value(result, record, answer.refs, stored=answer.seq % 2 == 0, guard=guard)
@@ -321,9 +350,16 @@ class ReferencesMachine(RuleBasedStateMachine):
         process.submit(self.someone(data).address, self.some(data, process.refs()))
         process.perform()
 
+    @rule(data=st.data())
+    def fail_for_argument(self, data: st.DataObject) -> None:
+        process = self.someone(data)
+        for ref in self.some(data, process.refs(), 1):
+            process.fail_for_argument(ref)
+        process.perform()
+
     @precondition(lambda self: any(process.running for process in self.world.alive()))
-    @rule(data=st.data(), makes_one=st.booleans())
-    def finish(self, data: st.DataObject, makes_one: bool) -> None:
+    @rule(data=st.data(), makes_one=st.booleans(), again=st.booleans())
+    def finish(self, data: st.DataObject, makes_one: bool, again: bool) -> None:
         process = data.draw(st.sampled_from([p for p in self.world.alive() if p.running]))
         running = data.draw(st.sampled_from(process.running))
         made = [process.put(self.some(data, process.refs(), 1), stored=True)] if makes_one else []
@@ -331,8 +367,9 @@ class ReferencesMachine(RuleBasedStateMachine):
         result = self.world.processes[running.submitter].submitted[running.task.seq][1]
         chosen = made + self.some(data, process.refs(), 2)
         returned = [ref for ref in chosen if not self.world.reaches([ref], result)]
-        self.world.promised[result] = returned
-        process.finish(running, self.some(data, running.task.refs + made, 2), returned, made)
+        if not again:
+            self.world.promised[result] = returned
+        process.finish(running, self.some(data, running.task.refs + made, 2), returned, made, again)
 
     @rule(data=st.data())
     def drop(self, data: st.DataObject) -> None:

@@ -20,8 +20,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import beamlet
-from beamlet.exceptions import CallSite, GetTimeoutError, RayTaskError
-from beamlet.serialization.remote_error import capture, format_without_our_frames
+from beamlet.exceptions import ActorDiedError, CallSite, GetTimeoutError, RayTaskError, TaskCancelledError
+from beamlet.serialization.refs import contained_sink, note_contained
+from beamlet.serialization.remote_error import capture, died_of, format_without_our_frames, peek
+from beamlet.serialization.unpicklable import explain_unpicklable
+from beamlet.serialization.values import (
+    contained_of,
+    dump_error,
+    pack,
+    rebuild_packed,
+    serialize_error,
+    unpack,
+)
 
 
 class TwoArguments(Exception):
@@ -387,3 +397,78 @@ def test_python_prints_it_as_one_traceback() -> None:
     printed = "".join(traceback.format_exception(error))
     assert "beamlet.exceptions.RayTaskError(ValueError): f() (pid=42, ip=10.0.0.1)\n" in printed
     assert printed.endswith("ValueError: deep\n")
+
+
+class Refers:
+    """Stands in for an ObjectRef: reports itself when it is pickled, and when it comes alive."""
+
+    alive = 0
+
+    def __reduce__(self) -> tuple[type[Refers], tuple[()]]:
+        note_contained(b"object", b"owner")
+        return Refers, ()
+
+    def __init__(self) -> None:
+        Refers.alive += 1
+
+
+class Holding(Exception):
+    def __init__(self, *held: object) -> None:
+        super().__init__("holding")
+        self.held = held
+
+
+def payload_of(error: Exception) -> bytes:
+    return pack(serialize_error(captured(raised_by(lambda: throw(error)))))
+
+
+def test_a_peek_at_an_error_reads_its_text_and_brings_nothing_of_the_user_alive() -> None:
+    payload = payload_of(Holding(Refers()))
+    alive = Refers.alive
+    error = peek(payload)
+    assert isinstance(error, RayTaskError)
+    assert error.function_name == "f"
+    assert "Holding: holding" in str(error)
+    assert Refers.alive == alive
+    rebuild_packed(unpack(payload))
+    assert Refers.alive == alive + 1
+
+
+def test_a_peek_shows_errors_of_our_own_and_survives_others() -> None:
+    assert isinstance(peek(dump_error(TaskCancelledError("ab"))), TaskCancelledError)
+    assert "test_remote_error.Holding" in str(peek(dump_error(Holding(1))))
+
+
+def test_what_a_constructor_raised_stays_closed_on_its_way_into_the_results_of_calls() -> None:
+    constructor = payload_of(Holding(Refers()))
+    alive = Refers.alive
+    payload = died_of(constructor)
+    assert Refers.alive == alive
+    assert contained_of(payload) == contained_of(constructor) == [(b"object", b"owner")]
+    error = rebuild_packed(unpack(payload))
+    assert isinstance(error, ActorDiedError)
+    assert error.actor_init_failed
+    assert "Holding: holding" in str(error)
+    assert Refers.alive == alive + 1
+
+
+def test_an_actor_whose_argument_failed_dies_of_that_whatever_it_was() -> None:
+    error = rebuild_packed(unpack(died_of(dump_error(TaskCancelledError("ab")))))
+    assert isinstance(error, ActorDiedError)
+    assert "argument" in str(error)
+
+
+def test_references_are_noted_once_although_pickling_was_tried_more_than_once() -> None:
+    """A lock cannot be pickled: the error is pickled again without it, its parts one by one to find it."""
+    error = Holding()
+    error.first, error.second = Refers(), [Refers(), threading.Lock()]  # type: ignore[attr-defined]
+    serialized = serialize_error(captured(raised_by(lambda: throw(error))))
+    alive = Refers.alive
+    rebuild_packed(unpack(pack(serialized)))
+    assert len(serialized.contained) == Refers.alive - alive == 1
+
+
+def test_looking_for_a_culprit_notes_no_references() -> None:
+    with contained_sink() as noted, pytest.raises(TypeError):
+        explain_unpicklable(TypeError("no"), ([Refers(), threading.Lock()],), {}, "f")
+    assert not noted

@@ -53,19 +53,19 @@ class ActorDiedError(RayActorError):
 
     def __init__(
         self,
-        cause: RayTaskError | DeathCertificate | str | None = None,
+        cause: BaseException | DeathCertificate | str | None = None,
         *,
         actor_id: str | None = None,
         actor_name: str = "",
         preempted: bool = False,
     ) -> None:
-        failed_init = isinstance(cause, RayTaskError)
+        failed_init = isinstance(cause, BaseException)
         if actor_id is None and isinstance(cause, RayTaskError):
             actor_id = cause.actor_id
         text = _why_actor_died(cause, _name_actor(actor_name, actor_id), self.BASE_ERROR_MSG)
         super().__init__(actor_id, text, failed_init, preempted)
         self.cause = cause
-        self.certificate = None if isinstance(cause, RayTaskError | str) else cause
+        self.certificate = None if isinstance(cause, BaseException | str) else cause
 
     @classmethod
     def from_task_error(cls, task_error: RayTaskError) -> Self:
@@ -121,11 +121,13 @@ def _name_actor(name: str, actor_id: str | None) -> str:
     return " ".join(["The actor", *([name] if name else []), *([f"({actor_id})"] if actor_id else [])])
 
 
-def _why_actor_died(cause: RayTaskError | DeathCertificate | str | None, actor: str, default: str) -> str:
+def _why_actor_died(cause: BaseException | DeathCertificate | str | None, actor: str, default: str) -> str:
     if cause is None:
         return default
     if isinstance(cause, str):
         return f"{actor} is dead: {cause}"
     if isinstance(cause, RayTaskError):
         return f"{actor} never came to life, because its __init__ raised:\n{cause}"
+    if isinstance(cause, BaseException):
+        return f"{actor} never came to life, because an argument of its __init__ is an error:\n{cause}"
     return f"{actor} is dead: {cause.describe()}"

@@ -14,6 +14,7 @@ import linecache
 import logging
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, Self
 
@@ -144,11 +145,15 @@ def carry(cause: BaseException) -> tuple[bytes, str]:
     What in it cannot be pickled stays behind; if nothing of it can travel, a RayError quotes it.
     """
     try:
-        return carried.dumps(cause), ""
+        with trial():
+            return carried.dumps(cause), ""
     except Exception as problem:
         note = f"{describe_culprit(cause, type(cause).__name__)}, which cannot be pickled and was left behind"
         try:
-            return carried.dumps(carried.without_unpicklable(cause)), note
+            with forgotten():
+                rest = carried.without_unpicklable(cause)
+            with trial():
+                return carried.dumps(rest), note
         except Exception:
             return carried.dumps(RayError(_quote(cause, f"it cannot be pickled: {problem}"))), note
 
@@ -159,6 +164,10 @@ def _name_type(value: Any, path: str) -> str:
 
 #: (value, path) → which part of the value cannot be pickled. ``serialization/remote_error.py`` knows better.
 describe_culprit: Callable[[Any, str], str] = _name_type
+#: Around pickling that may fail, and around pickling that only tries: the references that it noted are
+#: forgotten, then and always. Set by the same file.
+trial: Callable[[], AbstractContextManager[object]] = nullcontext
+forgotten: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 def _rebuild(state: dict[str, Any], cause_bytes: bytes, is_dual: bool) -> RayTaskError:

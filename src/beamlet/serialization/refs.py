@@ -38,6 +38,19 @@ def contained_sink() -> Iterator[list[ContainedRef]]:
         _local.sink = outer
 
 
+@contextmanager
+def trial() -> Iterator[None]:
+    """Pickling that may fail and be done in another way: what a failed attempt met is forgotten."""
+    sink = _local.sink
+    before = len(sink) if sink is not None else 0
+    try:
+        yield
+    except BaseException:
+        if sink is not None:
+            del sink[before:]
+        raise
+
+
 def note_contained(object_id: bytes, owner: bytes) -> bool:
     """Called while pickling a reference; False when no serializer of ours is at work (plain pickle)."""
     sink = _local.sink

@@ -7,13 +7,17 @@ decides.  A task whose *argument* failed never ran: its error is the argument's,
 
 from __future__ import annotations
 
+import io
+import pickle
 import traceback
 from collections.abc import Iterator
 from typing import Any
 
 from beamlet.base.own_code import OUR_FOLDER
-from beamlet.exceptions import RayTaskError, task_error
+from beamlet.exceptions import ActorDiedError, RayError, RayTaskError, task_error
+from beamlet.serialization.refs import contained_sink, trial
 from beamlet.serialization.unpicklable import a_kind, find_culprit
+from beamlet.serialization.values import ERROR, Serialized, pack, rebuild, unpack
 
 _HEADER = "Traceback (most recent call last):\n"
 
@@ -49,6 +53,60 @@ def describe_culprit(value: Any, path: str) -> str:
 
 # An error learns only while it is pickled that it cannot be; the finder stands to the right of exceptions/.
 task_error.describe_culprit = describe_culprit
+task_error.trial, task_error.forgotten = trial, contained_sink
+
+
+def peek(payload: bytes) -> BaseException:
+    """The error of an error payload, for its text: the user's own exception inside stays closed.
+
+    So no code of users runs and no reference comes alive. Whoever asks for the value gets it whole.
+    """
+    try:
+        error = _Peeking(io.BytesIO(unpack(payload).inband)).load()
+    except Exception as problem:
+        return RayError(f"an error that cannot be shown here ({problem})")
+    return error if isinstance(error, BaseException) else RayError(repr(error))
+
+
+class _Peeking(pickle.Unpickler):
+    """Makes what is ours and plain, nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (task_error.__name__, task_error._rebuild.__name__):
+            return _closed
+        if module.partition(".")[0] == "beamlet" or (module, name) in _PLAIN:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it holds a {module}.{name}")
+
+
+_PLAIN = {("builtins", "set"), ("builtins", "frozenset"), ("copyreg", "_reconstructor")}
+
+
+def _closed(state: dict[str, Any], cause: bytes, is_dual: bool) -> RayTaskError:
+    error = RayTaskError("", "", RayError("left closed"))
+    vars(error).update(state, _cause=error.cause)
+    return error
+
+
+def died_of(error: bytes) -> bytes:
+    """The ActorDiedError of what ``__init__`` raised, both as error payloads; what is inside stays closed."""
+    packed = unpack(error)
+    later = pickle.dumps(_ActorDied(packed.inband, packed.buffers), 5)
+    return pack(Serialized(ERROR, later, [], packed.contained))
+
+
+class _ActorDied:
+    """Pickles as the ActorDiedError that it becomes when it is unpickled."""
+
+    def __init__(self, inband: bytes, buffers: list[bytes]) -> None:
+        self._parts = inband, buffers
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _actor_died, self._parts
+
+
+def _actor_died(inband: bytes, buffers: list[bytes]) -> ActorDiedError:
+    return ActorDiedError(rebuild(ERROR, inband, [bytearray(buffer) for buffer in buffers]))
 
 
 def format_without_our_frames(error: BaseException) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 
 import cloudpickle
 
+from beamlet.serialization.refs import contained_sink
+
 _DEPTH_MAX = 20
 _CHILDREN_MAX = 1000
 
@@ -127,7 +129,9 @@ def _reason(error: BaseException) -> str:
 
 def _fails(value: Any) -> bool:
     try:
-        cloudpickle.Pickler(io.BytesIO(), 5).dump(value)
+        # In a sink of its own: references met by this attempt go nowhere.
+        with contained_sink():
+            cloudpickle.Pickler(io.BytesIO(), 5).dump(value)
     except Exception:
         return True
     return False

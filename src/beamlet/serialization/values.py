@@ -145,9 +145,14 @@ def pack(serialized: Serialized) -> bytes:
     return _pack(Packed(serialized.kind, serialized.inband, buffers, serialized.contained))
 
 
+def serialize_error(error: BaseException) -> Serialized:
+    """An exception as a result, with the references inside it: whoever sends it holds them."""
+    return serialize(error, ERROR)
+
+
 def dump_error(error: BaseException) -> bytes:
-    """An exception as a result: ``loads`` gives it back flagged."""
-    return pack(serialize(error, ERROR))
+    """The payload of an error of our own making, which refers to no objects."""
+    return pack(serialize_error(error))
 
 
 def is_error(payload: bytes) -> bool:

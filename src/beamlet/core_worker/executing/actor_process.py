@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import pickle
 import sys
 import threading
 from typing import Any
@@ -27,6 +26,7 @@ from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
 from beamlet.protocol.node import ExitedOnPurpose
 from beamlet.protocol.peer import CallActor
 from beamlet.rpc.turns import SharedReactor
+from beamlet.serialization.values import pack, serialize_error
 
 
 class ActorProcess:
@@ -103,7 +103,7 @@ class ActorProcess:
         except SystemExit:
             raise
         except BaseException as raised:
-            error = pickle.dumps(self._runner.init_error(context, raised), 5)
+            error = pack(serialize_error(self._runner.init_error(context, raised)))
         finally:
             current_task.reset(token)
         self._output.flush()

@@ -39,12 +39,12 @@ from beamlet.serialization.values import (
     INLINE_MAX_BYTES,
     PICKLE_MARK,
     Serialized,
-    dump_error,
     dumps,
     loads_plain,
     pack,
     rebuild,
     rebuild_packed,
+    serialize_error,
     unpack,
 )
 
@@ -349,18 +349,22 @@ class Runner:
         """Send what user code raised; every return value is that error."""
         if isinstance(error, ActorExit) or (isinstance(error, SystemExit) and not context.cancelled):
             raise error  # the process ends, and what ends it is not for the caller to catch
-        payload = self.error_payload(context, error)
+        part = self.error_part(context, error)
         count = max(1, work.num_returns)
         types = class_names(type(retried_for(error)))
-        message = Results(work.seq, [payload] * count, failed=True, error_types=types)
+        message = Results(work.seq, [pack(part)] * count, failed=True, error_types=types)
+        if part.contained:
+            with self._lock:
+                message.contained = [part.contained] * count
+                message.hold = self._refs.hold_results(sender.address, part.contained, context.guard)
         error.__traceback__ = None
         self._answers.send_when_safe(sender, message, context.guard, self._output.take_printed())
 
-    def error_payload(self, context: TaskContext, error: BaseException) -> bytes:
+    def error_part(self, context: TaskContext, error: BaseException) -> Serialized:
         if context.cancelled and isinstance(error, KeyboardInterrupt | SystemExit):
-            return dump_error(TaskCancelledError(context.task_id.hex()))
+            return serialize_error(TaskCancelledError(context.task_id.hex()))
         if isinstance(error, TaskCancelledError):
-            return dump_error(error)
+            return serialize_error(error)
         captured = capture(
             error,
             function_name=context.function_name,
@@ -369,7 +373,7 @@ class Runner:
             actor_repr=self.actor_repr,
             actor_id=self.actor_id,
         )
-        return dump_error(captured)
+        return serialize_error(captured)
 
     def init_error(self, context: TaskContext, error: BaseException) -> RayTaskError:
         return capture(

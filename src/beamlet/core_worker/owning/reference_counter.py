@@ -141,6 +141,14 @@ class ReferenceCounter:
         if record.contains:
             self._contain(record, (), None)
 
+    def guard_copies(self, outer: ObjectId) -> ValueGuard:
+        """A guard for objects that get the value of ``outer``, which the caller has a count on, as their own.
+
+        To be given to ``set_inline`` and then to ``settle``, as that of results.
+        """
+        self.objects[outer].holds += 1
+        return ValueGuard(outer)
+
     def discard_stored(self, object_id: ObjectId, node: NodeId) -> None:
         """A stored result came for an object that was dropped while its task ran."""
         self.outbox.append(DeleteStored(node, [object_id]))

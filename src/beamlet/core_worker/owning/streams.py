@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Any
 
-from beamlet.base.ids import TaskId, return_id
-from beamlet.core_worker.owning.borrowing import ResultsGuard
-from beamlet.core_worker.owning.object_record import PENDING
+from beamlet.base.ids import ObjectId, TaskId, return_id
+from beamlet.core_worker.owning.borrowing import Guard, ResultsGuard
+from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ports import MakeRef, Ref, Sender, Sends
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
-from beamlet.exceptions import GetTimeoutError
+from beamlet.exceptions import CallSite, GetTimeoutError
+from beamlet.protocol.message import ContainedRef
 from beamlet.protocol.peer import Consumed, StoredAt, Yielded
 from beamlet.rpc.turns import SharedReactor, Waiter
 
@@ -126,15 +127,29 @@ class Streams:
         refs.settle(guard)
         stream.notify()
 
-    def end(self, stream: Stream, error: bytes | None) -> None:
-        """The task is over; an error is its last item."""
+    def end(
+        self,
+        stream: Stream,
+        error: bytes | None,
+        contained: Sequence[ContainedRef] = (),
+        guard: Guard | None = None,
+        site: CallSite | None = None,
+    ) -> dict[ObjectId, ObjectRecord]:
+        """The task is over; an error is its last item, which is returned.
+
+        contained, guard: as for ``set_inline``. site: where the task was called.
+        """
+        last: dict[ObjectId, ObjectRecord] = {}
         if error is not None and not stream.abandoned:
             stream.received_count += 1
             object_id = return_id(stream.task_id, stream.received_count)
-            self._refs.set_inline(self._refs.new_owned(object_id), error)
+            last[object_id] = record = self._refs.new_owned(object_id)
+            record.call_site = site
+            self._refs.set_inline(record, error, contained, guard)
             stream.ready.append(self._make_ref(object_id, self._refs.self_address))
         stream.finished = True
         stream.notify()
+        return last
 
     # -- consuming (without the lock) ------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import msgspec
 from beamlet.base.ids import ObjectId
 from beamlet.core_worker.owning.object_record import FREED, ObjectRecord
 from beamlet.exceptions import CallSite, RayTaskError, TaskCancelledError
-from beamlet.serialization.values import loads_plain, unpack
+from beamlet.serialization.remote_error import peek
 
 logger = logging.getLogger("beamlet")
 
@@ -84,7 +84,7 @@ class UnseenErrors:
                 del self._errors[object_id]
                 done[id(error)] = error
         if done:
-            # Unpickling runs code of users: not here, under the lock.
+            # Handlers of logging are code of users: not here, under the lock.
             threading.Thread(target=_tell, args=(list(done.values()),), name="beamlet-errors").start()
 
     def tell_all(self) -> None:
@@ -98,7 +98,7 @@ class UnseenErrors:
 
 def _tell(errors: list[UnseenError]) -> None:
     for unseen in errors:
-        error = loads_plain(unpack(unseen.payload).inband)
+        error = peek(unseen.payload)
         if isinstance(error, TaskCancelledError):
             continue
         if isinstance(error, RayTaskError) and unseen.site is not None:

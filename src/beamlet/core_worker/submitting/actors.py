@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,7 +34,8 @@ from beamlet.protocol.gcs import (
     SubscribeActor,
 )
 from beamlet.protocol.peer import PushTask
-from beamlet.serialization.values import dumps, unpack
+from beamlet.serialization.remote_error import died_of
+from beamlet.serialization.values import dump_error, dumps
 
 if TYPE_CHECKING:
     from beamlet.core_worker.core_worker import CoreWorker
@@ -124,7 +124,7 @@ class ActorAccess:
         for actor_id, creation in self._creations.items():
             if creation is pending:
                 spec = self._specs[actor_id]
-                self._core.link.send(ActorReady(spec, unpack(error).inband))
+                self._core.link.send(ActorReady(spec, error))
                 return
 
     def _created(self, spec: ActorSpec, message: Any, answer: list[Any]) -> None:
@@ -255,15 +255,15 @@ class ActorAccess:
         """Calls of a dead actor, each with the cause of death."""
         if not calls:
             return
-        error = self.death_error(link)
+        assert link.death is not None
+        init_error = link.death.init_error
+        payload = died_of(init_error) if init_error else dump_error(self.death_error(link))
         for call in calls:
-            self._core.submission.fail(call, error)
+            self._core.submission.finish_with(call, payload)
 
     def death_error(self, link: ActorLink) -> RayActorError:
         update = link.death
         assert update is not None
-        if update.init_error:
-            return ActorDiedError(pickle.loads(update.init_error))
         cause = update.cause or "it ended"
         if update.certificate is not None and update.certificate.describe() not in cause:
             cause = f"{cause}: {update.certificate.describe()}"

@@ -15,7 +15,7 @@ import msgspec
 
 from beamlet.base.class_names import RetryRule, is_worth_retrying
 from beamlet.base.ids import FIRST_RETURN, Address, FunctionKey, ObjectId, TaskId, return_id
-from beamlet.core_worker.owning.borrowing import ResultsGuard
+from beamlet.core_worker.owning.borrowing import Guard, ResultsGuard
 from beamlet.core_worker.owning.object_record import FREED, INLINE, PENDING, STORED, ObjectRecord
 from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, Stream
 from beamlet.core_worker.peers import Peer
@@ -31,6 +31,7 @@ from beamlet.serialization.unpicklable import explain_unpicklable
 from beamlet.serialization.values import (
     INLINE_MAX_BYTES,
     Serialized,
+    contained_of,
     dump_error,
     dumps,
     is_error,
@@ -337,7 +338,7 @@ class Submission:
             dep: InlineDep | StoreDep = InlineDep(record.payload)
             if is_error(record.payload):
                 self._core.unseen.seen(object_id)
-                self._fail_for_argument(pending, record.payload)
+                self._fail_for_argument(pending, record.payload, object_id)
         elif record.state == STORED and record.node is not None:
             dep = StoreDep(object_id, owner, record.node)
         else:
@@ -349,21 +350,25 @@ class Submission:
         assert isinstance(deps, list), "hold() made it, so that it could be filled in"
         deps[slot] = dep
 
-    def _fail_for_argument(self, pending: Pending, error: bytes) -> None:
+    def _fail_for_argument(self, pending: Pending, error: bytes, argument: ObjectId | None = None) -> None:
         """Its argument is an error: that is its result too. Deferred, because it is not submitted yet."""
         if pending.cancelled:
             return
         pending.cancelled = True
-        self._core.reactor.call_soon(lambda: self._give_error(pending, error))
+        self._core.reactor.call_soon(lambda: self._give_error(pending, error, argument))
 
-    def _give_error(self, pending: Pending, error: bytes) -> None:
+    def _give_error(self, pending: Pending, error: bytes, argument: ObjectId | None) -> None:
         route = pending.route
         if isinstance(route, ActorLink):
             route.remove(pending)
             self._core.actors.settle(route)
         elif not isinstance(route, SchedulingKey):
             self._core.actors.argument_failed(pending, error)
-        self.finish_with(pending, error)
+        guard = self._refs.guard_copies(argument) if argument is not None else None
+        self.finish_with(pending, error, guard)
+        if guard is not None:
+            self._refs.settle(guard)
+            self._core.perform_effects()
 
     def _resolved(self, pending: Pending) -> None:
         route = pending.route
@@ -410,19 +415,23 @@ class Submission:
         if results.leaving and peer.leased is not None:
             peer.leased.leaving = True
         pending = self._pop(peer, results.seq, results.busy_us)
+        guard = ResultsGuard(peer.address, results.hold)
         if pending is None:
+            self._refs.settle(guard)
             return
         if results.failed and self._worth_retrying(pending, results):
+            self._refs.settle(guard)  # nobody will see this error, or what it refers to
             self._retry(pending)
             return
-        if results.failed:
-            self._tell_if_unseen(pending, results.items[0])  # type: ignore[arg-type]
+        error = results.items[0] if results.failed else None
+        assert error is None or isinstance(error, bytes), "errors are never stored"
+        last: dict[ObjectId, ObjectRecord] = {}
         if pending.stream is not None:
-            error = results.items[0] if results.failed else None
-            assert error is None or isinstance(error, bytes)
-            self._core.streams.end(pending.stream, error)
+            inside = results.contained[0] if results.contained else ()
+            last = self._core.streams.end(pending.stream, error, inside, guard, pending.returns[0].call_site)
             results.items = [error or _NONE]
-        guard = ResultsGuard(peer.address, results.hold)
+        if error is not None:
+            self._tell_if_unseen(pending, error, last)
         contained = results.contained or [[]] * len(results.items)
         for index, item in enumerate(results.items):
             record = pending.returns[index]
@@ -444,11 +453,13 @@ class Submission:
         if link is not None and not link.in_flight and not link.queue:
             self._core.actors.settle(link)
 
-    def _tell_if_unseen(self, pending: Pending, error: bytes) -> None:
+    def _tell_if_unseen(self, pending: Pending, error: bytes, last: dict[ObjectId, ObjectRecord]) -> None:
+        """``last``: the item by which a generator's user sees it; return 0 says that the task is over."""
         message = pending.message
-        ids = [return_id(message.task_id, index + 1) for index in range(len(pending.returns))]
+        first = 0 if pending.stream is not None else 1
+        ids = [return_id(message.task_id, first + index) for index in range(len(pending.returns))]
         name = message.name or getattr(message, "method", "a task")
-        self._core.unseen.failed(name, ids, pending.returns, error)
+        self._core.unseen.failed(name, [*ids, *last], [*pending.returns, *last.values()], error)
 
     def take_yield(self, peer: Peer, message: Yielded) -> None:
         """An item of a generator that goes on."""
@@ -457,6 +468,8 @@ class Submission:
         pending = in_flight.get(message.seq)
         if pending is not None and pending.stream is not None:
             self._core.streams.take(peer, pending.stream, message)
+        else:
+            self._refs.settle(ResultsGuard(peer.address, message.hold))
 
     def _worth_retrying(self, pending: Pending, results: Results) -> bool:
         if not pending.retries_left or not pending.retry_exceptions or pending.cancelled:
@@ -478,15 +491,16 @@ class Submission:
     def fail(self, pending: Pending, error: BaseException) -> None:
         self.finish_with(pending, dump_error(error))
 
-    def finish_with(self, pending: Pending, payload: bytes) -> None:
-        """Every return value of ``pending`` is this (error) payload."""
+    def finish_with(self, pending: Pending, payload: bytes, guard: Guard | None = None) -> None:
+        """Every return value of ``pending`` is this error; ``guard``: what its references came under."""
+        contained = contained_of(payload)
         self.tasks.pop(pending.message.task_id, None)
         for record in pending.returns:
             if record.state == PENDING:
-                self._refs.set_inline(record, payload)
+                self._refs.set_inline(record, payload, contained, guard)
                 self._core.objects.notify(record)
         if pending.stream is not None:
-            self._core.streams.end(pending.stream, payload)
+            self._core.streams.end(pending.stream, payload, contained, guard)
         held, pending.held = pending.held, ()
         if held:
             self._refs.remove_submitted(held)
