@@ -102,6 +102,52 @@ def test_a_long_path_to_the_sessions(tmp_path: Path) -> None:
     assert not [path for path in root.rglob("*") if path.is_socket()]
 
 
+def test_paths_and_arguments_that_are_not_utf8(tmp_path: Path) -> None:
+    """The neighbour is imported by the worker, from a directory that no message could name as text."""
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    place.mkdir()
+    (place / "neighbour.py").write_text("import os\ndef cwd(): return os.getcwdb()\n")
+    (place / "program.py").write_text(
+        "import beamlet as ray, neighbour, os\n"
+        "ray.init(num_cpus=1)\n"
+        "assert ray.get(ray.remote(neighbour.cwd).remote()) == os.getcwdb()\n"
+        "print('as here')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "program.py", b"\xff"], cwd=place, env=environment(), capture_output=True, timeout=60
+    )
+    assert done.stdout == b"as here\n", done.stderr.decode(errors="replace")
+
+
+def test_sessions_in_a_directory_that_is_not_utf8_are_refused_by_name(tmp_path: Path) -> None:
+    source = "try: ray.init()\nexcept RuntimeError as error: print(error)\n"
+    said = run_script(tmp_path / "p.py", source, BEAMLET_TMPDIR=os.fsdecode(b"/tmp/caf\xe9"))
+    assert r"/tmp/caf\xe9/beamlet-" in said
+    assert "its name is not UTF-8. Set BEAMLET_TMPDIR" in said
+
+
+def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:
+    source = (
+        "import os, sys\nsys.path.append('')\nos.mkdir('gone')\nos.chdir('gone')\nos.rmdir('../gone')\n"
+        "ray.init(num_cpus=1)\nprint(ray.get(ray.remote(lambda: 7).remote()))\n"
+    )
+    assert run_script(tmp_path / "p.py", source) == "7\n"
+
+
+def test_a_head_that_was_stopped_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    source = (
+        "import os, signal, time\nray.init(num_cpus=1)\nray.get(ray.remote(lambda: 7).remote())\n"
+        "from beamlet.api.init import _driver\nhead = _driver.head.process.pid\n"
+        "os.kill(head, signal.SIGSTOP)\nstarted = time.monotonic()\nray.shutdown()\n"
+        "print(time.monotonic() - started, os.path.exists(f'/proc/{head}'))\n"
+    )
+    marked = Marked(tmp_path / "root")
+    seconds, head_is_there = run_script(tmp_path / "p.py", source, **marked.environment()).split()
+    assert float(seconds) < 8, "10 s for a goodbye that never comes, and 8 s for SIGTERM"
+    assert head_is_there == "False"
+    marked.expect_nothing_left(DEADLINE_S, "the end")
+
+
 @pytest.mark.parametrize("count", [4])
 def test_several_processes_start_clusters_at_once(tmp_path: Path, count: int) -> None:
     path = tmp_path / "p.py"

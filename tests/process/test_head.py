@@ -52,7 +52,19 @@ class Driver:
         )
         self.link.send(
             node.DriverHello(
-                os.getpid(), PYTHON, "test", "ns", "test", [], "", "", {}, False, True, 20, owns_cluster=owns
+                os.getpid(),
+                PYTHON,
+                "test",
+                "ns",
+                "test",
+                [],
+                b"",
+                b"",
+                {},
+                False,
+                True,
+                20,
+                owns_cluster=owns,
             )
         )
         self.workers: dict[bytes, Connection] = {}
@@ -205,8 +217,10 @@ def test_output_is_whole_named_and_there_before_the_result(cluster: Cluster) -> 
     assert driver.results == []
     driver.link.send(node.OutputPrinted(mark.token))
     assert driver.until(lambda: driver.results)[0].payload == b"printed"
-    logged = (cluster.session.logs).glob(f"worker-*-{driver.welcome.job_id.hex()}-{lease.pid}.out")
-    assert next(logged).read_bytes() == b"hello\nno newline\n"
+    name = f"worker-*-{driver.welcome.job_id.hex()}-{lease.pid}.out"
+    driver.until(lambda: list(cluster.session.logs.glob(name)))
+    (log,) = cluster.session.logs.glob(name)
+    driver.until(lambda: log.read_bytes() == b"hello\nno newline\n")
 
 
 def test_a_death_names_code_or_signal_and_last_words(cluster: Cluster) -> None:
@@ -250,7 +264,7 @@ def test_an_actor_is_placed_lives_and_is_killed(cluster: Cluster) -> None:
     driver = cluster.driver
     welcome = driver.welcome
     owner = make_address(welcome.node_id, welcome.worker_id)
-    job = node.JobDescription(welcome.job_id, "ns", [], "", "", {}, False, owner)
+    job = node.JobDescription(welcome.job_id, "ns", [], b"", b"", {}, False, owner)
     actor = ActorId(b"a" * 12 + welcome.job_id)
     spec = gcs.ActorSpec(actor, job, owner, FunctionKey(b"k"), "H", b"", [], [], {"CPU": 10_000}, {})
     driver.lease(1)
@@ -385,7 +399,7 @@ def test_a_driver_of_another_python_is_told_why_it_cannot_join(cluster: Cluster)
         carries_fds=True,
     )
     visitor.send(
-        node.DriverHello(1, "2.7", "test", "", "", [], "", "", {}, False, True, 20, owns_cluster=False)
+        node.DriverHello(1, "2.7", "test", "", "", [], b"", b"", {}, False, True, 20, owns_cluster=False)
     )
     assert "Python 2.7" in cluster.driver.expect(node.Refused).reason
     visitor.close()

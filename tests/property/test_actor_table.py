@@ -434,7 +434,7 @@ class ActorWorld(RuleBasedStateMachine):
 
 def make_spec(actor_id: ActorId, owner: Process, name: str, detached: bool, max_restarts: int) -> ActorSpec:
     driver = owner.address
-    job = JobDescription(owner.job, "space", [], "/", "", {}, False, driver)
+    job = JobDescription(owner.job, "space", [], b"/", b"", {}, False, driver)
     return ActorSpec(
         actor_id,
         job,

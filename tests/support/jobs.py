@@ -9,4 +9,4 @@ NOBODY = Address(b"")
 
 
 def a_job(number: int = 1, driver: Address = NOBODY) -> JobDescription:
-    return JobDescription(job_id_of_int(number), "ns", [], "", "", {}, False, driver)
+    return JobDescription(job_id_of_int(number), "ns", [], b"", b"", {}, False, driver)

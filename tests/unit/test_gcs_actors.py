@@ -54,7 +54,7 @@ class World:
         self.table = ActorTable(lambda spec: NODE, self.storage, ActorHistory(most_dead=2), validate=True)
 
     def create(self, actor_id: ActorId = A, get_if_exists: bool = False, **options: Any) -> list[str]:
-        job = JobDescription(JOB, "space", [], "/", "", {}, False, DRIVER)
+        job = JobDescription(JOB, "space", [], b"/", b"", {}, False, DRIVER)
         options.setdefault("owner", DRIVER)
         spec = ActorSpec(
             actor_id, job, options.pop("owner"), FunctionKey(b"k"), "Counter", b"args", [], [], {}, {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -143,7 +144,8 @@ def stop_head(head: StartedHead, at_once: bool = False) -> None:
             process.wait(8.0)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel: a dead disk
+                process.wait(FACTORY_ENDS_S)
     if process.returncode:
         clean_up_after(head.session)
 

@@ -20,6 +20,7 @@ from beamlet.api import backend, driver_output
 from beamlet.api.advising import advise
 from beamlet.api.argument_table import checked as checked_argument
 from beamlet.api.context import ClusterContext
+from beamlet.api.driver_place import driver_place, entrypoint
 from beamlet.api.head_start import (
     FACTORY_ENDS_S,
     StartedHead,
@@ -37,6 +38,7 @@ from beamlet.api.init_options import InitOptions, checked
 from beamlet.api.runtime_env import env_vars_of
 from beamlet.base.ids import Address, make_address
 from beamlet.base.version import VERSION
+from beamlet.processes.fate_sharing import is_stopped
 from beamlet.processes.session import SessionDirectory, find_current, session_root
 from beamlet.protocol.node import (
     DriverHello,
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("beamlet")
 _JOIN_S = 15.0
 _GOODBYE_S = 10.0
+#: A head that does not answer goodbye for so long may be a stopped process.
+_STOPPED_S = 1.0
 
 
 class Driver:
@@ -112,23 +116,22 @@ class Driver:
 
     def _hello(self) -> DriverHello:
         options = self.options
-        main_file = getattr(sys.modules.get("__main__"), "__file__", None) or ""
-        script_dir = os.path.dirname(os.path.abspath(main_file)) if main_file else os.getcwd()
+        place = driver_place()
         return DriverHello(
             pid=os.getpid(),
             python=f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}",
             version=VERSION,
             namespace=options.namespace,
-            entrypoint=" ".join(sys.argv),
-            sys_path=[os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path],
-            cwd=os.getcwd(),
-            script_dir=script_dir,
+            entrypoint=entrypoint(),
+            sys_path=place.sys_path,
+            cwd=place.cwd,
+            script_dir=place.script_dir,
             env_vars=env_vars_of(options.runtime_env, "this job"),
             strict_arrays=options.compat == "ray",
             log_to_driver=options.log_to_driver,
             logging_level=options.logging_level,
             owns_cluster=self.head is not None,
-            main_file=main_file,
+            main_file=place.main_file,
         )
 
     # -- while joined ----------------------------------------------------------------------------
@@ -171,12 +174,23 @@ class Driver:
             with core.lock:
                 core.link.send(Goodbye())
                 core.reactor.flush()
-            deadline = monotonic() + _GOODBYE_S
-            while not self._left.is_set() and monotonic() < deadline:
-                core.reactor.wait(Waiter(), min(deadline, monotonic() + 0.005))
+            self._await_farewell(core)
             core.shut()
         if self.head is not None:
-            stop_head(self.head)
+            stop_head(self.head, at_once=is_stopped(self.head.process.pid))
+
+    def _await_farewell(self, core: CoreWorker) -> None:
+        """Until the head has ended what was ours, unless it cannot: a stopped process never will."""
+        started = monotonic()
+        looked = started
+        while not self._left.is_set() and (now := monotonic()) < started + _GOODBYE_S:
+            if now > looked + _STOPPED_S:
+                looked = now
+                info = self.session.info()
+                if info and is_stopped(info.pid) and self.session.head_is_here():
+                    logger.warning("the head of %s (pid %d) is stopped", self.session.path, info.pid)
+                    return
+            core.reactor.wait(Waiter(), min(started + _GOODBYE_S, now + 0.005))
 
 
 _driver: Driver | None = None

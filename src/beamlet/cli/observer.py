@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from beamlet.api.driver_place import entrypoint
 from beamlet.api.head_start import find_session, join
 from beamlet.base.version import VERSION
 from beamlet.processes.session import SessionDirectory, find_current, find_running, session_root
@@ -104,10 +104,10 @@ def _hello() -> node.DriverHello:
         python=".".join(map(str, sys.version_info[:2])),
         version=VERSION,
         namespace="",
-        entrypoint="beamlet " + " ".join(sys.argv[1:]),
+        entrypoint=entrypoint(),
         sys_path=[],
-        cwd=str(Path.cwd()),
-        script_dir="",
+        cwd=b"",
+        script_dir=b"",
         env_vars={},
         strict_arrays=False,
         log_to_driver=False,

@@ -122,10 +122,10 @@ class Worker:
         identity.strict_arrays = job.strict_arrays
         self.core.store.set_strict(job.strict_arrays)
         self.core.contexts.base = TaskContext(own_task_id(identity.worker_id, job.job_id))
-        if job.script_dir and job.script_dir not in job.sys_path:
-            sys.path[:] = [job.script_dir, *job.sys_path]
-        else:
-            sys.path[:] = job.sys_path
+        sys_path = job.sys_path
+        if job.script_dir and job.script_dir not in sys_path:
+            sys_path = [job.script_dir, *sys_path]
+        sys.path[:] = map(os.fsdecode, sys_path)
         if os.path.isdir(job.cwd):
             os.chdir(job.cwd)
         # As Ray does: libraries that start a thread per core in every worker fight each other for the cores.

@@ -132,13 +132,23 @@ def sweep_and_wait(marker: str, seconds: float = 2.0) -> list[int]:
     return killed
 
 
+def is_stopped(pid: int) -> bool:
+    """By SIGSTOP, or by a debugger: it does nothing until somebody continues it."""
+    return _state(pid) in ("T", "t")
+
+
 def _lives(pid: int) -> bool:
     """A zombie does not: it only waits to be collected."""
+    return _state(pid) not in ("", "Z", "X")
+
+
+def _state(pid: int) -> str:
+    """The kernel's letter for what a process does; "" if there is none."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+            return stat.read().rpartition(b")")[2].split()[0].decode()
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return ""
 
 
 def _marked(marker: str) -> Iterator[int]:

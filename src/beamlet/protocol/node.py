@@ -37,17 +37,18 @@ class JobDescription(Message, tag=30):
 
     job_id: JobId
     namespace: str
-    sys_path: list[str]
-    cwd: str
+    #: Paths are bytes: they need not be UTF-8.
+    sys_path: list[bytes]
+    cwd: bytes
     #: Directory of the driver's script, so that its neighbours import.
-    script_dir: str
+    script_dir: bytes
     env_vars: dict[str, str]
     strict_arrays: bool
     driver: Address
     log_to_driver: bool = True
     logging_level: int = 20
-    #: The driver's ``__main__`` file; "" in a notebook or shell.
-    main_file: str = ""
+    #: The driver's ``__main__`` file; b"" in a notebook or shell.
+    main_file: bytes = b""
 
 
 class DriverHello(Message, tag=31):
@@ -56,9 +57,10 @@ class DriverHello(Message, tag=31):
     version: str
     namespace: str
     entrypoint: str
-    sys_path: list[str]
-    cwd: str
-    script_dir: str
+    #: Paths are bytes: they need not be UTF-8.
+    sys_path: list[bytes]
+    cwd: bytes
+    script_dir: bytes
     env_vars: dict[str, str]
     strict_arrays: bool
     log_to_driver: bool
@@ -67,7 +69,7 @@ class DriverHello(Message, tag=31):
     owns_cluster: bool
     #: CLI and state queries: no job is made.
     observer: bool = False
-    main_file: str = ""
+    main_file: bytes = b""
 
 
 class Welcome(Message, tag=32):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from beamlet.api import backend
+from beamlet.api.driver_place import driver_place
 from beamlet.api.generators import ObjectRefGenerator
 from beamlet.base.ids import WorkerId, job_id_of_int, make_address, new_node_id
 from beamlet.base.resources import from_floats
@@ -356,9 +357,9 @@ class VirtualDriver:
             version=VERSION,
             namespace="default",
             entrypoint=self.process.name,
-            sys_path=list(sys.path),
-            cwd=os.getcwd(),
-            script_dir="",
+            sys_path=driver_place().sys_path,
+            cwd=driver_place().cwd,
+            script_dir=b"",
             env_vars={},
             strict_arrays=False,
             log_to_driver=True,
