@@ -79,7 +79,9 @@ class VirtualCluster:
         return [worker for worker in self.head.factory.children.values() if not worker.process.ended]
 
     def close(self) -> None:
-        """End all processes, whatever they do."""
+        """End all processes, whatever they do; what goes wrong now is no news."""
+        self.world.after_event.clear()
+        self.world.failures.clear()
         for process in self.world.processes:
             if not process.ended:
                 process.kill()

@@ -110,6 +110,8 @@ class VirtualProcess:
         if not self.ended and self.world.time_s < self.stalled_until:
             self.world.at(self.stalled_until, lambda: self.run_fiber(fiber))
             return
+        if not fiber.is_due:
+            return  # woken by what came first: its deadline, or what it waited for
         with self._being_active():
             fiber.resume()
         if fiber.ended:

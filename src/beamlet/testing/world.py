@@ -18,7 +18,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -64,6 +66,8 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
+        #: Apart, so that one more id somewhere does not change when things happen.
+        self._bytes = random.Random(f"{seed} bytes")
         self.time_s = 1000.0
         self.active: VirtualProcess | None = None
         self.fiber: Fiber | None = None
@@ -85,7 +89,7 @@ class World:
         return self.time_s
 
     def random_bytes(self, count: int) -> bytes:
-        return self.rng.randbytes(count)
+        return self._bytes.randbytes(count)
 
     # -- events ----------------------------------------------------------------------------------
 
@@ -111,6 +115,19 @@ class World:
 
     def story(self, lines: int = 60) -> str:
         return "\n".join(list(self._story)[-lines:])
+
+    def waits(self) -> str:
+        """Where each fiber stands, innermost call last."""
+        frames = sys._current_frames()
+        lines: list[str] = []
+        for process in self.processes:
+            for fiber in process.fibers:
+                until = "" if fiber.deadline is None else f" until {fiber.deadline:.6f}"
+                lines.append(f"{fiber.name} waits{until}:")
+                frame = frames.get(fiber.thread_id)
+                calls = [] if frame is None else traceback.extract_stack(frame)[:-1]
+                lines += [f"    {call.filename}:{call.lineno} {call.name}" for call in calls[-12:]]
+        return "\n".join(lines)
 
     def step(self) -> bool:
         """The next event; False when there is none, ever."""
@@ -186,8 +203,6 @@ class Fiber:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self.ended:
-            return
         if self._thread is None:
             self._thread = threading.Thread(target=self._live, name=self.name, daemon=True)
             self._thread.start()
@@ -198,9 +213,20 @@ class Fiber:
         self.world.fiber = outer
 
     @property
+    def thread_id(self) -> int:
+        """0 before it has begun."""
+        return (self._thread.ident or 0) if self._thread is not None else 0
+
+    @property
     def is_ready(self) -> bool:
         """What it waits for is there."""
         return self.waiter is None or self.waiter.remaining <= 0 or self.process.ended
+
+    @property
+    def is_due(self) -> bool:
+        """It may go on now."""
+        late = self.deadline is not None and self.deadline <= self.world.time_s
+        return not self.ended and (self.is_ready or late)
 
     # -- its own side ----------------------------------------------------------------------------
 
@@ -211,7 +237,7 @@ class Fiber:
             self._alarm = self.world.at(deadline, lambda: self.process.run_fiber(self))
         self.world.baton.release()
         self._go.acquire()
-        self.waiter = None
+        self.waiter = self.deadline = None
         if self.process.ended:
             raise ProcessEnded
 

@@ -1,0 +1,503 @@
+"""Random work under random faults on a virtual node, from one seed; run as a program it replays one.
+
+    python tests/system/storm.py SEED [SEED …]
+
+Drivers join, ask for all sorts of things, and check every answer: the right value, or an error of ours that
+the faults explain.  Then the faults stop: everything asked for must be answered, everything unneeded gone.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import beamlet as ray
+from beamlet import exceptions
+from beamlet.testing import virtual_audit
+from beamlet.testing.virtual_cluster import VirtualCluster, VirtualDriver
+from beamlet.testing.virtual_os import virtual_os
+from beamlet.testing.world import Broken, World, sleep
+
+#: Virtual seconds an answer may take once the faults have stopped.
+ANSWERED_S = 90.0
+#: What is idle has gone by then.
+QUIET_S = 8.0
+GONE_S = 70.0
+
+
+# -- what users run ------------------------------------------------------------------------------
+
+
+class Refused(Exception):
+    """An error of a user's, which may carry references."""
+
+
+@ray.remote
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@ray.remote
+def slow(seconds: float, value: int) -> int:
+    sleep(seconds)
+    return value
+
+
+@ray.remote(max_retries=0)
+def fail(value: int) -> int:
+    raise ValueError(f"no {value}")
+
+
+@ray.remote
+def fail_with_ref(value: int) -> int:
+    raise Refused("look", ray.put([value]))
+
+
+@ray.remote
+def spread(n: int) -> int:
+    return sum(ray.get([add.remote(i, 1) for i in range(n)]))
+
+
+@ray.remote
+def leave_behind(n: int) -> int:
+    """Submits and does not wait."""
+    for i in range(n):
+        slow.remote(0.01 * i, i)
+    return n
+
+
+@ray.remote
+def blob(size: int, fill: int) -> bytes:
+    return bytes([fill]) * size
+
+
+@ray.remote
+def length(data: bytes) -> int:
+    return len(data)
+
+
+@ray.remote
+def open_list(refs: list[Any]) -> int:
+    return int(ray.get(refs[0]))
+
+
+@ray.remote
+def hand_out(value: int) -> list[Any]:
+    return [ray.put(value), add.remote(value, 0)]
+
+
+@ray.remote(max_retries=2)
+def crash(sometimes: int) -> int:
+    if random.Random(os.urandom(4)).randrange(3) < sometimes:
+        os._exit(3)
+    return 11
+
+
+@ray.remote
+def numbers(n: int, size: int) -> Iterator[Any]:
+    for i in range(n):
+        sleep(0.002)
+        yield bytes(size) + bytes([i])
+
+
+@ray.remote
+class Counter:
+    def __init__(self) -> None:
+        self.n = 0
+        self.kept: list[Any] = []
+
+    def up(self, by: int = 1) -> int:
+        self.n += by
+        return self.n
+
+    def wait(self, seconds: float) -> float:
+        sleep(seconds)
+        return seconds
+
+    def keep(self, refs: list[Any]) -> int:
+        self.kept += refs
+        return len(self.kept)
+
+    def read(self) -> list[Any]:
+        return ray.get(self.kept)  # type: ignore[no-any-return]
+
+    def fail_late(self, times: int) -> int:
+        self.n += 1
+        if self.n <= times:
+            raise Refused(f"attempt {self.n}")
+        return self.n
+
+
+@ray.remote
+def use_actor(counter: Any) -> int:
+    return int(ray.get(counter.up.remote(0)) >= 0)
+
+
+# -- what drivers ask ----------------------------------------------------------------------------
+
+
+class Asked(NamedTuple):
+    """Something asked for: ``right(value)``; an error is right too if ``may_fail``, or under faults."""
+
+    what: str
+    ref: Any
+    right: Callable[[Any], bool]
+    fails: tuple[type[BaseException], ...] = ()
+
+
+class Mess:
+    """One driver's program: a number of random things, and answers that must be right."""
+
+    def __init__(self, seed: str, faulty: bool) -> None:
+        self.rng = random.Random(seed)
+        self.faulty = faulty
+        self.asked: list[Asked] = []
+        self.actors: list[Any] = []
+        self.names: list[str] = []
+        self.answered = False
+        self.may_leave = False
+
+    def __call__(self, driver: VirtualDriver) -> None:
+        kinds = [getattr(self, name) for name in sorted(dir(self)) if name.startswith("ask_")]
+        for _ in range(self.rng.randint(5, 40)):
+            self.rng.choice(kinds)()
+            if self.rng.random() < 0.3:
+                sleep(self.rng.choice([0.0001, 0.003, 0.05, 0.4]))
+            if self.asked and self.rng.random() < 0.2:
+                self.check(self.asked.pop(self.rng.randrange(len(self.asked))))
+        driver.process.world.tell(f"{driver.process!r} has asked for everything")
+        while self.asked:
+            self.check(self.asked.pop(0))
+        for name in self.names:
+            try:
+                ray.kill(ray.get_actor(name))
+            except ValueError:
+                pass  # it died under the faults, or was never made
+        self.actors.clear()
+        self.answered = True
+        driver.process.world.tell(f"{driver.process!r} has all its answers")
+        while not self.may_leave:
+            sleep(0.05)
+
+    def check(self, asked: Asked) -> None:
+        try:
+            value = ray.get(asked.ref, timeout=ANSWERED_S)
+        except exceptions.GetTimeoutError as error:
+            raise AssertionError(f"{asked.what} was never answered: {error}") from None
+        except asked.fails:
+            return
+        except exceptions.RayError as error:
+            if not self.faulty:
+                raise AssertionError(f"{asked.what} failed without a fault: {error}") from error
+            return
+        assert asked.right(value), f"{asked.what} gave {value!r:.100}"
+
+    def expect(
+        self,
+        what: str,
+        ref: Any,
+        right: Callable[[Any], bool],
+        fails: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        self.asked.append(Asked(what, ref, right, fails))
+
+    # -- tasks -----------------------------------------------------------------------------------
+
+    def ask_sums(self) -> None:
+        for i in range(self.rng.choice([1, 3, 30])):
+            self.expect("add", add.remote(i, 1), lambda value, i=i: value == i + 1)
+
+    def ask_slow(self) -> None:
+        seconds = self.rng.choice([0.001, 0.02, 0.3])
+        for _ in range(self.rng.randint(1, 6)):
+            self.expect("slow", slow.remote(seconds, 5), lambda value: value == 5)
+
+    def ask_failure(self) -> None:
+        self.expect("fail", fail.remote(3), lambda _: False, (ValueError,))
+
+    def ask_error_with_ref(self) -> None:
+        try:
+            ray.get(fail_with_ref.remote(4), timeout=ANSWERED_S)
+        except Refused as error:
+            assert isinstance(error, exceptions.RayTaskError)
+            assert error.cause is not None
+            ref = error.cause.args[1]
+            self.expect("a reference in an error", ref, lambda value: value == [4], _LOST)
+        except exceptions.RayError:
+            assert self.faulty
+
+    def ask_nested(self) -> None:
+        n = self.rng.randint(0, 6)
+        self.expect("spread", spread.remote(n), lambda value: value == n * (n + 1) // 2)
+
+    def ask_and_forget(self) -> None:
+        n = self.rng.randint(1, 5)
+        self.expect("leave_behind", leave_behind.remote(n), lambda value: value == n)
+
+    def ask_dropped(self) -> None:
+        for _ in range(self.rng.randint(1, 5)):
+            slow.remote(self.rng.choice([0.0, 0.01]), 1)
+
+    def ask_crash(self) -> None:
+        sometimes = self.rng.randint(0, 3)
+        self.expect(
+            "crash", crash.remote(sometimes), lambda value: value == 11, (exceptions.WorkerCrashedError,)
+        )
+
+    def ask_chain(self) -> None:
+        ref = add.remote(0, 0)
+        depth = self.rng.randint(1, 8)
+        for _ in range(depth):
+            ref = add.remote(ref, 1)
+        self.expect("a chain", ref, lambda value: value == depth)
+
+    def ask_after_failure(self) -> None:
+        self.expect("add after fail", add.remote(fail.remote(1), 1), lambda _: False, (ValueError,))
+
+    def ask_cancelled(self) -> None:
+        ref = slow.remote(self.rng.choice([0.01, 0.5]), 2)
+        if self.rng.random() < 0.5:
+            sleep(self.rng.choice([0.001, 0.02]))
+        ray.cancel(ref, force=self.rng.random() < 0.3)
+        fails = (exceptions.TaskCancelledError, exceptions.WorkerCrashedError)
+        self.expect("a cancelled task", ref, lambda value: value == 2, fails)
+
+    def ask_wait(self) -> None:
+        refs = [slow.remote(0.01 * i, i) for i in range(self.rng.randint(1, 6))]
+        ready, rest = ray.wait(refs, num_returns=self.rng.randint(1, len(refs)), timeout=0.1)
+        assert len(ready) + len(rest) == len(refs)
+        for ref in ready:
+            self.expect("what wait said is ready", ref, lambda value: value < 6)
+
+    # -- objects ---------------------------------------------------------------------------------
+
+    def ask_big(self) -> None:
+        size = self.rng.choice([10, 120_000, 300_000])
+        self.expect("blob", blob.remote(size, 7), lambda value: len(value) == size and value[0] == 7)
+
+    def ask_big_argument(self) -> None:
+        size = self.rng.choice([1_000, 150_000])
+        ref = ray.put(bytes(size))
+        for _ in range(self.rng.randint(1, 3)):
+            self.expect("length", length.remote(ref), lambda value: value == size)
+
+    def ask_passed_on(self) -> None:
+        ref = length.remote(blob.remote(200_000, 1))
+        self.expect("a blob passed on", ref, lambda value: value == 200_000)
+
+    def ask_nested_ref(self) -> None:
+        ref = open_list.remote([add.remote(20, 1)])
+        self.expect("a reference in a list", ref, lambda value: value == 21)
+
+    def ask_returned_refs(self) -> None:
+        try:
+            put, computed = ray.get(hand_out.remote(9), timeout=ANSWERED_S)
+        except exceptions.RayError:
+            assert self.faulty
+            return
+        for ref in (put, computed):
+            self.expect("a reference that came back", ref, lambda value: value == 9, _LOST)
+
+    # -- generators ------------------------------------------------------------------------------
+
+    def ask_items(self) -> None:
+        n, size = self.rng.randint(0, 8), self.rng.choice([1, 120_000])
+        options = {} if self.rng.random() < 0.5 else {"_generator_backpressure_num_objects": 2}
+        items = numbers.options(**options).remote(n, size)
+        takes = self.rng.randint(0, n + 1)
+        try:
+            for position, ref in enumerate(items):
+                if position >= takes:
+                    break
+                self.expect("an item", ref, lambda value, i=position: value[-1] == i, _LOST)
+        except exceptions.RayError:
+            assert self.faulty
+
+    # -- actors ----------------------------------------------------------------------------------
+
+    def actor(self) -> Any:
+        if self.actors and self.rng.random() < 0.7:
+            return self.rng.choice(self.actors)
+        options: dict[str, Any] = {"num_cpus": 0}
+        if self.rng.random() < 0.4:
+            options |= {"max_restarts": self.rng.choice([1, -1]), "max_task_retries": self.rng.choice([0, 3])}
+        if self.rng.random() < 0.3:
+            options["name"] = f"name{self.rng.randrange(1 << 30)}"
+            if self.rng.random() < 0.5:
+                options["lifetime"] = "detached"
+            self.names.append(options["name"])
+        try:
+            self.actors.append(Counter.options(**options).remote())
+        except exceptions.RayError:
+            assert self.faulty
+            return self.actor()
+        return self.actors[-1]
+
+    def ask_calls(self) -> None:
+        counter = self.actor()
+        for _ in range(self.rng.randint(1, 10)):
+            self.expect("up", counter.up.remote(), lambda value: value >= 1, _DEAD)
+
+    def ask_slow_call(self) -> None:
+        self.expect("wait", self.actor().wait.remote(0.05), lambda value: value == 0.05, _DEAD)
+
+    def ask_to_keep(self) -> None:
+        counter = self.actor()
+        self.expect(
+            "keep", counter.keep.remote([ray.put(1), add.remote(1, 1)]), lambda value: value >= 2, _DEAD
+        )
+        self.expect("read", counter.read.remote(), lambda value: set(value) <= {1, 2}, (*_DEAD, *_LOST))
+
+    def ask_temporary(self) -> None:
+        self.expect("a temporary actor", Counter.remote().up.remote(), lambda value: value == 1)
+
+    def ask_retried_method(self) -> None:
+        handle = Counter.options(max_task_retries=3).remote()
+        ref = handle.fail_late.options(retry_exceptions=True).remote(self.rng.randint(0, 5))
+        del handle
+        self.expect("fail_late", ref, lambda value: value >= 1, (Refused, *_DEAD))
+
+    def ask_task_with_actor(self) -> None:
+        self.expect("use_actor", use_actor.remote(self.actor()), lambda value: value == 1, _DEAD)
+
+    def ask_kill(self) -> None:
+        if self.actors:
+            counter = self.actors.pop(self.rng.randrange(len(self.actors)))
+            ray.kill(counter, no_restart=self.rng.random() < 0.7)
+
+    def ask_drop_actor(self) -> None:
+        if self.actors:
+            self.actors.pop(self.rng.randrange(len(self.actors)))
+
+
+_LOST = (exceptions.ObjectLostError, exceptions.OwnerDiedError)
+_DEAD = (exceptions.ActorDiedError, exceptions.ActorUnavailableError)
+
+
+# -- the run -------------------------------------------------------------------------------------
+
+
+class Faults:
+    """Kills, stalls and cuts at moments drawn from the seed, until ``stop``."""
+
+    def __init__(self, cluster: VirtualCluster, mess: dict[VirtualDriver, Mess], every_s: float) -> None:
+        self._cluster = cluster
+        self._mess = mess
+        self._every_s = every_s
+        self._stopped = False
+        self._next()
+
+    def _next(self) -> None:
+        world = self._cluster.world
+        world.later(world.rng.expovariate(1 / self._every_s), self._strike)
+
+    def _strike(self) -> None:
+        if self._stopped:
+            return
+        world = self._cluster.world
+        draw = world.rng.random()
+        workers = self._cluster.workers
+        if draw < 0.45 and workers:
+            world.rng.choice(workers).process.kill()
+        elif draw < 0.9:
+            alive = [process for process in world.processes if not process.ended]
+            stalled = world.rng.choice(alive)
+            stalled.stalled_until = world.time_s + world.rng.choice([0.001, 0.02, 0.3])
+            world.tell(f"{stalled!r} stalls")
+        else:
+            drivers = [driver for driver in self._mess if not driver.process.ended]
+            if len(drivers) > 1:
+                world.rng.choice(drivers).process.kill()
+        self._next()
+
+    def stop(self) -> None:
+        self._stopped = True
+
+
+def run(seed: int) -> World:
+    """One storm. Raises Broken, with seed and story."""
+    world = World(seed)
+    rng = world.rng
+    with virtual_os(world):
+        warm = rng.randint(0, 2)
+        cluster = VirtualCluster(
+            world, cpus=rng.randint(1, 4), warm_workers=warm, arena_bytes=rng.choice([2, 8]) << 20
+        )
+        try:
+            _storm(world, cluster, warm)
+        except Broken as broken:
+            broken.add_note(f"{world.story()}\n{world.waits()}\nreplay: python tests/system/storm.py {seed}")
+            raise
+        finally:
+            cluster.close()
+    return world
+
+
+def _storm(world: World, cluster: VirtualCluster, warm: int) -> None:
+    rng = world.rng
+    virtual_audit.watch(cluster)
+    faulty = rng.random() < 0.7
+    mess: dict[VirtualDriver, Mess] = {}
+    for number in range(rng.randint(1, 3)):
+        program = Mess(f"{world.seed} driver {number}", faulty)
+        mess[cluster.driver(f"driver{number}", program)] = program
+        world.run_for(rng.choice([0.0, 0.002, 0.2]))
+    faults = Faults(cluster, mess, rng.choice([0.02, 0.2, 1.0])) if faulty else None
+    if faults is not None:
+        world.later(rng.uniform(0.1, 3.0), faults.stop)
+    world.run(
+        lambda: all(program.answered or driver.process.ended for driver, program in mess.items()),
+        ANSWERED_S * 3,
+        "that everything asked for is answered",
+    )
+    if faults is not None:
+        faults.stop()
+    _settle(world, cluster, QUIET_S)
+    _demand(world, lambda: virtual_audit.audit(cluster))
+    _demand(world, lambda: virtual_audit.nothing_is_kept(cluster))
+    for program in mess.values():
+        program.may_leave = True
+    world.run(lambda: all(driver.process.ended for driver in mess), 60.0, "that all drivers left")
+    _settle(world, cluster, GONE_S)
+    _demand(world, lambda: virtual_audit.everybody_left(cluster, warm))
+
+
+def _settle(world: World, cluster: VirtualCluster, seconds: float) -> None:
+    """Garbage goes, and what follows from that happens."""
+    for _ in range(4):
+        gc.collect()
+        for process in world.processes:
+            process.turn_soon()
+        world.run_for(seconds / 4)
+
+
+def _demand(world: World, check: Callable[[], None]) -> None:
+    try:
+        check()
+    except AssertionError as error:
+        raise world._broken(error) from error
+
+
+def main(words: list[str]) -> int:
+    for word in words:
+        first, _, last = word.partition("-")
+        for seed in range(int(first), int(last or first) + 1):
+            print(f"seed {seed} …", end=" ", flush=True)
+            world = run(seed)
+            print(
+                f"{world.event_count} events, {world.time_s - 1000:.1f} s, {world.trace_digest}", flush=True
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from system import storm
+
+    sys.exit(storm.main(sys.argv[1:]))
