@@ -223,9 +223,7 @@ class Mess:
         try:
             ray.get(fail_with_ref.remote(4), timeout=ANSWERED_S)
         except Refused as error:
-            assert isinstance(error, exceptions.RayTaskError)
-            assert error.cause is not None
-            ref = error.cause.args[1]
+            ref = error.cause.args[1]  # type: ignore[attr-defined]  # it is a RayTaskError, too
             self.expect("a reference in an error", ref, lambda value: value == [4], _LOST)
         except exceptions.RayError:
             assert self.faulty
