@@ -6,6 +6,7 @@ import os
 import pickle
 from typing import Any
 
+import actor_module
 import numpy as np
 import pytest
 from conformance import DEADLINE_S, beamlet_only, get
@@ -479,3 +480,14 @@ def test_an_actor_that_waits_for_itself_is_a_deadlock_error() -> None:
     with pytest.raises(Exception, match="inner") as caught:
         ray.get(actor.outer.remote(), timeout=DEADLINE_S)
     assert "DeadlockError" in type(caught.value).__name__
+
+
+@beamlet_only
+def test_a_class_decorated_in_a_module_is_one_class_in_its_actor() -> None:
+    child: Any = actor_module.Child.remote()
+    assert get(child.who.remote()) == "child of base"
+    assert get(child.is_one.remote())
+    assert [get(child.bump.remote()), get(child.bump.remote())] == [1, 2]
+    assert get([child.made_by.remote(), child.double.remote(4)]) == ["Child", 8]
+    grandchild: Any = actor_module.RemoteGrandchild.remote()
+    assert get(grandchild.who.remote()) == "grandchild, child of base"

@@ -381,6 +381,13 @@ class ActorClass(Generic[T]):
             raise AttributeError(name)
         return getattr(self._cls, name)
 
+    def __instancecheck__(self, instance: object) -> bool:
+        """Of the plain class: inside the actor ``isinstance(self, Counter)`` is true. No handle is one."""
+        return isinstance(instance, self._cls)
+
+    def __subclasscheck__(self, subclass: type) -> bool:
+        return issubclass(subclass, self._cls)
+
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
         raise ActorClassInheritanceException(
             f"inheriting from actor class {self.__name__} is not supported: derive from the undecorated "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import types
 from typing import Any
 
 import cloudpickle
 
+from beamlet.serialization.decorated import Pickler
 from beamlet.serialization.unpicklable import a_kind, find_culprit, remedy
 
 _logger = logging.getLogger("beamlet")
@@ -21,7 +23,7 @@ def check_closure(target: Any, name: str, warn_bytes: int, max_bytes: int) -> by
     from ``warn_bytes`` on.
     """
     try:
-        pickled: bytes = cloudpickle.dumps(target, 5)
+        pickled = _dumps(target)
     except Exception as error:
         path, culprit = find_culprit(target, name)
         raise TypeError(
@@ -37,6 +39,12 @@ def check_closure(target: Any, name: str, warn_bytes: int, max_bytes: int) -> by
             raise ValueError(f"{text} The limit is {_mib(max_bytes)}.")
         _logger.warning("%s", text)
     return pickled
+
+
+def _dumps(target: Any) -> bytes:
+    file = io.BytesIO()
+    Pickler(file, 5).dump(target)
+    return file.getvalue()
 
 
 def _kind(target: Any) -> str:

@@ -15,10 +15,10 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cloudpickle
 import msgspec
 
 from beamlet.protocol.message import ContainedRef
+from beamlet.serialization.decorated import Pickler
 from beamlet.serialization.refs import contained_sink
 
 #: Larger values go to the object store. Ray's max_direct_call_object_size.
@@ -107,7 +107,7 @@ def serialize(value: Any, kind: int = VALUE) -> Serialized:
     return Serialized(kind, file.getvalue(), buffers, contained)
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(Pickler):
     """cloudpickle with the serializers that users registered (``util.register_serializer``)."""
 
     def reducer_override(self, obj: Any) -> Any:

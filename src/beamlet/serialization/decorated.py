@@ -1,0 +1,62 @@
+"""Classes that their modules know only as actor classes: pickled by that name, not by value.
+
+``@remote`` replaces a class in its module.  cloudpickle looks a class up by its name, finds something else,
+and would send a copy; but it finds the class's methods (an actor class passes attributes on) and sends those by
+name.  In the worker the copy would then hold methods of the module's class: ``super()``, ``__class__`` and
+class attributes would mean another class than ``type(self)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import cloudpickle
+
+#: The attribute by which an actor class names the class that it was made of.
+PLAIN_CLASS = "__ray_actor_class__"
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
+    """cloudpickle, which finds decorated classes."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type):
+            reduced = by_decorated_name(obj)
+            if reduced is not None:
+                return reduced
+        return super().reducer_override(obj)
+
+
+def by_decorated_name(cls: type) -> Any:
+    """How pickle finds ``cls`` again, if its module holds an actor class under its name; else None."""
+    if cls.__module__ in _BY_VALUE or cls.__module__ in cloudpickle.list_registry_pickle_by_value():
+        return None
+    found: Any = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = _attributes(found).get(name)
+    return (_plain_class, (cls.__module__, cls.__qualname__)) if _made_of(found) is cls else None
+
+
+def _made_of(found: object) -> object:
+    return None if isinstance(found, type) else _attributes(found).get(PLAIN_CLASS)
+
+
+def _attributes(found: object) -> Mapping[str, Any]:
+    """Of a module, a class, or the class that an actor class was made of; no ``__getattr__`` is asked."""
+    own: Mapping[str, Any] = getattr(found, "__dict__", {})
+    return own
+
+
+#: Workers have a ``__main__`` of their own.
+_BY_VALUE = frozenset({"__main__", "__mp_main__", "builtins"})
+
+
+def _plain_class(module: str, qualname: str) -> type:
+    found: Any = importlib.import_module(module)
+    for name in qualname.split("."):
+        found = getattr(found, name)
+    plain: type = getattr(found, PLAIN_CLASS, found)
+    return plain
