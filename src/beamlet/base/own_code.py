@@ -1,6 +1,64 @@
-"""Where Beamlet's own code lies, so that a stack can be searched for the first frame that is the user's. ●"""
+"""● Which code is Beamlet's own: what a stack is searched for, and what users' tracebacks leave out."""
 
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: Files whose path begins with this are ours.
 OUR_FOLDER = str(Path(__file__).parents[1]) + "/"
+
+
+def hide_our_frames(error: BaseException) -> None:
+    """Take our frames out of the error's traceback: it then ends at the user's line.
+
+    To be called where an error leaves for the user, and followed by a bare ``raise``, which unlike
+    ``raise error`` adds no line for the frame that it stands in.  An error that we did not raise on purpose
+    keeps its frames: that is a bug of ours, and must be findable.
+    """
+    theirs: list[TracebackType] = []
+    innermost = entry = error.__traceback__
+    while entry is not None:
+        if not entry.tb_frame.f_code.co_filename.startswith(OUR_FOLDER):
+            theirs.append(entry)
+        innermost, entry = entry, entry.tb_next
+    if not theirs and innermost is not None and not _on_purpose(error, innermost):
+        return
+    following: TracebackType | None = None
+    for entry in reversed(theirs):
+        entry.tb_next = following
+        following = entry
+    error.__traceback__ = following
+
+
+def _on_purpose(error: BaseException, innermost: TracebackType) -> bool:
+    """Whether a ``raise`` statement of ours made it, or the user's Ctrl-C."""
+    from opcode import opname
+
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return True
+    instruction = innermost.tb_frame.f_code.co_code[innermost.tb_lasti]
+    return opname[instruction] == "RAISE_VARARGS" and not isinstance(error, AssertionError)
+
+
+def for_users(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates public functions: errors out of them show the caller's line last, none of ours.
+
+    It costs a call; what is called often spells it out.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            hide_our_frames(error)
+            raise
+
+    return call

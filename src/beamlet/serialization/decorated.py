@@ -1,8 +1,8 @@
 """Classes that their modules know only as actor classes: pickled by that name, not by value.
 
 ``@remote`` replaces a class in its module.  cloudpickle looks a class up by its name, finds something else,
-and would send a copy; but it finds the class's methods (an actor class passes attributes on) and sends those by
-name.  In the worker the copy would then hold methods of the module's class: ``super()``, ``__class__`` and
+and would send a copy; but it finds the class's methods (an actor class passes attributes on) and sends those
+by name.  In the worker the copy would then hold methods of the module's class: ``super()``, ``__class__`` and
 class attributes would mean another class than ``type(self)``.
 """
 
