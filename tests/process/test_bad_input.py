@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import pickle
 import socket
+import threading
+import time
 from typing import Any
 
 import numpy as np
 import pytest
-from conformance import DEADLINE_S, beamlet_only, get, wait_until
+from conformance import DEADLINE_S, ROOT, beamlet_only, get, wait_until
 
 import beamlet as ray
+from beamlet import util
+from beamlet.util import queue
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -349,3 +354,68 @@ def test_infeasible_names_function_and_line() -> None:
     ) as caught:
         ray.get(add.options(num_cpus=1000).remote(1, 2), timeout=DEADLINE_S)
     assert "Submitted at test_bad_input.py:" in str(caught.value)
+
+
+@ray.remote
+class Stillborn:
+    def __init__(self) -> None:
+        raise ValueError("in __init__")
+
+    def ping(self) -> None:
+        pass
+
+
+async def awaits(ref: Any) -> Any:
+    return await ref
+
+
+ERRORS = {
+    "a task's error": lambda: get(add.remote(1, "x")),
+    "of a list": lambda: get([add.remote(1, "x")]),
+    "awaited": lambda: asyncio.run(awaits(add.remote(1, "x"))),
+    "a future": lambda: add.remote(1, "x").future().result(),
+    "as_completed": lambda: list(util.as_completed([add.remote(1, "x")])),
+    "map_unordered": lambda: list(util.map_unordered(add, [1])),
+    "a stillborn actor": lambda: get(Stillborn.remote().ping.remote()),
+    "too slow": lambda: ray.get(ray.remote(time.sleep).remote(60), timeout=0.01),
+    "too few arguments": lambda: add.remote(1),
+    "too few, of a method": lambda: Thing.remote().ping.remote(1),
+    "too few, of an actor": lambda: Thing.remote(1),
+    "unpicklable": lambda: add.remote(threading.Lock(), 1),
+    "unpicklable, put": lambda: ray.put(threading.Lock()),
+    "unpicklable, captured": lambda: capturing(threading.Lock()).remote(),
+    "a wrong option": lambda: add.options(num_cpu=1),
+    "a wrong option of a class": lambda: Thing.options(num_cpu=1),
+    "a wrong option of a method": lambda: Thing.remote().ping.options(num_return=1),
+    "a wrong decorator": lambda: ray.remote(num_cpu=1)(max),
+    "called directly": lambda: add(1, 2),
+    "a class called directly": lambda: Thing(),
+    "no such method": lambda: Thing.remote().pong,
+    "no such actor": lambda: ray.get_actor("nobody"),
+    "a wrong handle": lambda: ray.kill(3),
+    "a wrong reference": lambda: ray.cancel(3),
+    "get of a number": lambda: ray.get(3),
+    "wait for a number": lambda: ray.wait(3),
+    "put of a reference": lambda: ray.put(ray.put(1)),
+    "a reference as operand": lambda: ray.put(1) + 1,
+    "a reference iterated": lambda: list(ray.put(1)),
+    "init again": lambda: ray.init(),
+    "init, wrong": lambda: ray.init(num_cpu=1),
+    "a pool": lambda: util.ActorPool([3]),
+    "a queue": lambda: queue.Queue().get(timeout=-1),
+}
+
+
+def capturing(what: Any) -> Any:
+    return ray.remote(lambda: what)
+
+
+@beamlet_only
+@pytest.mark.parametrize("what", ERRORS)
+def test_no_traceback_shows_our_own_frames(what: str) -> None:
+    with pytest.raises(Exception) as caught:
+        ERRORS[what]()
+    files = [entry.path for entry in caught.traceback]
+    ours = [str(path) for path in files if str(path).startswith(str(ROOT / "src"))]
+    assert not ours
+    assert str(ROOT / "src") not in str(caught.value)

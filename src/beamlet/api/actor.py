@@ -21,6 +21,7 @@ from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
 from beamlet.base.class_names import retry_rule
 from beamlet.base.ids import ActorId, Address, FunctionKey
+from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.core_worker import functions
 from beamlet.core_worker.executing.runner import ActorExit
 from beamlet.core_worker.submitting.actors import Creation
@@ -80,19 +81,24 @@ class ActorMethod:
 
         Raises TypeError if the arguments do not fit, PendingCallsLimitExceeded if too many calls wait.
         """
-        signature = self._info.signature
-        if kwargs or not signature.min_args <= len(args) <= signature.max_args:
-            signature.check(args, kwargs)
-        core = backend._current or backend.current()
-        handle = self._handle
-        link = handle._link if handle._bound_to is core else handle._bind(core)
-        if 0 < link.max_pending_calls <= link.pending_count:
-            raise PendingCallsLimitExceeded(
-                f"{link.pending_count} calls of {handle!r} are unanswered; max_pending_calls is "
-                f"{link.max_pending_calls}. Wait for some with beamlet.wait() first."
-            )
-        return core.submit_call(link, self._template, args, kwargs, call_site())
+        try:
+            signature = self._info.signature
+            if kwargs or not signature.min_args <= len(args) <= signature.max_args:
+                signature.check(args, kwargs)
+            core = backend._current or backend.current()
+            handle = self._handle
+            link = handle._link if handle._bound_to is core else handle._bind(core)
+            if 0 < link.max_pending_calls <= link.pending_count:
+                raise PendingCallsLimitExceeded(
+                    f"{link.pending_count} calls of {handle!r} are unanswered; max_pending_calls is "
+                    f"{link.max_pending_calls}. Wait for some with beamlet.wait() first."
+                )
+            return core.submit_call(link, self._template, args, kwargs, call_site())
+        except BaseException as error:
+            hide_our_frames(error)
+            raise
 
+    @for_users
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options."""
         name = f"method {self._handle._info.class_name}.{self._info.name}"
@@ -112,6 +118,7 @@ class ActorMethod:
         """Ray's older spelling of ``options(...).remote(...)``."""
         return self.options(**options).remote(*args, **(kwargs or {}))
 
+    @for_users
     def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         name = f"{self._handle._info.class_name}.{self._info.name}"
         raise TypeError(
@@ -155,21 +162,25 @@ class ActorHandle(Generic[T]):
         self._link: Any = None
 
     def __getattr__(self, name: str) -> Any:
-        template = self._templates.get(name)
-        if template is not None:
-            return ActorMethod(self, self._info.methods[name], template)
-        method = self._info.methods.get(name)
-        if method is None:
-            if name.startswith("__") and name.endswith("__"):
-                raise AttributeError(name)
-            raise AttributeError(
-                f"actor {self._info.class_name} has no method {name!r}; it has "
-                f"{', '.join(n for n in self._info.methods if n not in _IMPLICIT) or 'none'}. Attributes "
-                "of the "
-                "instance are not readable from here: add a method that returns them."
-            )
-        template = self._templates[name] = _template(self._info, method, method.options)
-        return ActorMethod(self, method, template)
+        try:
+            template = self._templates.get(name)
+            if template is not None:
+                return ActorMethod(self, self._info.methods[name], template)
+            method = self._info.methods.get(name)
+            if method is None:
+                if name.startswith("__") and name.endswith("__"):
+                    raise AttributeError(name)
+                raise AttributeError(
+                    f"actor {self._info.class_name} has no method {name!r}; it has "
+                    f"{', '.join(n for n in self._info.methods if n not in _IMPLICIT) or 'none'}. Attributes "
+                    "of the "
+                    "instance are not readable from here: add a method that returns them."
+                )
+            template = self._templates[name] = _template(self._info, method, method.options)
+            return ActorMethod(self, method, template)
+        except BaseException as error:
+            hide_our_frames(error)
+            raise
 
     @property
     def _methods_of_every_actor(self) -> tuple[str, ...]:
@@ -281,8 +292,13 @@ class ActorClass(Generic[T]):
         Raises TypeError if the arguments do not fit ``__init__``, ActorAlreadyExistsError if the name is
         taken.
         """
-        return self._create(self._options, args, kwargs, here())
+        try:
+            return self._create(self._options, args, kwargs, here())
+        except BaseException as error:
+            hide_our_frames(error)
+            raise
 
+    @for_users
     def options(self, **options: Any) -> ActorClassWithOptions[T]:
         """The same class with other options, for actors made through what this returns."""
         return ActorClassWithOptions(self, self._options.merge(options, target=f"actor {self.__name__}"))
@@ -368,6 +384,7 @@ class ActorClass(Generic[T]):
             call_site=call_site,
         )
 
+    @for_users
     def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         name = self.__name__
         raise TypeError(
@@ -388,6 +405,7 @@ class ActorClass(Generic[T]):
     def __subclasscheck__(self, subclass: type) -> bool:
         return issubclass(subclass, self._cls)
 
+    @for_users
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
         raise ActorClassInheritanceException(
             f"inheriting from actor class {self.__name__} is not supported: derive from the undecorated "
@@ -413,7 +431,11 @@ class ActorClassWithOptions(Generic[T]):
 
     def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """As ``ActorClass.remote``, with these options."""
-        return self._actor_class._create(self._options, args, kwargs, here())
+        try:
+            return self._actor_class._create(self._options, args, kwargs, here())
+        except BaseException as error:
+            hide_our_frames(error)
+            raise
 
 
 def _functions_of(cls: type) -> dict[str, Callable[..., Any]]:
@@ -461,6 +483,7 @@ def handle_of_current_actor(spec: ActorSpec) -> ActorHandle[Any]:
 def method(function: Callable[..., T], /) -> Callable[..., T]: ...
 @overload
 def method(**options: Any) -> Callable[[Callable[..., T]], Callable[..., T]]: ...
+@for_users
 def method(*args: Any, **options: Any) -> Any:
     """Options of one actor method: ``@method(num_returns=2)``.
 
@@ -478,6 +501,7 @@ def method(*args: Any, **options: Any) -> Any:
     return decorate
 
 
+@for_users
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     """The live actor called ``name``. The handle does not keep it alive.
 
@@ -489,6 +513,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     return handle_of(core.actors.find(name, namespace or core.identity.namespace))
 
 
+@for_users
 def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
     """End an actor at once: running calls fail, clean-up code does not run.
 
@@ -508,6 +533,7 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
     core.actors.kill(actor._id, no_restart)
 
 
+@for_users
 def exit_actor() -> NoReturn:
     """End the actor this is called in, on purpose, after the present call. Raises TypeError elsewhere."""
     core = backend.current_or_none()

@@ -14,6 +14,7 @@ from typing import Any
 
 from beamlet.api import backend
 from beamlet.api.argument_table import checked
+from beamlet.base.own_code import for_users
 from beamlet.base.resources import UNIT, to_floats
 from beamlet.exceptions import RaySystemError
 from beamlet.protocol.gcs import ClusterState, NodeInfo, QueryCluster, QueryTimeline, TaskEvent, Timeline
@@ -31,6 +32,7 @@ _COLOURS = {
 }
 
 
+@for_users
 def nodes() -> list[dict[str, Any]]:
     """All nodes, one dictionary each; dead ones stay listed with ``Alive`` False.
 
@@ -39,16 +41,19 @@ def nodes() -> list[dict[str, Any]]:
     return [_node_row(node) for node in _query().nodes]
 
 
+@for_users
 def cluster_resources() -> dict[str, float]:
     """What the living nodes have in all: {"CPU": 8.0, …}. Raises RaySystemError before ``init()``."""
     return _sum(node.total for node in _query().nodes if node.alive)
 
 
+@for_users
 def available_resources() -> dict[str, float]:
     """What of it is free; what is used up is left out. Raises RaySystemError before ``init()``."""
     return _sum(node.available for node in _query().nodes if node.alive)
 
 
+@for_users
 def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     """What the workers did when, for chrome://tracing or ui.perfetto.dev.
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
 from beamlet.api.object_ref import ObjectRef
+from beamlet.base.own_code import hide_our_frames
 from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, Stream, Streams
 
 T_co = TypeVar("T_co", covariant=True)
@@ -44,7 +45,11 @@ class ObjectRefGenerator(Generic[T_co]):
         return self
 
     def __next__(self) -> ObjectRef[T_co]:
-        ref = self._streams.next(self._stream, None)
+        try:
+            ref = self._streams.next(self._stream, None)
+        except BaseException as error:
+            hide_our_frames(error)
+            raise
         if ref is None:
             raise StopIteration
         return ref  # type: ignore[no-any-return]
@@ -53,7 +58,11 @@ class ObjectRefGenerator(Generic[T_co]):
         return self
 
     async def __anext__(self) -> ObjectRef[T_co]:
-        ref = await self._streams.next_async(self._stream)
+        try:
+            ref = await self._streams.next_async(self._stream)
+        except BaseException as error:
+            hide_our_frames(error)
+            raise
         if ref is None:
             raise StopAsyncIteration
         return ref  # type: ignore[no-any-return]

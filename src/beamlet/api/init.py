@@ -37,6 +37,7 @@ from beamlet.api.head_start import (
 from beamlet.api.init_options import InitOptions, checked
 from beamlet.api.runtime_env import env_vars_of
 from beamlet.base.ids import Address, make_address
+from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.base.version import VERSION
 from beamlet.processes.fate_sharing import is_stopped
 from beamlet.processes.session import SessionDirectory, find_current, session_root
@@ -198,6 +199,7 @@ _leaving = False
 _lock = threading.RLock()
 
 
+@for_users
 def init(address: str | None = None, **options: Any) -> ClusterContext:
     """Start a local cluster, or join a running one, and make this process its driver.
 
@@ -301,6 +303,7 @@ def _load_the_rest() -> None:
     importlib.import_module("beamlet.api.values")
 
 
+@for_users
 def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
     """Leave the cluster; one that ``init`` started ends, and leaves no process, socket or shared memory.
 
@@ -361,7 +364,11 @@ def _interrupted(signum: int, frame: FrameType | None) -> None:
     from beamlet.core_worker.interrupts import may_raise, send_again
 
     if may_raise(frame):
-        signal.default_int_handler(signum, frame)
+        try:
+            signal.default_int_handler(signum, frame)
+        except KeyboardInterrupt as interrupt:
+            hide_our_frames(interrupt)
+            raise
     send_again(signum)
 
 

@@ -15,6 +15,7 @@ import msgspec
 from beamlet.api import backend
 from beamlet.api.call_sites import call_site
 from beamlet.base.ids import Address, ObjectId, job_of_task, task_of_object
+from beamlet.base.own_code import for_users
 from beamlet.exceptions import CallSite
 from beamlet.serialization.refs import note_contained, released
 
@@ -133,15 +134,19 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
 
     if not TYPE_CHECKING:  # a checker shall say so itself
 
+        @for_users
         def __iter__(self):
             _misused(self, "is not iterable")
 
+        @for_users
         def __len__(self):
             _misused(self, "has no length")
 
+        @for_users
         def __getitem__(self, key):
             _misused(self, f"cannot be indexed with [{key!r}]")
 
+        @for_users
         def __call__(self, *args, **kwargs):
             _misused(self, "is not callable")
 
@@ -161,6 +166,7 @@ def _misused(ref: ObjectRef[Any], what: str) -> NoReturn:
 
 
 def _refuse(symbol: str) -> Any:
+    @for_users
     def operate(self: ObjectRef[Any], other: Any = None) -> NoReturn:
         _misused(self, f"is no operand for {symbol}")
 

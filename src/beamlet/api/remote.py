@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from beamlet.api.actor import ActorClass
 from beamlet.api.remote_function import RemoteFunction
+from beamlet.base.own_code import for_users
 
 if TYPE_CHECKING:
     from beamlet.api.remote_call import RemoteItems
@@ -44,6 +45,7 @@ def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 def remote(*, num_returns: int | str | None, **options: Any) -> RemoteItemsDecorator: ...
 @overload
 def remote(**options: Any) -> RemoteDecorator: ...
+@for_users
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function a task, or a class an actor.
 
@@ -66,7 +68,7 @@ def remote(*args: Any, **options: Any) -> Any:
         "'@ray.remote', or it must be applied using some of the options as keyword arguments, for example "
         "'@ray.remote(num_returns=2, resources={\"CustomResource\": 1})'."
     )
-    return lambda target: _make(target, options)
+    return for_users(lambda target: _make(target, options))
 
 
 def _make(target: Any, options: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from beamlet.api.remote_call import RemoteCall
 from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
 from beamlet.base.class_names import retry_rule
+from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.core_worker import functions
 from beamlet.core_worker.submitting.submission import TaskTemplate
 from beamlet.core_worker.submitting.task_submitter import SchedulingKey
@@ -74,7 +75,11 @@ class RemoteFunction(RemoteCall[P, R]):
 
             Raises TypeError if the arguments do not fit, or one of them cannot be pickled.
             """
-            return self._submit(self, args, kwargs)
+            try:
+                return self._submit(self, args, kwargs)
+            except BaseException as error:
+                hide_our_frames(error)
+                raise
 
     def _submit(self, template_of: Any, args: Any, kwargs: Any) -> Any:
         signature = self._signature
@@ -119,6 +124,7 @@ class RemoteFunction(RemoteCall[P, R]):
     def options(self, *, num_returns: int | str | None, **options: Any) -> RemoteItems[P, R]: ...
     @overload
     def options(self, **options: Any) -> RemoteFunctionWithOptions[P, R]: ...
+    @for_users
     def options(self, **options: Any) -> Any:
         """The same function with other options, for calls through what this returns."""
         merged = self._options.merge(
@@ -139,6 +145,7 @@ class RemoteFunction(RemoteCall[P, R]):
         """Run the function here, as if it were not remote."""
         return self._function(*args, **kwargs)
 
+    @for_users
     def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
             f"{self._name} is a remote function and cannot be called directly: call "
@@ -176,7 +183,11 @@ class RemoteFunctionWithOptions(RemoteCall[P, R]):
 
         def remote(self, /, *args, **kwargs):
             """As ``RemoteFunction.remote``, with these options."""
-            return self._remote_function._submit(self, args, kwargs)
+            try:
+                return self._remote_function._submit(self, args, kwargs)
+            except BaseException as error:
+                hide_our_frames(error)
+                raise
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

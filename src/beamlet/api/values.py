@@ -11,6 +11,7 @@ from beamlet.api.call_sites import call_site
 from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.option_rules import brief
+from beamlet.base.own_code import for_users, hide_our_frames
 
 T = TypeVar("T")
 
@@ -32,30 +33,34 @@ def get(object_refs: Any, timeout: float | None = None, *, _use_object_store: bo
     >>> ray.get([ray.put(1), ray.put("two")])
     [1, 'two']
     """
-    core = backend._current or backend.current()
-    if _use_object_store is not False:
-        checked("get", "_use_object_store", _use_object_store)
-    if type(object_refs) is ObjectRef:
+    try:
+        core = backend._current or backend.current()
+        if _use_object_store is not False:
+            checked("get", "_use_object_store", _use_object_store)
+        if type(object_refs) is ObjectRef:
+            if timeout is not None:
+                timeout = checked("get", "timeout", timeout)
+            value = core.get((object_refs,), timeout)[0]
+            if advising.watching is not None:
+                advising.watching.got(value)
+            return value
+        if type(object_refs) is ObjectRefGenerator:
+            return object_refs
+        if not isinstance(object_refs, list):
+            raise ValueError(
+                f"Invalid type of object refs, {type(object_refs)}, is given. 'object_refs' must either be a "
+                "single ObjectRef or a list of ObjectRefs."
+            )
         if timeout is not None:
             timeout = checked("get", "timeout", timeout)
-        value = core.get((object_refs,), timeout)[0]
-        if advising.watching is not None:
-            advising.watching.got(value)
-        return value
-    if type(object_refs) is ObjectRefGenerator:
-        return object_refs
-    if not isinstance(object_refs, list):
-        raise ValueError(
-            f"Invalid type of object refs, {type(object_refs)}, is given. 'object_refs' must either be a "
-            "single ObjectRef or a list of ObjectRefs."
-        )
-    if timeout is not None:
-        timeout = checked("get", "timeout", timeout)
-    if not object_refs:
-        return []
-    if set(map(type, object_refs)) != {ObjectRef}:
-        _refuse_element("get", object_refs)
-    return core.get(object_refs, timeout)
+        if not object_refs:
+            return []
+        if set(map(type, object_refs)) != {ObjectRef}:
+            _refuse_element("get", object_refs)
+        return core.get(object_refs, timeout)
+    except BaseException as error:
+        hide_our_frames(error)
+        raise
 
 
 def put(value: T, *, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef[T]:
@@ -64,12 +69,18 @@ def put(value: T, *, _owner: Any = None, _tensor_transport: Any = None) -> Objec
     Raises TypeError for an ObjectRef or something that cannot be pickled (naming the path to it), and
     ObjectStoreFullError.
     """
-    if isinstance(value, ObjectRef):
-        raise TypeError("Calling 'put' on an ObjectRef is not allowed: it already refers to a stored value.")
-    if _owner is not None:
-        raise ValueError(f"put(_owner={brief(_owner)}): the process that puts a value owns it, always")
-    core = backend._current or backend.current()
-    return core.put(value, call_site())  # type: ignore[no-any-return]
+    try:
+        if isinstance(value, ObjectRef):
+            raise TypeError(
+                "Calling 'put' on an ObjectRef is not allowed: it already refers to a stored value."
+            )
+        if _owner is not None:
+            raise ValueError(f"put(_owner={brief(_owner)}): the process that puts a value owns it, always")
+        core = backend._current or backend.current()
+        return core.put(value, call_site())  # type: ignore[no-any-return]
+    except BaseException as error:
+        hide_our_frames(error)
+        raise
 
 
 def wait(
@@ -84,32 +95,39 @@ def wait(
     timeout: seconds; None waits for ever. Raises TypeError for anything but a list of references,
     ValueError for duplicates, an impossible ``num_returns`` or a negative timeout.
     """
-    core = backend._current or backend.current()
-    if isinstance(ray_waitables, ObjectRef):
-        raise TypeError("wait() expected a list of ray.ObjectRef, got a single ray.ObjectRef: pass [ref]")
-    if not isinstance(ray_waitables, list):
-        raise TypeError(f"wait() expected a list of ObjectRefs, got {type(ray_waitables)}")
-    if timeout is not None:
-        timeout = checked("wait", "timeout", timeout)
-    if type(num_returns) is not int or num_returns < 1:
-        num_returns = checked("wait", "num_returns", num_returns)
-    if fetch_local is not True:
-        checked("wait", "fetch_local", fetch_local)
-    if not ray_waitables:
-        return [], []
-    kinds = set(map(type, ray_waitables))
-    if not kinds <= {ObjectRef, ObjectRefGenerator}:
-        _refuse_element("wait", ray_waitables)
-    if num_returns > len(ray_waitables):
-        raise ValueError(f"num_returns is {num_returns}, but only {len(ray_waitables)} ObjectRefs were given")
-    # Equal references are usually the same object, and identity is cheap to compare for long lists.
-    if len(set(ray_waitables)) != len(ray_waitables):
-        raise ValueError("wait() requires a list of unique ObjectRefs: some are given twice")
-    if ObjectRefGenerator in kinds:
-        return core.streams.wait(ray_waitables, num_returns, timeout)
-    return core.wait(ray_waitables, num_returns, timeout, fetch_local)
+    try:
+        core = backend._current or backend.current()
+        if isinstance(ray_waitables, ObjectRef):
+            raise TypeError("wait() expected a list of ray.ObjectRef, got a single ray.ObjectRef: pass [ref]")
+        if not isinstance(ray_waitables, list):
+            raise TypeError(f"wait() expected a list of ObjectRefs, got {type(ray_waitables)}")
+        if timeout is not None:
+            timeout = checked("wait", "timeout", timeout)
+        if type(num_returns) is not int or num_returns < 1:
+            num_returns = checked("wait", "num_returns", num_returns)
+        if fetch_local is not True:
+            checked("wait", "fetch_local", fetch_local)
+        if not ray_waitables:
+            return [], []
+        kinds = set(map(type, ray_waitables))
+        if not kinds <= {ObjectRef, ObjectRefGenerator}:
+            _refuse_element("wait", ray_waitables)
+        if num_returns > len(ray_waitables):
+            raise ValueError(
+                f"num_returns is {num_returns}, but only {len(ray_waitables)} ObjectRefs were given"
+            )
+        # Equal references are usually the same object, and identity is cheap to compare for long lists.
+        if len(set(ray_waitables)) != len(ray_waitables):
+            raise ValueError("wait() requires a list of unique ObjectRefs: some are given twice")
+        if ObjectRefGenerator in kinds:
+            return core.streams.wait(ray_waitables, num_returns, timeout)
+        return core.wait(ray_waitables, num_returns, timeout, fetch_local)
+    except BaseException as error:
+        hide_our_frames(error)
+        raise
 
 
+@for_users
 def cancel(
     ray_waitable: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True
 ) -> None:

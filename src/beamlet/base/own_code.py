@@ -15,6 +15,10 @@ R = TypeVar("R")
 OUR_FOLDER = str(Path(__file__).parents[1]) + "/"
 
 
+#: An attribute of errors that we raised on purpose, and of classes of which that is always so.
+MADE_FOR_USERS = "_made_for_users"
+
+
 def hide_our_frames(error: BaseException) -> None:
     """Take our frames out of the error's traceback: it then ends at the user's line.
 
@@ -28,8 +32,12 @@ def hide_our_frames(error: BaseException) -> None:
         if not entry.tb_frame.f_code.co_filename.startswith(OUR_FOLDER):
             theirs.append(entry)
         innermost, entry = entry, entry.tb_next
-    if not theirs and innermost is not None and not _on_purpose(error, innermost):
-        return
+    if not theirs and innermost is not None:
+        if not _on_purpose(error, innermost):
+            return
+        if not getattr(error, MADE_FOR_USERS, False):
+            # Where it passes through more of ours, the frame that raised it is no longer there to ask.
+            error.__dict__[MADE_FOR_USERS] = True
     following: TracebackType | None = None
     for entry in reversed(theirs):
         entry.tb_next = following
@@ -41,7 +49,7 @@ def _on_purpose(error: BaseException, innermost: TracebackType) -> bool:
     """Whether a ``raise`` statement of ours made it, or the user's Ctrl-C."""
     from opcode import opname
 
-    if isinstance(error, KeyboardInterrupt | SystemExit):
+    if isinstance(error, KeyboardInterrupt | SystemExit) or getattr(error, MADE_FOR_USERS, False):
         return True
     instruction = innermost.tb_frame.f_code.co_code[innermost.tb_lasti]
     return opname[instruction] == "RAISE_VARARGS" and not isinstance(error, AssertionError)

@@ -13,6 +13,9 @@ from beamlet.exceptions import carried
 class RayError(Exception):
     """The root of what Beamlet raises on its own account. Catch it to catch them all."""
 
+    #: See base/own_code.py.
+    _made_for_users = True
+
     def to_bytes(self) -> bytes:
         return bytes(cloudpickle.dumps(self))
 

@@ -8,6 +8,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import beamlet
 from beamlet.api.argument_table import checked
+from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.exceptions import ActorDiedError
 
 V = TypeVar("V")
@@ -29,6 +30,7 @@ class ActorPool(Generic[V]):
     [2, 4, 6]
     """
 
+    @for_users
     def __init__(self, actors: Iterable[Any]) -> None:
         self._idle: list[Any] = checked("util.ActorPool", "actors", actors)
         #: Of calls not yet returned: result → (its number, its actor).
@@ -41,6 +43,7 @@ class ActorPool(Generic[V]):
 
     # -- submitting ------------------------------------------------------------------------------
 
+    @for_users
     def submit(self, fn: Submit[V], value: V) -> None:
         """Call ``fn(actor, value)`` with a free actor, now or as soon as there is one."""
         checked("util.ActorPool.submit", "fn", fn)
@@ -53,12 +56,14 @@ class ActorPool(Generic[V]):
         self._numbered[self._next_number] = ref
         self._next_number += 1
 
+    @for_users
     def map(self, fn: Submit[V], values: Iterable[V]) -> Iterator[Any]:
         """Results of ``fn`` for all values, in their order. What was submitted before is dropped."""
         checked("util.ActorPool.map", "fn", fn)
         self._submit_all(fn, checked("util.ActorPool.map", "values", values))
         return self._drain(self.get_next)
 
+    @for_users
     def map_unordered(self, fn: Submit[V], values: Iterable[V]) -> Iterator[Any]:
         """Results of ``fn`` for all values, each when it is there. What was submitted before is dropped."""
         checked("util.ActorPool.map_unordered", "fn", fn)
@@ -71,8 +76,12 @@ class ActorPool(Generic[V]):
             self.submit(fn, value)
 
     def _drain(self, next_result: Callable[[], Any]) -> Iterator[Any]:
-        while self.has_next():
-            yield next_result()
+        try:
+            while self.has_next():
+                yield next_result()
+        except BaseException as error:
+            hide_our_frames(error)
+            raise
 
     def _forget_pending(self) -> None:
         """Their actors are free for us at once: what they still do comes first in their own queue."""
@@ -88,6 +97,7 @@ class ActorPool(Generic[V]):
         """Whether a result is still to be returned."""
         return bool(self._running or self._waiting)
 
+    @for_users
     def get_next(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """The result of the earliest submission not yet returned.
 
@@ -109,6 +119,7 @@ class ActorPool(Generic[V]):
             self._too_slow(ref, timeout, ignore_if_timedout)
         return self._return(ref)
 
+    @for_users
     def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """Whatever result is there first. Arguments and errors as of ``get_next``."""
         timeout = checked("util.ActorPool.get_next_unordered", "timeout", timeout)
@@ -165,6 +176,7 @@ class ActorPool(Generic[V]):
         """Take a free actor out of the pool; None if there is none."""
         return self._idle.pop() if self.has_free() else None
 
+    @for_users
     def push(self, actor: Any) -> None:
         """Add an actor. Raises ValueError if it is in the pool."""
         checked("util.ActorPool.push", "actor", actor)

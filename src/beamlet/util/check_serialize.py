@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TextIO
 import cloudpickle
 
 from beamlet.api.argument_table import checked
+from beamlet.base.own_code import for_users
 from beamlet.serialization.unpicklable import find_culprit, remedy
 
 
@@ -19,6 +20,7 @@ class FailureTuple(NamedTuple):
     parent: Any
 
 
+@for_users
 def inspect_serializability(
     base_obj: Any, name: str | None = None, depth: int = 3, print_file: TextIO | None = None
 ) -> tuple[bool, set[FailureTuple]]:

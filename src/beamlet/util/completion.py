@@ -8,8 +8,10 @@ from typing import Any
 import beamlet
 from beamlet.api.argument_table import checked
 from beamlet.api.option_rules import a_kind, brief
+from beamlet.base.own_code import for_users, hide_our_frames
 
 
+@for_users
 def as_completed(
     refs: Sequence[Any], *, chunk_size: int = 10, yield_obj_refs: bool = False, **kwargs: Any
 ) -> Iterator[Any]:
@@ -28,6 +30,7 @@ def as_completed(
     return _yield_as_completed(list(refs), chunk_size, yield_obj_refs, kwargs)
 
 
+@for_users
 def map_unordered(
     fn: Any,
     items: Iterable[Any],
@@ -66,20 +69,28 @@ def _map_unordered(
     kwargs: dict[str, Any],
 ) -> Iterator[Any]:
     unfinished: list[Any] = []
-    for item in items:
-        unfinished.append(fn.remote(item))
-        while most_unfinished is not None and len(unfinished) >= most_unfinished:
-            ready, unfinished = _look(unfinished, chunk_size, kwargs)
-            yield from ready if yield_refs else map(beamlet.get, ready)
-    yield from _yield_as_completed(unfinished, chunk_size, yield_refs, kwargs)
+    try:
+        for item in items:
+            unfinished.append(fn.remote(item))
+            while most_unfinished is not None and len(unfinished) >= most_unfinished:
+                ready, unfinished = _look(unfinished, chunk_size, kwargs)
+                yield from ready if yield_refs else map(beamlet.get, ready)
+        yield from _yield_as_completed(unfinished, chunk_size, yield_refs, kwargs)
+    except BaseException as error:
+        hide_our_frames(error)
+        raise
 
 
 def _yield_as_completed(
     unfinished: list[Any], chunk_size: int, yield_refs: bool, kwargs: dict[str, Any]
 ) -> Iterator[Any]:
-    while unfinished:
-        ready, unfinished = _look(unfinished, chunk_size, kwargs)
-        yield from ready if yield_refs else map(beamlet.get, ready)
+    try:
+        while unfinished:
+            ready, unfinished = _look(unfinished, chunk_size, kwargs)
+            yield from ready if yield_refs else map(beamlet.get, ready)
+    except BaseException as error:
+        hide_our_frames(error)
+        raise
 
 
 def _look(unfinished: list[Any], chunk_size: int, kwargs: dict[str, Any]) -> tuple[list[Any], list[Any]]:

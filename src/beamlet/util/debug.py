@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from beamlet.api.argument_table import checked
+from beamlet.base.own_code import for_users
 
 _PERIOD_S = 60.0
 
@@ -14,6 +15,7 @@ _periodic = False
 _last_said: float = 0.0
 
 
+@for_users
 def log_once(key: str) -> bool:
     """True the first time it is asked for ``key`` in this process, then False: ``if log_once("x"): …``.
 

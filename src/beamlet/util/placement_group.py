@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+from beamlet.base.own_code import for_users
+
 _WHY = (
     "{what} is not in this release: placement groups come with clusters of several nodes. On one node, "
     "reserve with resources instead: num_cpus=…, num_gpus=… or custom resources={{…}} on tasks and actors."
@@ -21,6 +23,7 @@ class PlacementGroup:
         _not_yet("PlacementGroup.empty()")
 
 
+@for_users
 def placement_group(
     bundles: list[dict[str, float]],
     strategy: str | None = None,
@@ -34,16 +37,19 @@ def placement_group(
     _not_yet("placement_group()")
 
 
+@for_users
 def remove_placement_group(placement_group: PlacementGroup) -> None:
     """Raises NotImplementedError."""
     _not_yet("remove_placement_group()")
 
 
+@for_users
 def get_placement_group(placement_group_name: str) -> PlacementGroup:
     """Raises NotImplementedError."""
     _not_yet("get_placement_group()")
 
 
+@for_users
 def placement_group_table(placement_group: PlacementGroup | None = None) -> dict[str, Any]:
     """All groups there are: none. Of one group: raises NotImplementedError."""
     if placement_group is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import beamlet
 from beamlet.api.argument_table import checked
+from beamlet.base.own_code import for_users
 
 #: Blocked callers each hold one of these while they wait; others must still get through to wake them.
 _MOST_WAITING = 1_000_000
@@ -34,6 +35,7 @@ class Queue:
     ('a', 1, False)
     """
 
+    @for_users
     def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None) -> None:
         self.maxsize = checked("util.queue.Queue", "maxsize", maxsize)
         given = checked("util.queue.Queue", "actor_options", actor_options) or {}
@@ -46,6 +48,7 @@ class Queue:
     def __len__(self) -> int:
         return self.size()
 
+    @for_users
     def size(self) -> int:
         """How many items it held a moment ago."""
         return int(beamlet.get(self.actor.qsize.remote()))
@@ -53,14 +56,17 @@ class Queue:
     def qsize(self) -> int:
         return self.size()
 
+    @for_users
     def empty(self) -> bool:
         return bool(beamlet.get(self.actor.empty.remote()))
 
+    @for_users
     def full(self) -> bool:
         return bool(beamlet.get(self.actor.full.remote()))
 
     # -- one item --------------------------------------------------------------------------------
 
+    @for_users
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """Add an item, waiting for room up to ``timeout`` seconds.
 
@@ -68,6 +74,7 @@ class Queue:
         """
         beamlet.get(self._put(item, block, timeout))
 
+    @for_users
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the oldest item, waiting for one up to ``timeout`` seconds.
 
@@ -92,10 +99,12 @@ class Queue:
         """``get`` for coroutines."""
         return await self._get(block, timeout)
 
+    @for_users
     def put_nowait(self, item: Any) -> None:
         """``put`` that raises Full at once."""
         self.put(item, block=False)
 
+    @for_users
     def get_nowait(self) -> Any:
         """``get`` that raises Empty at once."""
         return self.get(block=False)
@@ -112,11 +121,13 @@ class Queue:
 
     # -- several ---------------------------------------------------------------------------------
 
+    @for_users
     def put_nowait_batch(self, items: Iterable[Any]) -> None:
         """Add all items or none. Raises Full, or TypeError if ``items`` is not iterable."""
         checked("util.queue.Queue.put_nowait_batch", "items", items)
         beamlet.get(self.actor.put_nowait_batch.remote(list(items)))
 
+    @for_users
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """Take exactly ``num_items``. Raises Empty if there are fewer, and then takes none."""
         num_items = checked("util.queue.Queue.get_nowait_batch", "num_items", num_items)
@@ -124,6 +135,7 @@ class Queue:
 
     # -- the end ---------------------------------------------------------------------------------
 
+    @for_users
     def shutdown(self, force: bool = False, grace_period_s: float = 5) -> None:
         """End the actor and what it holds. force: at once; else after the calls it has. Idempotent."""
         checked("util.queue.Queue.shutdown", "force", force)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from beamlet.api.argument_table import checked
+from beamlet.base.own_code import for_users
 from beamlet.serialization import values
 
 __all__ = ["deregister_serializer", "register_serializer"]
 
 
+@for_users
 def register_serializer(
     cls: type, *, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]
 ) -> None:
@@ -22,6 +24,7 @@ def register_serializer(
     values.register_serializer(cls, serializer=serializer, deserializer=deserializer)
 
 
+@for_users
 def deregister_serializer(cls: type) -> None:
     """Back to pickling for instances of ``cls``. It is no error if none was registered."""
     values.deregister_serializer(checked("util.deregister_serializer", "cls", cls))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from beamlet.base.own_code import hide_our_frames
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ports import Ref
@@ -24,26 +25,30 @@ class Futures:
 
     async def await_ref(self, ref: Ref) -> Any:
         """The value, for a coroutine on any loop."""
-        objects = self._objects
-        record = objects.record_of(ref)
-        if record.state == PENDING:
-            import asyncio  # a dozen milliseconds and 2 MB: only for those who use it
+        try:
+            objects = self._objects
+            record = objects.record_of(ref)
+            if record.state == PENDING:
+                import asyncio  # a dozen milliseconds and 2 MB: only for those who use it
 
-            loop = asyncio.get_running_loop()
-            future: asyncio.Future[None] = loop.create_future()
+                loop = asyncio.get_running_loop()
+                future: asyncio.Future[None] = loop.create_future()
 
-            def ready(_: ObjectRecord) -> None:
-                loop.call_soon_threadsafe(_set_if_waiting, future)
+                def ready(_: ObjectRecord) -> None:
+                    loop.call_soon_threadsafe(_set_if_waiting, future)
 
-            with self._reactor.lock:
-                if record.state == PENDING:
-                    objects.when_ready(ref._id, record, ready)
-                else:
-                    future.set_result(None)
-                self._reactor.flush()
-            self._reactor.nudge()
-            await future
-        return objects.load(ref._id, record)
+                with self._reactor.lock:
+                    if record.state == PENDING:
+                        objects.when_ready(ref._id, record, ready)
+                    else:
+                        future.set_result(None)
+                    self._reactor.flush()
+                self._reactor.nudge()
+                await future
+            return objects.load(ref._id, record)
+        except BaseException as error:
+            hide_our_frames(error)
+            raise
 
     def future_of(self, ref: Ref) -> concurrent.futures.Future[Any]:
         """A thread-safe future of the value."""
@@ -57,6 +62,7 @@ class Futures:
             try:
                 value = self._objects.get([ref], None)[0]
             except BaseException as error:
+                hide_our_frames(error)
                 future.set_exception(error)
             else:
                 future.set_result(value)
