@@ -168,6 +168,28 @@ def test_a_limit_on_items_not_consumed_holds_the_task_back(tmp_path: Path) -> No
     assert [get(ref) for ref in generator] == [1, 2, 3, 4, 5]
 
 
+def test_a_generator_that_is_dropped_gives_its_worker_back(tmp_path: Path) -> None:
+    """Both kinds: one that waits to be read, and one that would go on for ever."""
+    closed = tmp_path / "closed"
+
+    @ray.remote
+    def endless() -> Iterator[int]:
+        try:
+            yield from range(10**9)
+        finally:
+            closed.touch()
+
+    waiting = endless.options(_generator_backpressure_num_objects=2).remote()
+    get(next(waiting))
+    del waiting
+    wait_until(closed.exists, "the generator that waited to be read to be closed")
+    closed.unlink()
+    running = endless.remote()
+    get(next(running))
+    del running
+    wait_until(closed.exists, "the endless generator to be closed")
+
+
 def test_cancel_ends_a_generator() -> None:
     @ray.remote
     def endless() -> Iterator[int]:

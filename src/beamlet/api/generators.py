@@ -23,7 +23,8 @@ class ObjectRefGenerator(Generic[T_co]):
     """What ``f.remote()`` returns when ``f`` is a generator: iterate over it, also with ``async for``.
 
     Each step gives an ObjectRef, as soon as the task has yielded it.  If the task raises, its error is the
-    last reference.  Cannot be pickled; one thread at a time.
+    last reference.  Cannot be pickled; one thread at a time.  A generator that was read from is stopped when
+    the last reference to this goes.
 
     >>> import beamlet as ray
     >>> @ray.remote
@@ -39,7 +40,7 @@ class ObjectRefGenerator(Generic[T_co]):
         self._completion = completion
 
     def __del__(self) -> None:
-        self._stream.abandoned = True
+        self._streams.abandon(self._stream)
 
     def __iter__(self) -> Iterator[ObjectRef[T_co]]:
         return self

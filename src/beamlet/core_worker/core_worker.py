@@ -118,7 +118,7 @@ class CoreWorker:
         )
         self.futures = Futures(self.objects, self.reactor)
         self.ownership = Ownership(self.refs, self.objects, self.unseen)
-        self.streams = Streams(self.refs, self.objects, self.reactor, make_ref)
+        self.streams = Streams(self.refs, self.releases, self.objects, self.reactor, make_ref)
         # Rooms further right still take the core worker; what they use of it is above.
         self.drain_released = self.releases.drain
         self.perform_effects = self.releases.perform

@@ -95,6 +95,7 @@ class ExecutorCore(CoreWorker):
             peer.StealTasks: execution.steal,
             peer.CancelTask: execution.cancel,
             peer.Consumed: lambda _, message: producers.consumed(message.task_id, message.count),
+            peer.StreamDropped: lambda _, message: producers.drop(message.task_id),
         }
         self.on_raylet_message |= {
             node.AssignJob: lambda message: on_job(message.job),

@@ -7,7 +7,7 @@ chosen by the pusher, per connection, and are all that an answer needs to name t
     StealTasks            → HandedBack                  tasks not begun yet, to be pushed elsewhere
     GetObject             → ObjectValue | ObjectStored | ObjectGone     when ready
     AddBorrower           → BorrowerAdded
-    Yielded, Consumed                                   items of a generator before its answer
+    Yielded, Consumed, StreamDropped                    items of a generator before its answer
     RemoveBorrower, ReleaseHold, CancelTask             no answer
     AskProgress           → Progress
     BlockedOn                                           passed on along who waits for whom
@@ -243,6 +243,12 @@ class Consumed(Message, tag=23):
     count: int
 
 
+class StreamDropped(Message, tag=24):
+    """Owner → executor of a generator: nobody will take another item. It stops at its next one."""
+
+    task_id: TaskId
+
+
 PeerMessage = (
     PushTask
     | CallActor
@@ -264,4 +270,5 @@ PeerMessage = (
     | Progress
     | Yielded
     | Consumed
+    | StreamDropped
 )

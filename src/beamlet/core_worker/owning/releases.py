@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from beamlet.base.ids import ObjectId
 from beamlet.core_worker.owning.borrowing import (
@@ -26,6 +27,12 @@ from beamlet.protocol.peer import AddBorrower, ReleaseHold, RemoveBorrower
 from beamlet.serialization.refs import released
 
 
+class Abandoned(Protocol):
+    """Something whose last holder died, and that others must hear of."""
+
+    def drop(self) -> None: ...
+
+
 class Releases:
     """All methods are called under the core worker's lock."""
 
@@ -36,6 +43,8 @@ class Releases:
         self._unseen = unseen
         #: Objects of the store whose last view here died, and whose pin is to be given back.
         self.unpinned: deque[ObjectId] = deque()
+        #: Streams of generators whose user let go of them.
+        self.abandoned: deque[Abandoned] = deque()
         #: Told that a held answer may leave; set by what runs tasks, for nothing else holds answers.
         self.on_reply_may_go: Callable[[int], None] = _no_answer_is_held
         #: Told the (object, owner) whose last handle is gone; set by those who follow actors.
@@ -44,10 +53,12 @@ class Releases:
     @property
     def is_due(self) -> bool:
         """Something died since the last ``drain``."""
-        return bool(released or self.unpinned)
+        return bool(released or self.unpinned or self.abandoned)
 
     def drain(self) -> None:
-        """Count down the references that died since, and give back the pins of dead views."""
+        """Count down the references that died since, give back the pins of dead views, stop dead streams."""
+        while self.abandoned:
+            self.abandoned.popleft().drop()
         while released:
             count = len(released)
             self._refs.release_many([released.popleft() for _ in range(count)])

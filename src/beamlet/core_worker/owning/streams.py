@@ -5,6 +5,10 @@
 Item i is the task's i-th return value, so a generator that is run again after a crash yields the same
 objects: those that came before are not taken twice.  An exception becomes the next item, and the last.
 With a limit on items not consumed yet, the executor waits for Consumed before it yields more.
+
+A generator that its user drops is stopped (StreamDropped) if it has a limit or was read from, as Python
+closes a generator that nobody refers to.  One that was never read from and has no limit runs to its end, for
+it may have been called for what it does, and its items are let go.
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ports import MakeRef, Ref, Sender, Sends
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.releases import Releases
 from beamlet.exceptions import CallSite, GetTimeoutError
 from beamlet.protocol.message import ContainedRef
-from beamlet.protocol.peer import Consumed, StoredAt, Yielded
+from beamlet.protocol.peer import Consumed, StoredAt, StreamDropped, Yielded
 from beamlet.rpc.turns import SharedReactor, Waiter
 
 #: ``num_returns`` of generator tasks, on the wire.
@@ -48,6 +53,7 @@ class Stream:
     """The items of one generator task, at its owner. Guarded by the core worker's lock."""
 
     __slots__ = (
+        "_told",
         "abandoned",
         "consumed_count",
         "executor",
@@ -71,12 +77,22 @@ class Stream:
         #: The ObjectRefGenerator is gone: items that still come are let go at once. Set by ``__del__``.
         self.abandoned = False
         self.executor: Sends | None = None
+        #: The executor that knows that the stream is abandoned.
+        self._told: Sends | None = None
         self.waiters: list[Callable[[Any], None]] = []
 
     @property
     def can_step(self) -> bool:
         """``next`` would not wait."""
         return bool(self.ready) or self.finished
+
+    def drop(self) -> None:
+        """Let go of what was not taken, and stop who makes more. Under the lock, once it is abandoned."""
+        self.ready.clear()
+        wanted = self.limit <= 0 and not self.consumed_count
+        if self.executor is not None and self.executor is not self._told and not self.finished and not wanted:
+            self._told = self.executor
+            self.executor.send(StreamDropped(self.task_id))
 
     def notify(self) -> None:
         waiters, self.waiters = self.waiters, []
@@ -95,9 +111,15 @@ class Streams:
     """Taking items in at the owner, and handing them to the program."""
 
     def __init__(
-        self, refs: ReferenceCounter, objects: ObjectAccess, reactor: SharedReactor, make_ref: MakeRef
+        self,
+        refs: ReferenceCounter,
+        releases: Releases,
+        objects: ObjectAccess,
+        reactor: SharedReactor,
+        make_ref: MakeRef,
     ) -> None:
         self._refs = refs
+        self._releases = releases
         self._objects = objects
         self._reactor = reactor
         self._lock = reactor.lock
@@ -114,7 +136,7 @@ class Streams:
             stream.received_count = message.index
             object_id = return_id(stream.task_id, message.index)
             if stream.abandoned:
-                stream.ready.clear()
+                stream.drop()
                 if type(message.item) is StoredAt:
                     refs.discard_stored(object_id, message.item.node)
             else:
@@ -152,6 +174,11 @@ class Streams:
         return last
 
     # -- consuming (without the lock) ------------------------------------------------------------
+
+    def abandon(self, stream: Stream) -> None:
+        """Its generator died: this may run anywhere, inside any lock."""
+        stream.abandoned = True
+        self._releases.abandoned.append(stream)
 
     def next(self, stream: Stream, timeout_s: float | None) -> Any:
         """The next item's reference; None at the end. Raises GetTimeoutError."""
