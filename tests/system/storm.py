@@ -1,6 +1,4 @@
-"""Random work under random faults on a virtual node, from one seed; run as a program it replays one.
-
-    python tests/system/storm.py SEED [SEED …]
+"""Random work under random faults on a virtual node, from one seed. ``python tests/system SEED`` replays one.
 
 Drivers join, ask for all sorts of things, and check every answer: the right value, or an error of ours that
 the faults explain.  Then the faults stop: everything asked for must be answered, everything unneeded gone.
@@ -8,11 +6,10 @@ the faults explain.  Then the faults stop: everything asked for must be answered
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import os
 import random
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import beamlet as ray
@@ -21,120 +18,14 @@ from beamlet.testing import virtual_audit
 from beamlet.testing.virtual_cluster import VirtualCluster, VirtualDriver
 from beamlet.testing.virtual_os import virtual_os
 from beamlet.testing.world import Broken, World, sleep
+from beamlet.util import list_named_actors
+from system.programs import Refused, far
 
 #: Virtual seconds an answer may take once the faults have stopped.
 ANSWERED_S = 90.0
 #: What is idle has gone by then.
 QUIET_S = 8.0
 GONE_S = 70.0
-
-
-# -- what users run ------------------------------------------------------------------------------
-
-
-class Refused(Exception):
-    """An error of a user's, which may carry references."""
-
-
-@ray.remote
-def add(a: int, b: int) -> int:
-    return a + b
-
-
-@ray.remote
-def slow(seconds: float, value: int) -> int:
-    sleep(seconds)
-    return value
-
-
-@ray.remote(max_retries=0)
-def fail(value: int) -> int:
-    raise ValueError(f"no {value}")
-
-
-@ray.remote
-def fail_with_ref(value: int) -> int:
-    raise Refused("look", ray.put([value]))
-
-
-@ray.remote
-def spread(n: int) -> int:
-    return sum(ray.get([add.remote(i, 1) for i in range(n)]))
-
-
-@ray.remote
-def leave_behind(n: int) -> int:
-    """Submits and does not wait."""
-    for i in range(n):
-        slow.remote(0.01 * i, i)
-    return n
-
-
-@ray.remote
-def blob(size: int, fill: int) -> bytes:
-    return bytes([fill]) * size
-
-
-@ray.remote
-def length(data: bytes) -> int:
-    return len(data)
-
-
-@ray.remote
-def open_list(refs: list[Any]) -> int:
-    return int(ray.get(refs[0]))
-
-
-@ray.remote
-def hand_out(value: int) -> list[Any]:
-    return [ray.put(value), add.remote(value, 0)]
-
-
-@ray.remote(max_retries=2)
-def crash(sometimes: int) -> int:
-    if random.Random(os.urandom(4)).randrange(3) < sometimes:
-        os._exit(3)
-    return 11
-
-
-@ray.remote
-def numbers(n: int, size: int) -> Iterator[Any]:
-    for i in range(n):
-        sleep(0.002)
-        yield bytes(size) + bytes([i])
-
-
-@ray.remote
-class Counter:
-    def __init__(self) -> None:
-        self.n = 0
-        self.kept: list[Any] = []
-
-    def up(self, by: int = 1) -> int:
-        self.n += by
-        return self.n
-
-    def wait(self, seconds: float) -> float:
-        sleep(seconds)
-        return seconds
-
-    def keep(self, refs: list[Any]) -> int:
-        self.kept += refs
-        return len(self.kept)
-
-    def read(self) -> list[Any]:
-        return ray.get(self.kept)  # type: ignore[no-any-return]
-
-    def fail_late(self, times: int) -> int:
-        self.n += 1
-        if self.n <= times:
-            raise Refused(f"attempt {self.n}")
-        return self.n
-
-
-@ray.remote
-def use_actor(counter: Any) -> int:
-    return int(ray.get(counter.up.remote(0)) >= 0)
 
 
 # -- what drivers ask ----------------------------------------------------------------------------
@@ -209,19 +100,19 @@ class Mess:
 
     def ask_sums(self) -> None:
         for i in range(self.rng.choice([1, 3, 30])):
-            self.expect("add", add.remote(i, 1), lambda value, i=i: value == i + 1)
+            self.expect("add", far.add.remote(i, 1), lambda value, i=i: value == i + 1)
 
     def ask_slow(self) -> None:
         seconds = self.rng.choice([0.001, 0.02, 0.3])
         for _ in range(self.rng.randint(1, 6)):
-            self.expect("slow", slow.remote(seconds, 5), lambda value: value == 5)
+            self.expect("slow", far.slow.remote(seconds, 5), lambda value: value == 5)
 
     def ask_failure(self) -> None:
-        self.expect("fail", fail.remote(3), lambda _: False, (ValueError,))
+        self.expect("fail", far.fail.remote(3), lambda _: False, (ValueError,))
 
     def ask_error_with_ref(self) -> None:
         try:
-            ray.get(fail_with_ref.remote(4), timeout=ANSWERED_S)
+            ray.get(far.fail_with_ref.remote(4), timeout=ANSWERED_S)
         except Refused as error:
             ref = error.cause.args[1]  # type: ignore[attr-defined]  # it is a RayTaskError, too
             self.expect("a reference in an error", ref, lambda value: value == [4], _LOST)
@@ -230,34 +121,34 @@ class Mess:
 
     def ask_nested(self) -> None:
         n = self.rng.randint(0, 6)
-        self.expect("spread", spread.remote(n), lambda value: value == n * (n + 1) // 2)
+        self.expect("spread", far.spread.remote(n), lambda value: value == n * (n + 1) // 2)
 
     def ask_and_forget(self) -> None:
         n = self.rng.randint(1, 5)
-        self.expect("leave_behind", leave_behind.remote(n), lambda value: value == n)
+        self.expect("leave_behind", far.leave_behind.remote(n), lambda value: value == n)
 
     def ask_dropped(self) -> None:
         for _ in range(self.rng.randint(1, 5)):
-            slow.remote(self.rng.choice([0.0, 0.01]), 1)
+            far.slow.remote(self.rng.choice([0.0, 0.01]), 1)
 
     def ask_crash(self) -> None:
         sometimes = self.rng.randint(0, 3)
         self.expect(
-            "crash", crash.remote(sometimes), lambda value: value == 11, (exceptions.WorkerCrashedError,)
+            "crash", far.crash.remote(sometimes), lambda value: value == 11, (exceptions.WorkerCrashedError,)
         )
 
     def ask_chain(self) -> None:
-        ref = add.remote(0, 0)
+        ref = far.add.remote(0, 0)
         depth = self.rng.randint(1, 8)
         for _ in range(depth):
-            ref = add.remote(ref, 1)
+            ref = far.add.remote(ref, 1)
         self.expect("a chain", ref, lambda value: value == depth)
 
     def ask_after_failure(self) -> None:
-        self.expect("add after fail", add.remote(fail.remote(1), 1), lambda _: False, (ValueError,))
+        self.expect("add after fail", far.add.remote(far.fail.remote(1), 1), lambda _: False, (ValueError,))
 
     def ask_cancelled(self) -> None:
-        ref = slow.remote(self.rng.choice([0.01, 0.5]), 2)
+        ref = far.slow.remote(self.rng.choice([0.01, 0.5]), 2)
         if self.rng.random() < 0.5:
             sleep(self.rng.choice([0.001, 0.02]))
         ray.cancel(ref, force=self.rng.random() < 0.3)
@@ -265,7 +156,7 @@ class Mess:
         self.expect("a cancelled task", ref, lambda value: value == 2, fails)
 
     def ask_wait(self) -> None:
-        refs = [slow.remote(0.01 * i, i) for i in range(self.rng.randint(1, 6))]
+        refs = [far.slow.remote(0.01 * i, i) for i in range(self.rng.randint(1, 6))]
         ready, rest = ray.wait(refs, num_returns=self.rng.randint(1, len(refs)), timeout=0.1)
         assert len(ready) + len(rest) == len(refs)
         for ref in ready:
@@ -275,25 +166,25 @@ class Mess:
 
     def ask_big(self) -> None:
         size = self.rng.choice([10, 120_000, 300_000])
-        self.expect("blob", blob.remote(size, 7), lambda value: len(value) == size and value[0] == 7)
+        self.expect("blob", far.blob.remote(size, 7), lambda value: len(value) == size and value[0] == 7)
 
     def ask_big_argument(self) -> None:
         size = self.rng.choice([1_000, 150_000])
         ref = ray.put(bytes(size))
         for _ in range(self.rng.randint(1, 3)):
-            self.expect("length", length.remote(ref), lambda value: value == size)
+            self.expect("length", far.length.remote(ref), lambda value: value == size)
 
     def ask_passed_on(self) -> None:
-        ref = length.remote(blob.remote(200_000, 1))
+        ref = far.length.remote(far.blob.remote(200_000, 1))
         self.expect("a blob passed on", ref, lambda value: value == 200_000)
 
     def ask_nested_ref(self) -> None:
-        ref = open_list.remote([add.remote(20, 1)])
+        ref = far.open_list.remote([far.add.remote(20, 1)])
         self.expect("a reference in a list", ref, lambda value: value == 21)
 
     def ask_returned_refs(self) -> None:
         try:
-            put, computed = ray.get(hand_out.remote(9), timeout=ANSWERED_S)
+            put, computed = ray.get(far.hand_out.remote(9), timeout=ANSWERED_S)
         except exceptions.RayError:
             assert self.faulty
             return
@@ -305,7 +196,7 @@ class Mess:
     def ask_items(self) -> None:
         n, size = self.rng.randint(0, 8), self.rng.choice([1, 120_000])
         options = {} if self.rng.random() < 0.5 else {"_generator_backpressure_num_objects": 2}
-        items = numbers.options(**options).remote(n, size)
+        items = far.numbers.options(**options).remote(n, size)
         takes = self.rng.randint(0, n + 1)
         try:
             for position, ref in enumerate(items):
@@ -329,7 +220,7 @@ class Mess:
                 options["lifetime"] = "detached"
             self.names.append(options["name"])
         try:
-            self.actors.append(Counter.options(**options).remote())
+            self.actors.append(far.Counter.options(**options).remote())
         except exceptions.RayError:
             assert self.faulty
             return self.actor()
@@ -346,21 +237,21 @@ class Mess:
     def ask_to_keep(self) -> None:
         counter = self.actor()
         self.expect(
-            "keep", counter.keep.remote([ray.put(1), add.remote(1, 1)]), lambda value: value >= 2, _DEAD
+            "keep", counter.keep.remote([ray.put(1), far.add.remote(1, 1)]), lambda value: value >= 2, _DEAD
         )
         self.expect("read", counter.read.remote(), lambda value: set(value) <= {1, 2}, (*_DEAD, *_LOST))
 
     def ask_temporary(self) -> None:
-        self.expect("a temporary actor", Counter.remote().up.remote(), lambda value: value == 1)
+        self.expect("a temporary actor", far.Counter.remote().up.remote(), lambda value: value == 1)
 
     def ask_retried_method(self) -> None:
-        handle = Counter.options(max_task_retries=3).remote()
+        handle = far.Counter.options(max_task_retries=3).remote()
         ref = handle.fail_late.options(retry_exceptions=True).remote(self.rng.randint(0, 5))
         del handle
         self.expect("fail_late", ref, lambda value: value >= 1, (Refused, *_DEAD))
 
     def ask_task_with_actor(self) -> None:
-        self.expect("use_actor", use_actor.remote(self.actor()), lambda value: value == 1, _DEAD)
+        self.expect("use_actor", far.use_actor.remote(self.actor()), lambda value: value == 1, _DEAD)
 
     def ask_kill(self) -> None:
         if self.actors:
@@ -374,6 +265,13 @@ class Mess:
 
 _LOST = (exceptions.ObjectLostError, exceptions.OwnerDiedError)
 _DEAD = (exceptions.ActorDiedError, exceptions.ActorUnavailableError)
+
+
+def end_detached(_: VirtualDriver) -> None:
+    """A driver that ends what others meant to outlive them."""
+    for entry in list_named_actors(all_namespaces=True):
+        with contextlib.suppress(ValueError):  # it just ended by itself
+            ray.kill(ray.get_actor(entry["name"], entry["namespace"]))
 
 
 # -- the run -------------------------------------------------------------------------------------
@@ -428,7 +326,7 @@ def run(seed: int) -> World:
         try:
             _storm(world, cluster, warm)
         except Broken as broken:
-            broken.add_note(f"{world.story()}\n{world.waits()}\nreplay: python tests/system/storm.py {seed}")
+            broken.add_note(f"{world.story()}\n{world.waits()}\nreplay: python tests/system {seed}")
             raise
         finally:
             cluster.close()
@@ -454,6 +352,8 @@ def _storm(world: World, cluster: VirtualCluster, warm: int) -> None:
     )
     if faults is not None:
         faults.stop()
+    janitor = cluster.driver("janitor", end_detached)
+    world.run(lambda: janitor.process.ended, 60.0, "that detached actors of killed drivers were ended")
     _settle(world, cluster, QUIET_S)
     _demand(world, lambda: virtual_audit.audit(cluster))
     _demand(world, lambda: virtual_audit.nothing_is_kept(cluster))
@@ -478,24 +378,3 @@ def _demand(world: World, check: Callable[[], None]) -> None:
         check()
     except AssertionError as error:
         raise world._broken(error) from error
-
-
-def main(words: list[str]) -> int:
-    for word in words:
-        first, _, last = word.partition("-")
-        for seed in range(int(first), int(last or first) + 1):
-            print(f"seed {seed} …", end=" ", flush=True)
-            world = run(seed)
-            print(
-                f"{world.event_count} events, {world.time_s - 1000:.1f} s, {world.trace_digest}", flush=True
-            )
-    return 0
-
-
-if __name__ == "__main__":
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from system import storm
-
-    sys.exit(storm.main(sys.argv[1:]))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-STORM = Path(__file__).with_name("storm.py")
-SEEDS = ["0-6", "8-11"]
+STORM = Path(__file__).parent
+SEEDS = ["0-2", "4-6", "8-11", "15-18"]
 
 
 def storm(seeds: str) -> str:
@@ -31,4 +31,4 @@ def test_everything_asked_for_is_answered_and_everything_unneeded_is_freed(seeds
 
 
 def test_a_seed_replays_exactly() -> None:
-    assert storm("3-4").splitlines()[1] == storm("4").splitlines()[0]
+    assert storm("4-5").splitlines()[1] == storm("5").splitlines()[0]

@@ -1,0 +1,124 @@
+"""What the simulated users run.
+
+Plain functions and a plain class, so that they travel by name; ``far`` has them decorated.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import beamlet as ray
+from beamlet.testing.world import sleep
+
+
+class Refused(Exception):
+    """An error of a user's, which may carry references."""
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def slow(seconds: float, value: int) -> int:
+    sleep(seconds)
+    return value
+
+
+def fail(value: int) -> int:
+    raise ValueError(f"no {value}")
+
+
+def fail_with_ref(value: int) -> int:
+    raise Refused("look", ray.put([value]))
+
+
+def spread(n: int) -> int:
+    return sum(ray.get([far.add.remote(i, 1) for i in range(n)]))
+
+
+def leave_behind(n: int) -> int:
+    """Submits and does not wait."""
+    for i in range(n):
+        far.slow.remote(0.01 * i, i)
+    return n
+
+
+def blob(size: int, fill: int) -> bytes:
+    return bytes([fill]) * size
+
+
+def length(data: bytes) -> int:
+    return len(data)
+
+
+def open_list(refs: list[Any]) -> int:
+    return int(ray.get(refs[0]))
+
+
+def hand_out(value: int) -> list[Any]:
+    return [ray.put(value), far.add.remote(value, 0)]
+
+
+def crash(sometimes: int) -> int:
+    if random.Random(os.urandom(4)).randrange(3) < sometimes:
+        os._exit(3)
+    return 11
+
+
+def numbers(n: int, size: int) -> Iterator[Any]:
+    for i in range(n):
+        sleep(0.002)
+        yield bytes(size) + bytes([i])
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.n = 0
+        self.kept: list[Any] = []
+
+    def up(self, by: int = 1) -> int:
+        self.n += by
+        return self.n
+
+    def wait(self, seconds: float) -> float:
+        sleep(seconds)
+        return seconds
+
+    def keep(self, refs: list[Any]) -> int:
+        self.kept += refs
+        return len(self.kept)
+
+    def read(self) -> list[Any]:
+        return ray.get(self.kept)  # type: ignore[no-any-return]
+
+    def fail_late(self, times: int) -> int:
+        self.n += 1
+        if self.n <= times:
+            raise Refused(f"attempt {self.n}")
+        return self.n
+
+
+def use_actor(counter: Any) -> int:
+    return int(ray.get(counter.up.remote(0)) >= 0)
+
+
+far = SimpleNamespace(
+    add=ray.remote(add),
+    slow=ray.remote(slow),
+    fail=ray.remote(max_retries=0)(fail),
+    fail_with_ref=ray.remote(fail_with_ref),
+    spread=ray.remote(spread),
+    leave_behind=ray.remote(leave_behind),
+    blob=ray.remote(blob),
+    length=ray.remote(length),
+    open_list=ray.remote(open_list),
+    hand_out=ray.remote(hand_out),
+    crash=ray.remote(max_retries=2)(crash),
+    numbers=ray.remote(numbers),
+    Counter=ray.remote(Counter),
+    use_actor=ray.remote(use_actor),
+)
