@@ -279,14 +279,24 @@ def test_modules_that_cannot_be_forked_are_named(tmp_path: Path, monkeypatch: py
     assert "ModuleNotFoundError" in reasons["no_such_module"]
 
 
-def test_a_refused_fork_is_answered_and_the_factory_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "Resource temporarily unavailable"),
+        (MemoryError("no pages"), "MemoryError: no pages"),
+        (RuntimeError("a hook of a module"), "RuntimeError: a hook of a module"),
+    ],
+)
+def test_a_refused_fork_is_answered_and_the_factory_goes_on(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
     fork, calls = os.fork, []
 
     def refuse_second_fork() -> int:
         # The first call is fork_factory's; the second is the factory's own.
         calls.append(1)
         if len(calls) == 2:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise error
         return fork()
 
     monkeypatch.setattr(factory_module.os, "fork", refuse_second_fork)
@@ -295,11 +305,22 @@ def test_a_refused_fork_is_answered_and_the_factory_goes_on(monkeypatch: pytest.
         answer = raylet.receive()
         assert isinstance(answer, ForkFailed)
         assert answer.worker_id == refused.worker_id
-        assert "Resource temporarily unavailable" in answer.reason
-        assert "ulimit -u" in answer.reason or "pid_max" in answer.reason
+        assert said in answer.reason
+        assert not isinstance(error, OSError) or "ulimit -u" in answer.reason or "pid_max" in answer.reason
         assert refused.read_all(refused.stdout) == "", "its descriptors are closed"
         worker, _ = raylet.fork()
         assert tell(worker, "answer = 1") == 1
+
+
+def test_an_order_that_cannot_be_carried_out_costs_nobody_else(capfd: pytest.CaptureFixture[str]) -> None:
+    with factory(obey) as raylet:
+        worker, _ = raylet.fork()
+        raylet.send(KillWorker(worker.worker_id, 12345))
+        other, _ = raylet.fork()
+        assert tell(worker, "answer = 1") == tell(other, "answer = 1") == 1
+    said = capfd.readouterr().err
+    assert "beamlet factory: KillWorker could not be carried out" in said
+    assert "Invalid argument" in said
 
 
 def test_missing_descriptors_are_answered() -> None:

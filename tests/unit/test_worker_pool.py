@@ -8,6 +8,7 @@ from itertools import count
 import pytest
 
 from beamlet.base.ids import ActorId, NodeId, WorkerId
+from beamlet.raylet.start_trouble import PATIENCE_S
 from beamlet.raylet.worker_pool import MAX_STARTING, START_S, START_TRIES, WARM_S, WorkerPool
 from beamlet.raylet.worker_record import (
     Announce,
@@ -27,6 +28,10 @@ from beamlet.raylet.worker_record import (
 from support.jobs import a_job
 
 J1, J2 = a_job(1), a_job(2)
+
+
+def actor(n: int) -> ActorId:
+    return ActorId(b"%016d" % n)
 
 
 def worker(n: int) -> WorkerId:
@@ -154,21 +159,77 @@ def test_a_fork_that_never_reports_is_killed_and_replaced(pool: WorkerPool) -> N
     assert pool.ready(worker(2), 2, START_S + 1)[-1] == Found(1, worker(2))
 
 
-def test_when_forks_keep_failing_those_who_wait_are_told_why(pool: WorkerPool) -> None:
-    effects = pool.want(Want(1, J1), 0.0)
-    now = 0.0
-    for _ in range(START_TRIES):
-        (fork,) = effects
-        assert isinstance(fork, Fork)
-        effects = pool.fork_failed(fork.worker, "fork: EAGAIN", now)
+def fail_until_told(pool: WorkerPool, effects: list[Effect], now: float) -> tuple[float, list[Effect], int]:
+    """Every fork fails. Returns when somebody was told, what was said then, and how often was tried."""
+    tries = 0
+    while not any(isinstance(effect, NotFound) for effect in effects):
+        forks = [effect for effect in effects if isinstance(effect, Fork)]
+        effects = []
+        for fork in forks:
+            effects += pool.fork_failed(fork.worker, "fork: EAGAIN", now)
+        tries += bool(forks)
         pool.check_invariants()
-        now += 1.0
-        effects = effects or pool.tick(now)
-    (refusal,) = effects
-    assert isinstance(refusal, NotFound)
-    assert refusal.ticket == 1
-    assert refusal.reason.endswith("fork: EAGAIN")
-    assert pool.want(Want(2, J1), now + 5) == [Fork(worker(4))], "later wants try again"
+        if not effects:
+            wake = pool.next_wake()
+            assert wake is not None
+            assert wake > now
+            now = wake
+            effects = pool.tick(now)
+    return now, effects, tries
+
+
+def test_when_forks_keep_failing_those_who_wait_are_told_why(pool: WorkerPool) -> None:
+    now, effects, tries = fail_until_told(pool, pool.want(Want(1, J1), 1.0), 1.0)
+    assert effects == [
+        NotFound(1, "no worker process could be started for 5 s (7 times in a row); last: fork: EAGAIN")
+    ]
+    assert PATIENCE_S <= now - 1.0 < PATIENCE_S + 2
+    assert tries == 7, "at growing distances"
+    assert isinstance(pool.want(Want(2, J1), now + 2)[0], Fork), "later wants try again"
+
+
+def test_a_volley_of_forks_that_fail_together_refuses_nobody(pool: WorkerPool) -> None:
+    forks = [
+        effect for ticket in range(5) for effect in pool.want(Want(ticket, J1, actor=actor(ticket)), 0.0)
+    ]
+    assert len(forks) == 5
+    assert [pool.fork_failed(worker(n), "EAGAIN", 0.0) for n in range(1, 6)] == [[]] * 5
+    (probe,) = pool.tick(0.1)
+    assert isinstance(probe, Fork), "one is tried before the others"
+    assert pool.ready(probe.worker, 1, 0.2)[1:] == [
+        Found(0, probe.worker),
+        *[Fork(worker(n)) for n in range(7, 11)],
+    ]
+
+
+def test_when_forks_fail_idle_workers_make_room(pool: WorkerPool) -> None:
+    for n in (1, 2):
+        pool.want(Want(n, J1), 0.0)
+        pool.ready(worker(n), n, 0.0)
+    for n in (2, 1):
+        pool.returned(worker(n), 1.0 / n)
+    pool.want(Want(3, J1, actor=actor(3)), 1.0)
+    asked = pool.fork_failed(worker(3), "EAGAIN", 1.0)
+    assert asked == [AskExit(worker(2), "others need the room", graceful=True, optional=True)]
+    assert die(pool, worker(2), 1.01, 0)[-1] == Fork(worker(4)), "at once, without waiting for the next try"
+
+
+def test_tasks_that_have_workers_of_their_kind_wait_longer(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    effects = [*pool.want(Want(2, J1), 0.0), *pool.want(Want(3, J2), 0.0)]
+    now, effects, _ = fail_until_told(pool, effects, 0.0)
+    assert [effect.ticket for effect in effects if isinstance(effect, NotFound)] == [3]
+    assert pool.returned(worker(1), now) == [Found(2, worker(1))]
+
+
+def test_trouble_that_is_over_is_forgotten(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.fork_failed(worker(1), "EAGAIN", 0.0)
+    pool.tick(0.1)
+    pool.ready(worker(2), 1, 0.2)
+    assert len([*pool.want(Want(2, J1), 0.3), *pool.want(Want(3, J1), 0.3)]) == 2
+    assert pool.fork_failed(worker(3), "EAGAIN", 100.0) == [], "the clock of the trouble starts anew"
 
 
 def test_workers_that_die_before_they_report_do_not_fork_for_ever(pool: WorkerPool) -> None:

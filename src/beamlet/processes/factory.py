@@ -30,6 +30,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -212,7 +213,10 @@ class Factory:
             return
         for batch in batches:
             for message in batch:
-                self._on_message(message)
+                try:
+                    self._on_message(message)
+                except Exception:  # one child's trouble is not the others'
+                    _say(f"{type(message).__name__} could not be carried out:\n{traceback.format_exc()}")
             self._drop_unclaimed()
 
     def _on_message(self, message: ForkWorker | KillWorker) -> None:
@@ -254,6 +258,8 @@ class Factory:
             pid = self._fork(worker_id, received)
         except OSError as error:
             self._outbox.append(ForkFailed(worker_id, explain_fork_failure(error)))
+        except Exception as error:  # a hook that a preloaded module runs around forks, or no memory for them
+            self._outbox.append(ForkFailed(worker_id, f"fork failed: {type(error).__name__}: {error}"))
         else:
             self._workers[pid] = worker_id
             self._pids[worker_id] = pid

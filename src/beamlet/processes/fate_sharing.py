@@ -52,13 +52,18 @@ def become_subreaper() -> bool:
 
 
 def kill_group(pid: int, signal_number: int = signal.SIGKILL) -> bool:
-    """Signal the process group that ``pid`` leads, or ``pid`` alone while it leads none. False: gone."""
+    """Signal the process group that ``pid`` leads, or ``pid`` alone while it leads none.
+
+    False: it is gone, or not ours any more.
+    """
     for send in (os.killpg, os.kill):
         try:
             send(pid, signal_number)
             return True
         except ProcessLookupError:
             continue  # forked a moment ago and not yet at its setsid, or really gone
+        except PermissionError:
+            return False  # all that is left of the group changed its user
     return False
 
 
@@ -70,7 +75,7 @@ def children(pid: int) -> list[int]:
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as listing:
                 found += [int(child) for child in listing.read().split()]
         return found
-    except FileNotFoundError:  # gone, or a kernel without CONFIG_PROC_CHILDREN
+    except (FileNotFoundError, ProcessLookupError):  # gone, or a kernel without CONFIG_PROC_CHILDREN
         return [child for child, parent in _parents() if parent == pid]
 
 

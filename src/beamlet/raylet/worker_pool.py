@@ -4,7 +4,8 @@ Workers are forked without a job, belong to one (job, environment) from their fi
 between two.  ``want`` is answered by Found or NotFound, exactly once, unless ``unwant`` came first.  Idle
 workers beyond the soft limit are ended after ``IDLE_S``; the limit itself falls to zero when no job has used
 a worker for ``WARM_S``.  Deaths are announced once, when the exit status has come and the last output has
-been read, or ``LAST_WORDS_S`` after the first sign if one of them stays away.
+been read, or ``LAST_WORDS_S`` after the first sign if one of them stays away.  How long somebody waits while
+no process can be started is start_trouble.py's.
 
 Methods return effects for the shell, in order.  States and effects are in worker_record.py; resources and
 queues of leases are lease_manager.py's.
@@ -14,10 +15,12 @@ from __future__ import annotations
 
 import signal as signals
 from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
 
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import JobId, NodeId, WorkerId
 from beamlet.raylet.lease_queue import EnvKey
+from beamlet.raylet.start_trouble import StartTrouble
 from beamlet.raylet.worker_record import (
     Announce,
     AskExit,
@@ -46,12 +49,16 @@ LEAVE_S = 5.0
 #: A killed process that the kernel has not reaped by then is announced as dead all the same.
 REAP_S = 5.0
 MAX_STARTING = 16
-#: So many forks must fail in a row before those who wait are told.
+#: So many workers must die in a row before they report ready, for those who wait to be told.
 START_TRIES = 3
-_RETRY_S = 0.1
 _NEVER = float("inf")
 
 Home = tuple[JobId, EnvKey]
+
+
+class _Waiting(NamedTuple):
+    want: Want
+    since: float
 
 
 class WorkerPool:
@@ -64,11 +71,12 @@ class WorkerPool:
         self._workers: dict[WorkerId, WorkerRecord] = {}
         #: Idle workers by home (None: no job yet), the most recently used last.
         self._idle: dict[Home | None, list[WorkerId]] = {}
-        self._wants: dict[int, Want] = {}
+        self._wants: dict[int, _Waiting] = {}
         self._jobs: set[JobId] = set()
         self._used_at = -_NEVER
-        self._start_failures = 0
-        self._start_again_at = 0.0
+        self._trouble = StartTrouble()
+        #: Workers that died before they were ready, since the last that did not.
+        self._stillborn = 0
         self._wake_at = _NEVER
 
     def __getitem__(self, worker: WorkerId) -> WorkerRecord:
@@ -92,7 +100,7 @@ class WorkerPool:
         for home in _homes_for(want):
             if candidates := self._idle.get(home):
                 return self._hand_out(self._workers[candidates[-1]], want, now)
-        self._wants[want.ticket] = want
+        self._wants[want.ticket] = _Waiting(want, now)
         return self._start_missing(now)
 
     def unwant(self, ticket: int) -> None:
@@ -119,14 +127,17 @@ class WorkerPool:
         if record is None:
             return []
         record.move(WorkerState.GONE, now)
-        return self._start_failed(reason, now)
+        self._trouble.failed(reason, now)
+        self._watch(self._trouble.again_at)
+        return [*self._make_room(now), *self._give_up(now), *self._start_missing(now)]
 
     def ready(self, worker: WorkerId, pid: int, now: float) -> list[Effect]:
         record = self._workers.get(worker)
         if record is None or record.state is not WorkerState.STARTING:
             return []  # it was killed for being late, and reported just then
         record.pid, record.reported = pid, True
-        self._start_failures = 0
+        self._trouble.over()
+        self._stillborn = 0
         return self._became_idle(record, now) + self._start_missing(now)
 
     def described(self, worker: WorkerId, task_name: str) -> None:
@@ -226,8 +237,7 @@ class WorkerPool:
             if record.deadline is not None and record.deadline <= now:
                 effects += self._overdue(record, now)
         effects += self._reap(now)
-        if self._wants and now >= self._start_again_at:
-            effects += self._start_missing(now)
+        effects += self._start_missing(now)
         self._wake_at = self._next_event(now)
         return effects
 
@@ -260,10 +270,10 @@ class WorkerPool:
         """An idle worker, to whoever waits for one like it, or to the idle ones."""
         home = _home(record)
         self._idle.setdefault(home, []).append(record.worker_id)
-        for want in self._wants.values():
-            if home in _homes_for(want):
-                del self._wants[want.ticket]
-                return self._hand_out(record, want, now)
+        for waiting in self._wants.values():
+            if home in _homes_for(waiting.want):
+                del self._wants[waiting.want.ticket]
+                return self._hand_out(record, waiting.want, now)
         self._watch(now + IDLE_S)
         return []
 
@@ -294,22 +304,41 @@ class WorkerPool:
         return Fork(worker)
 
     def _start_missing(self, now: float) -> list[Effect]:
-        """As many forks as there are wants without one, not too many at a time."""
-        if now < self._start_again_at:
-            self._watch(self._start_again_at)
+        """As many forks as there are wants without one, but not too many at a time; one in trouble."""
+        if not self._wants:
             return []
+        if now < self._trouble.again_at:
+            self._watch(self._trouble.again_at)
+            return []
+        most = 1 if self._trouble else MAX_STARTING
         starting = sum(record.state is WorkerState.STARTING for record in self._workers.values())
-        missing = min(len(self._wants), MAX_STARTING) - starting
+        missing = min(len(self._wants), most) - starting
         return [self._fork(now) for _ in range(missing)]
 
-    def _start_failed(self, reason: str, now: float) -> list[Effect]:
-        self._start_failures += 1
-        if self._start_failures < START_TRIES:
-            self._start_again_at = now + _RETRY_S * 2**self._start_failures
-            self._watch(self._start_again_at)
+    def _make_room(self, now: float) -> list[Effect]:
+        """Whoever waits cannot use the idle workers, or would have one: they hold what a new one needs."""
+        effects: list[Effect] = []
+        for record in self._idle_longest_first()[: len(self._wants)]:
+            effects += self.ask_to_exit(record.worker_id, "others need the room", now, optional=True)
+        return effects
+
+    def _give_up(self, now: float) -> list[Effect]:
+        """Tell those who have waited long enough."""
+        homes = {_home(record) for record in self._workers.values() if record.usable}
+        refused: list[Effect] = []
+        for ticket, (want, since) in list(self._wants.items()):
+            has_others = want.actor is None and (want.job.job_id, want.env) in homes
+            if self._trouble.waited_enough(since, has_others, now):
+                del self._wants[ticket]
+                refused.append(NotFound(ticket, self._trouble.describe(now)))
+        return refused
+
+    def _died_unborn(self, how: str) -> list[Effect]:
+        self._stillborn += 1
+        if self._stillborn < START_TRIES:
             return []
-        self._start_failures = 0
-        text = f"no worker process could be started, {START_TRIES} times in a row; last: {reason}"
+        self._stillborn = 0
+        text = f"{START_TRIES} workers in a row ended before they were ready; last: {how}"
         refused = [NotFound(ticket, text) for ticket in self._wants]
         self._wants.clear()
         return list(refused)
@@ -346,7 +375,8 @@ class WorkerPool:
             )
         ]
         if not record.reported and not record.intended:
-            effects += self._start_failed(certificate.describe(), now)
+            effects += self._died_unborn(certificate.describe())
+        self._trouble.eased(now)
         return effects + self._start_missing(now)
 
     def _certificate(self, record: WorkerRecord, now: float) -> DeathCertificate:
@@ -366,12 +396,15 @@ class WorkerPool:
 
     # ---- reaping and waking ----
 
+    def _idle_longest_first(self) -> list[WorkerRecord]:
+        idle = [self._workers[worker] for workers in self._idle.values() for worker in workers]
+        return sorted(idle, key=lambda record: record.since)
+
     def _floor(self, now: float) -> int:
         return self._soft_limit if self._jobs and now - self._used_at < WARM_S else 0
 
     def _reap(self, now: float) -> list[Effect]:
-        idle = [self._workers[worker] for workers in self._idle.values() for worker in workers]
-        idle.sort(key=lambda record: record.since)
+        idle = self._idle_longest_first()
         spare = len(idle) - self._floor(now)
         effects: list[Effect] = []
         for record in idle[: max(spare, 0)]:
@@ -386,8 +419,8 @@ class WorkerPool:
             times.append(max(now, min(record.since for record in idle) + IDLE_S))
         elif idle:
             times.append(self._used_at + WARM_S)
-        if self._wants and now < self._start_again_at:
-            times.append(self._start_again_at)
+        if self._wants and now < self._trouble.again_at:
+            times.append(self._trouble.again_at)
         return min(times, default=_NEVER)
 
     def _set_deadline(self, record: WorkerRecord, when: float) -> None:
