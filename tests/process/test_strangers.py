@@ -6,7 +6,6 @@ import os
 import random
 import socket
 import stat
-import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from beamlet.protocol import node
 from beamlet.raylet.members import FromCoreWorker
 from beamlet.rpc.auth import MAGIC, ClientHandshake, HandshakeError
 from beamlet.rpc.connection import encode_frame
+from beamlet.rpc.framing import PREFIX
 from beamlet.rpc.listener import HANDSHAKE_TIMEOUT_S, MAX_STRANGERS, connect
 
 pytestmark = [beamlet_only, pytest.mark.usefixtures("cluster")]
@@ -149,10 +149,10 @@ def test_a_flood_costs_bounded_memory_and_descriptors(session: SessionDirectory)
 @pytest.mark.parametrize(
     "words",
     [
-        struct.pack("<II", 0xFFFF_FFFF, 0),
-        struct.pack("<II", 10, 10) + b"x" * 20,
-        struct.pack("<II", 5, 0) + b"hello",
-        struct.pack("<II", 2, 0) + b"\x91\x90",
+        PREFIX.pack(0xFFFF_FFFF, 0, 0),
+        PREFIX.pack(10, 10, 0) + b"x" * 20,
+        PREFIX.pack(5, 0, 0) + b"hello",
+        PREFIX.pack(2, 0, 0) + b"\x91\x90",
         encode_frame([node.WorkerReady(b"w" * 28, 1)]),  # type: ignore[arg-type]
     ],
     ids=["oversized", "payload", "no msgpack", "no message", "no hello"],
@@ -167,7 +167,7 @@ def test_a_frame_that_never_ends_costs_what_was_sent(session: SessionDirectory) 
     head = head_of(session)
     memory = head.memory_info().rss
     with connect(str(session.socket), session.secret()) as sock:
-        sock.sendall(struct.pack("<II", 1 << 30, 0) + b"x" * 1000)
+        sock.sendall(PREFIX.pack(4 << 20, 0, 0) + b"x" * 1000)
         assert get(ray.remote(lambda: "meanwhile").remote()) == "meanwhile"
         assert head.memory_info().rss < memory + (8 << 20)
 

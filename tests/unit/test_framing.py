@@ -8,13 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beamlet.protocol.peer import PeerMessage, RemoveBorrower
-from beamlet.rpc.connection import decoder_for, encode_frame
-from beamlet.rpc.framing import MAX_HEADER_BYTES, PREFIX, Deframer, FramingError
+from beamlet.protocol.peer import PeerMessage, RemoveBorrower, Result
+from beamlet.rpc.batches import (
+    FRAME_BYTES,
+    FRAME_MESSAGES,
+    check_count,
+    decoder_for,
+    encode_frame,
+    encode_frames,
+)
+from beamlet.rpc.framing import MAX_HEADER_BYTES, PREFIX, Deframer, FrameBudget, FramingError
 
 
 def framed(header: bytes) -> bytes:
-    return PREFIX.pack(len(header), 0) + header
+    """As it travels; an empty header would be a frame that says nothing."""
+    return PREFIX.pack(len(header), 0, 0) + header
 
 
 def feed(deframer: Deframer, *pieces: bytes) -> list[bytes]:
@@ -23,18 +31,18 @@ def feed(deframer: Deframer, *pieces: bytes) -> list[bytes]:
 
 
 def test_a_stream_is_cut_the_same_wherever_it_is_split() -> None:
-    headers = [b"", b"a", b"bc" * 40, b"\x00" * 7]
+    headers = [b"a", b"bc" * 40, b"\x00" * 7]
     stream = b"".join(map(framed, headers))
     for at in range(len(stream) + 1):
         assert feed(Deframer(), stream[:at], stream[at:]) == headers, f"split at byte {at}"
 
 
 def test_a_stream_may_come_byte_by_byte() -> None:
-    stream = framed(b"hello") + framed(b"") + framed(b"world")
-    assert feed(Deframer(), *(bytes([byte]) for byte in stream)) == [b"hello", b"", b"world"]
+    stream = framed(b"hello") + framed(b"") + framed(b"world")  # one of them only acknowledges
+    assert feed(Deframer(), *(bytes([byte]) for byte in stream)) == [b"hello", b"world"]
 
 
-@given(st.lists(st.binary(max_size=40), max_size=6), st.lists(st.integers(0, 300), max_size=8))
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=6), st.lists(st.integers(0, 300), max_size=8))
 def test_any_frames_survive_any_pieces(headers: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(map(framed, headers))
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
@@ -54,15 +62,85 @@ def test_garbage_is_an_error_or_an_unfinished_frame(data: bytes) -> None:
 
 def test_an_impossible_size_is_refused_before_anything_is_kept() -> None:
     with pytest.raises(FramingError, match=str(MAX_HEADER_BYTES + 1)):
-        Deframer().feed(memoryview(PREFIX.pack(MAX_HEADER_BYTES + 1, 0)))
+        Deframer().feed(memoryview(PREFIX.pack(MAX_HEADER_BYTES + 1, 0, 0)))
 
 
 def test_a_payload_is_refused_on_a_node() -> None:
     with pytest.raises(FramingError, match="1 bytes"):
-        Deframer().feed(memoryview(PREFIX.pack(0, 1)))
+        Deframer().feed(memoryview(PREFIX.pack(0, 1, 0)))
+
+
+def test_a_frame_larger_than_this_stream_may_bring_is_refused() -> None:
+    with pytest.raises(FramingError, match=r"101 .* 100 "):
+        Deframer(100).feed(memoryview(PREFIX.pack(101, 0, 0)))
+
+
+def test_what_was_acknowledged_last_is_known() -> None:
+    deframer = Deframer()
+    deframer.feed(memoryview(PREFIX.pack(1, 0, 5) + b"x" + PREFIX.pack(0, 0, 7) + PREFIX.pack(9, 0, 8)))
+    assert deframer.acknowledged == 8
+
+
+def test_unfinished_frames_of_all_streams_draw_on_one_budget() -> None:
+    budget = FrameBudget(4 << 20)
+    streams = [Deframer(budget=budget) for _ in range(3)]
+    part = PREFIX.pack(8 << 20, 0, 0) + bytes(2 << 20)
+    for stream in streams:
+        stream.feed(memoryview(part))
+    assert 3 << 20 < budget.used + 100 < 4 << 20, "the first MiB of each is free"
+    with pytest.raises(FramingError, match="unfinished"):
+        streams[0].feed(memoryview(bytes(2 << 20)))
+    for stream in streams:
+        stream.drop()
+    assert budget.used == 0
+
+
+def test_finished_frames_do_not_count_against_the_budget() -> None:
+    budget = FrameBudget(1)
+    deframer = Deframer(budget=budget)
+    assert len(feed(deframer, framed(bytes(5 << 20)))) == 1
+    assert budget.used == 0
 
 
 def test_a_batch_of_messages_is_one_frame() -> None:
     batch = [RemoveBorrower([]), RemoveBorrower([b"x"])]  # type: ignore[list-item]
     (header,) = Deframer().feed(memoryview(encode_frame(list(batch))))
     assert decoder_for(PeerMessage).decode(header) == batch
+
+
+def sizes(messages: list[Result]) -> list[int]:
+    """How many messages are in each frame; together they must be what was given."""
+    frames = list(encode_frames(list(messages)))
+    assert all(len(frame) <= 3 * FRAME_BYTES for frame in frames)
+    decoded = [decoder_for(PeerMessage).decode(feed(Deframer(), bytes(frame))[0]) for frame in frames]
+    assert [message for batch in decoded for message in batch] == messages
+    return [len(batch) for batch in decoded]
+
+
+def test_large_messages_are_cut_into_several_frames() -> None:
+    assert max(sizes([Result(n, b"x" * 500_000) for n in range(70)])) <= 16
+
+
+def test_many_small_messages_are_few_frames() -> None:
+    assert len(sizes([Result(n, b"x") for n in range(10_000)])) < 20
+
+
+def test_messages_of_all_sizes_are_cut() -> None:
+    assert sizes([Result(n, b"x" * (3_000_000 if n % 7 == 0 else 10)) for n in range(100)])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(b"\xdd\x00\x01\x00\x00", id="65536 messages"),
+        pytest.param(b"\xdc\xff\xff", id="65535 messages"),
+        pytest.param(b"\xc4\x01x", id="bytes"),
+    ],
+)
+def test_more_messages_than_anybody_sends_are_refused_unopened(header: bytes) -> None:
+    with pytest.raises(FramingError, match="messages in one frame"):
+        check_count(header)
+
+
+def test_as_many_messages_as_are_sent_are_accepted() -> None:
+    check_count(bytes(encode_frame([Result(n, b"") for n in range(FRAME_MESSAGES)]))[PREFIX.size :])

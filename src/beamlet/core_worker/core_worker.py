@@ -41,18 +41,19 @@ from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.core_worker.waiting.explaining import Explaining
 from beamlet.core_worker.waiting.waits import Waits
-from beamlet.exceptions import CallSite
+from beamlet.exceptions import CallSite, RaySystemError
 from beamlet.object_store.arena import Arena
 from beamlet.protocol import gcs, node, peer
 from beamlet.rpc.connection import Connection
+from beamlet.rpc.containment import Misuse
 from beamlet.rpc.descriptors import Wire
-from beamlet.rpc.framing import FramingError
 from beamlet.rpc.reactor import Reactor
 from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.refs import released
+from beamlet.serialization.values import dump_error
 
 
-class Misdirected(FramingError):
+class Misdirected(Misuse):
     """A message of a kind that this sort of process does not take: its sender is wrong about who we are."""
 
 
@@ -263,22 +264,36 @@ class CoreWorker:
         submission = self.submission
         worked = False
         for message in messages:
-            kind = type(message)
-            if kind is peer.Result:
-                submission.take_result(sender, message)
-                worked = True
-            elif kind is peer.Results:
-                submission.take_results(sender, message)
-                worked = True
-            else:
-                handler = self.on_peer_message.get(kind)
-                if handler is None:
-                    raise self._misdirected(kind, f"core worker {sender.address.hex()[:8]}")
-                handler(sender, message)
+            try:
+                kind = type(message)
+                if kind is peer.Result:
+                    submission.take_result(sender, message)
+                    worked = True
+                elif kind is peer.Results:
+                    submission.take_results(sender, message)
+                    worked = True
+                else:
+                    handler = self.on_peer_message.get(kind)
+                    if handler is None:
+                        raise self._misdirected(kind, f"core worker {sender.address.hex()[:8]}")
+                    handler(sender, message)
+            except Exception as error:
+                self._contain(sender, message, error)
         if worked and sender.leased is not None:
             self.leases.after_results(sender.leased)
         if self.refs.outbox:
             self.perform_effects()
+
+    def _contain(self, sender: Peer, message: Any, error: Exception) -> None:
+        """A handler raised: that costs the one message, and whoever waits for its answer is told."""
+        name = f"core worker {sender.address.hex()[:8]}"
+        self.reactor.containment.contain(error, f"handling {type(message).__name__}", name)
+        if isinstance(message, peer.PushTask | peer.CallActor):
+            reason = RaySystemError(
+                f"it could not be taken on by its worker: {type(error).__name__}: {error}"
+            )
+            payload = dump_error(reason)
+            sender.send(peer.Results(message.seq, [payload] * max(1, message.num_returns), failed=True))
 
     def _from_raylet(self, message: Any) -> None:
         handler = self.on_raylet_message.get(type(message))

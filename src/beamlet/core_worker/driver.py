@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from beamlet.base.ids import own_task_id
+from beamlet.base.invariants import InvariantBroken
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import CoreWorker, Identity
 from beamlet.core_worker.peers import Peer
@@ -41,9 +42,14 @@ class DriverCore(CoreWorker):
         explaining = Explaining(self.reactor, self.link, *self.wait_view)
         blocking = DriverBlocking(self.reactor, self.link, explaining)
         self.compose_waiting(Waits(self.reactor, *self.wait_view), explaining, blocking)
+        self.reactor.containment.on_broken = self._broken
         self.on_peer_message[CancelTask] = self._cancel_asked
         self.on_raylet_message[node.OutputLines] = on_output
         self.on_raylet_message[node.Notice] = on_notice
+
+    def _broken(self, error: InvariantBroken) -> None:
+        """The user's program lives on, but not with what it asked for."""
+        self.link.connection.fail(f"this driver's own books are wrong: {error}")
 
     def _cancel_asked(self, _: Peer, message: CancelTask) -> None:
         """A borrower of one of our results wants its task stopped."""

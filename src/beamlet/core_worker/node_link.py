@@ -62,11 +62,13 @@ SLOW_S = 0.2
 class Reply(Waiter):
     """A request's answer, for a thread to wait on."""
 
-    __slots__ = ("message",)
+    __slots__ = ("error", "message")
 
     def __init__(self) -> None:
         super().__init__()
         self.message: Any = None
+        #: Why the request could not even be sent.
+        self.error: Exception | None = None
 
     def set(self, message: Any) -> None:
         self.message = message
@@ -103,17 +105,20 @@ class NodeLink:
         self._on_message = on_message
         self._on_close = on_close
         self._next_req = 1
-        #: Why the connection is closed; "" while it is open.
-        self._end_reason = ""
         self._awaited: dict[int, Callable[[Any], None]] = {}
+        #: Those of them that threads wait for in ``call``.
+        self._callers: dict[int, Reply] = {}
         self.connection = Connection(
             sock,
             reactor,
             messages=FromRaylet,
             on_message=self._received,
             on_close=self._closed,
-            label="raylet",
+            label="the raylet",
             carries_fds=True,
+            # Without it there is no cluster: an error costs the message that led to it.
+            indispensable=True,
+            on_unsent=self._unsent,
         )
 
     def send(self, message: Message) -> None:
@@ -122,7 +127,7 @@ class NodeLink:
     def request(self, message: Any, on_answer: Callable[[Any], None]) -> int:
         """Send ``message`` under a new ``req``; ``on_answer`` is called once, under the lock.
 
-        None is the answer when the raylet is gone.
+        None is the answer when the raylet is gone, or could not be asked this.
         """
         req = self._next_req
         self._next_req = req + 1
@@ -146,20 +151,26 @@ class NodeLink:
         """Send a request and wait for its answer, in a user's thread, without the lock.
 
         if_slow: called once if the answer takes longer than SLOW_S.
-        Raises RayletGone, or TimeoutError at ``deadline`` (monotonic).
+        Raises RayletGone, TimeoutError at ``deadline`` (monotonic), or whatever kept the message from being
+        encoded.
         """
         reply = Reply()
         with self._reactor.lock:
             if self.connection.closed:
                 raise self.gone()
             req = self.request(message, reply.set)
-        if if_slow is not None and not self._reactor.wait(reply, monotonic() + SLOW_S):
-            if_slow()
-        if not self._reactor.wait(reply, deadline):
+            self._callers[req] = reply
+        try:
+            if if_slow is not None and not self._reactor.wait(reply, monotonic() + SLOW_S):
+                if_slow()
+            answered = self._reactor.wait(reply, deadline)
+        finally:
             with self._reactor.lock:
-                self.forget(req)
-            if self.connection.closed:
-                raise self.gone()
+                del self._callers[req]
+                self._awaited.pop(req, None)
+        if reply.error is not None:
+            raise reply.error
+        if not answered and not self.connection.closed:
             raise TimeoutError(f"the raylet did not answer {type(message).__name__} in time")
         if reply.message is None:
             raise self.gone()
@@ -181,16 +192,29 @@ class NodeLink:
         if on_answer is not None:
             on_answer(message)
         elif isinstance(message, node.LeaseGranted | node.PeerConnected):
+            if message.fresh:
+                self.take_socket().close()  # nobody waits for it any more
             self._on_message(message)
 
+    def _unsent(self, message: Any, error: Exception) -> None:
+        """A message could not be encoded: whoever waits for its answer learns it, the link stays."""
+        req = getattr(message, "req", None)
+        on_answer = self._awaited.pop(req, None) if req is not None else None
+        if on_answer is not None:
+            if req in self._callers:
+                self._callers[req].error = error
+            on_answer(None)
+
     def gone(self) -> RayletGone:
-        return RayletGone(self._end_reason or "it was shut down", self._session_dir)
+        return RayletGone(self.connection.end_reason or "it was shut down", self._session_dir)
 
     def _closed(self, _: Connection, reason: str) -> None:
-        self._end_reason = reason
         awaited, self._awaited = self._awaited, {}
         for on_answer in awaited.values():
-            on_answer(None)
+            try:
+                on_answer(None)
+            except Exception as error:
+                self._reactor.containment.contain(error, "telling of the end of the link to the raylet")
         self._on_close(reason)
 
     def close(self) -> None:

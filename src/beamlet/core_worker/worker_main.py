@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
 from beamlet.base.ids import own_task_id
+from beamlet.base.invariants import InvariantBroken
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import Identity
 from beamlet.core_worker.executing.actor_process import leave_process, shut_hook
@@ -23,6 +24,9 @@ from beamlet.protocol.node import DescribeTask, ExitedOnPurpose, ExitWorker, Job
 from beamlet.protocol.peer import CallActor, PushTask
 from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.turns import SharedReactor
+
+#: What a worker whose own books are wrong exits with; its last words on stderr say which.
+BROKEN_EXIT = 70
 
 
 class Birth(msgspec.Struct):
@@ -55,6 +59,7 @@ class Worker:
         self.runner = self.core.runner
         self.actor = self.core.actor_process
         self._title = ""
+        self.core.reactor.containment.on_broken = _broken
 
     def serve(self) -> None:
         """Until the process ends."""
@@ -154,3 +159,8 @@ class Worker:
     def _raylet_lost(self, reason: str) -> None:
         """The node is gone: nothing of ours may outlive it."""
         os.killpg(0, signal.SIGKILL)
+
+
+def _broken(_: InvariantBroken) -> NoReturn:
+    """Reported already: its last words are in the death certificate."""
+    os._exit(BROKEN_EXIT)

@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from beamlet.base.ids import NodeId, new_node_id
+from beamlet.base.invariants import InvariantBroken
 from beamlet.base.resources import from_floats
 from beamlet.base.say import say
 from beamlet.head.node_facts import NodeFacts
@@ -142,6 +143,7 @@ class Head:
             self._logs,
         )
         self._gcs.ask_freshly(node_id, self._raylet.report)
+        self._reactor.containment.on_broken = self._broken
         self._raylet.start()
         secret = self.session.secret()
 
@@ -174,6 +176,12 @@ class Head:
             raise
         finally:
             self._close()
+
+    def _broken(self, error: InvariantBroken) -> None:
+        """Our own books are wrong; what they are and how it came about is in the log already."""
+        self._failed = True
+        self._raylet.warn_drivers(f"the head ends because its own books are wrong: {error}")
+        self._end(f"its own books are wrong: {error}")
 
     def _end(self, reason: str) -> None:
         """Idempotent; the first reason is kept."""

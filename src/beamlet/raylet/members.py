@@ -11,10 +11,11 @@ from itertools import count
 from msgspec import Struct
 
 from beamlet.base.death import DeathCertificate
-from beamlet.base.ids import Address, JobId, NodeId, WorkerId, make_address
+from beamlet.base.ids import Address, JobId, NodeId, WorkerId, make_address, short
 from beamlet.protocol import gcs, node
 from beamlet.protocol.message import Message
 from beamlet.rpc.connection import Connection
+from beamlet.rpc.containment import Misuse
 
 #: Everything a core worker may say to its raylet; anything else closes its connection.
 FromCoreWorker = (
@@ -59,12 +60,14 @@ FromCoreWorker = (
 
 #: How many of the dead are remembered, so that those who ask for them later learn how they ended.
 _DEAD_REMEMBERED = 2000
+#: The largest message there is from a core worker: a function of 95 MiB.
+_FRAME_BYTES = 112 << 20
 _UNITS_MAX = 1 << 62
 #: A connection is flushed after this many descriptors: the receiver's buffer for them is bounded.
 _FDS_AT_ONCE = 32
 
 
-class PeerMisuse(Exception):
+class PeerMisuse(Misuse):
     """A core worker said what it must not say now; its connection is closed."""
 
 
@@ -123,6 +126,8 @@ class Members:
         member = Member(worker_id, address, connection, next(self._numbers), joined_at=now)
         self._by_address[address] = self._by_number[member.number] = member
         connection.context = member
+        connection.label = f"core worker {short(worker_id)}"
+        connection.limit_frames(_FRAME_BYTES)
         return member
 
     def drives(self, member: Member, job: node.JobDescription) -> None:

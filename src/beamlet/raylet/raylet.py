@@ -46,12 +46,23 @@ from beamlet.raylet.resource_ledger import ResourceLedger
 from beamlet.raylet.store_service import StoreService
 from beamlet.raylet.worker_pool import MAX_STARTING, WorkerPool
 from beamlet.raylet.worker_service import FromFactory, WorkerService
-from beamlet.rpc.connection import Connection
+from beamlet.rpc.connection import Connection, Limits
 from beamlet.rpc.descriptors import Wire
+from beamlet.rpc.framing import FrameBudget
 from beamlet.rpc.reactor import Reactor
 
 #: The level's number in logging, a module that the head does without.
 _WARNING = 30
+
+
+#: How long a proven visitor may take for its first words, and how long these may be.
+_HELLO_S = 10.0
+_HELLO_BYTES = 4 << 20
+#: What the unfinished messages of all core workers may take together.
+_UNFINISHED_BYTES = 256 << 20
+#: A core worker that leaves so many bytes of answers unread is not read from; after so many it is cut off.
+_DEAF_BYTES = 16 << 20
+_UNREAD_BYTES = 256 << 20
 
 
 class NodeConfig(Struct, frozen=True):
@@ -95,6 +106,12 @@ class Raylet:
     ) -> None:
         self._reactor = reactor
         self._config = config
+        self._limits = Limits(
+            frame_bytes=_HELLO_BYTES,
+            budget=FrameBudget(_UNFINISHED_BYTES),
+            deaf_bytes=_DEAF_BYTES,
+            most_bytes=_UNREAD_BYTES,
+        )
         self._gcs = gcs_port
         self._on_end = on_end
         self._ending = False
@@ -113,7 +130,9 @@ class Raylet:
             messages=FromFactory,
             on_message=lambda _, message: self._workers.on_factory(message),
             on_close=self._factory_gone,
-            label="factory",
+            label="the factory",
+            # There is one, and no node without it: an error costs the message that led to it.
+            indispensable=True,
         )
         self._factory_link = factory_link
         introductions = Introductions(self._members, reactor.descriptors)
@@ -154,7 +173,13 @@ class Raylet:
 
     def on_connection(self, sock: Wire) -> None:
         """A visitor that has proven the session's secret; it must say DriverHello first."""
-        self._link(sock)
+        visitor = self._link(sock)
+
+        def show_out() -> None:
+            if visitor.context is None:
+                visitor.fail(f"it said nothing within {_HELLO_S:g} s")
+
+        self._reactor.call_later(_HELLO_S, show_out)
 
     def on_gcs_message(self, message: Message) -> None:
         match message:
@@ -233,7 +258,8 @@ class Raylet:
             messages=FromCoreWorker,
             on_message=self._on_message,
             on_close=self._on_close,
-            label="core worker",
+            label="a visitor",
+            limits=self._limits,
         )
 
     def _on_message(self, connection: Connection, message: Any) -> None:

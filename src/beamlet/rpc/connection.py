@@ -2,6 +2,9 @@
 
 Sending only queues; the batch leaves at the end of the reactor's pass, or at ``flush``.  What the kernel
 does not take at once waits here and leaves when the socket has room again.
+
+An error on the way costs this connection at most, and never reaches whoever called ``send`` or ``flush``:
+``on_close`` is called from the loop, later, because the caller may be in the middle of something.
 """
 
 from __future__ import annotations
@@ -10,67 +13,98 @@ import socket
 from array import array
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from beamlet.protocol.message import Message
+from beamlet.rpc.batches import (
+    FEW_MESSAGES,
+    FRAME_BYTES,
+    check_count,
+    decoder_for,
+    encode_frame,
+    encode_frames,
+    encode_word,
+)
+from beamlet.rpc.containment import Misuse
 from beamlet.rpc.descriptors import Wire
-from beamlet.rpc.framing import PREFIX, PREFIX_BYTES, Deframer, FramingError
+from beamlet.rpc.framing import MAX_HEADER_BYTES, Deframer, FrameBudget, FramingError
 from beamlet.rpc.reactor import Reactor
+
+if TYPE_CHECKING:
+    from beamlet.rpc.conversation import Conversation
+
+__all__ = ["ANYTHING", "Connection", "Limits", "decoder_for", "encode_frame"]
 
 #: Descriptors one read may bring; the kernel's limit for one sendmsg is 253.
 _MAX_FDS = 64
 _FD_SPACE = socket.CMSG_SPACE(_MAX_FDS * 4)
-
-_encoder = msgspec.msgpack.Encoder()
-#: By the identity of the union, which is kept alive beside it: hashing one writes to all its types, and in a
-#: fresh fork every page that is written to is a page to copy.
-_decoders: dict[int, tuple[Any, msgspec.msgpack.Decoder[list[Message]]]] = {}
+#: Answers gather up to this number before somebody who might not read them is asked whether it does.
+_ANSWERS_UNFLUSHED = 64
 
 
-def decoder_for(messages: Any) -> msgspec.msgpack.Decoder[list[Message]]:
-    """The shared decoder of batches of one union of message types."""
-    known = _decoders.get(id(messages))
-    if known is None:
-        known = _decoders[id(messages)] = messages, msgspec.msgpack.Decoder(list[messages])
-    return known[1]
+class Limits(msgspec.Struct, frozen=True):
+    """What one connection may cost."""
+
+    #: The largest frame the peer may send.
+    frame_bytes: int = MAX_HEADER_BYTES
+    #: Shared by the unfinished frames of several connections.
+    budget: FrameBudget | None = None
+    #: ``is_full`` above this many bytes that the peer has not read: whoever writes should wait.
+    full_bytes: int = 64 << 20
+    #: A peer that leaves more than this unread is not read from until it reads; 0: no matter.
+    deaf_bytes: int = 0
+    #: A peer that leaves more than this unread is cut off; 0: never.
+    most_bytes: int = 0
 
 
-def encode_frame(messages: list[Message]) -> bytearray:
-    """One frame holding ``messages``."""
-    frame = bytearray(PREFIX_BYTES)
-    _encoder.encode_into(messages, frame, PREFIX_BYTES)
-    PREFIX.pack_into(frame, 0, len(frame) - PREFIX_BYTES, 0)
-    return frame
+ANYTHING = Limits()
+
+
+class DescriptorMissing(Misuse):
+    """A message came without the descriptor that belongs to it."""
 
 
 class Connection:
     """One end of a message stream.
 
     messages: the union of types the peer may send; anything else closes the connection.
-    on_batch(connection, messages) or on_message(connection, message): called in the reactor's thread.
+    on_batch(connection, messages) or on_message(connection, message): called in the reactor's thread. What
+    they raise closes the connection, or, where ``indispensable``, costs only that message (that batch).
     on_close(connection, reason): called once, whoever closed it, unless we did by ``close()``.
+    on_unsent(message, error): a message could not be encoded, and was dropped.
     carries_fds: whether messages with descriptors may arrive.
+    conversation: outlives this connection; what is sent is kept there until it is acknowledged.
     """
 
     __slots__ = (
-        "_blocked",
         "_carries_fds",
+        "_conversation",
         "_decode",
         "_deframer",
         "_fds_in",
+        "_fds_lost",
         "_fds_out",
+        "_indispensable",
+        "_limits",
         "_on_close",
+        "_on_message",
+        "_on_unsent",
         "_outbox",
+        "_postponed",
         "_queued",
         "_sock",
+        "_unsent",
+        "backlog_bytes",
         "closed",
         "context",
+        "end_reason",
         "fd",
         "label",
         "last_flush",
         "on_batch",
+        "on_room",
         "reactor",
     )
 
@@ -83,51 +117,81 @@ class Connection:
         on_close: Callable[[Connection, str], None],
         on_batch: Callable[[Connection, list[Any]], None] | None = None,
         on_message: Callable[[Connection, Any], None] | None = None,
+        on_unsent: Callable[[Message, Exception], None] | None = None,
         label: str = "",
         context: Any = None,
         carries_fds: bool = False,
+        indispensable: bool = False,
+        limits: Limits = ANYTHING,
+        conversation: Conversation | None = None,
     ) -> None:
-        if on_batch is None:
-            assert on_message is not None, "a connection needs on_batch or on_message"
-            on_batch = _one_by_one(on_message)
+        assert on_batch is not None or on_message is not None, "a connection needs on_batch or on_message"
         sock.setblocking(False)
         self._sock = sock
         self.fd = sock.fileno()
         self.reactor = reactor
+        #: Who is at the other end, for people.
         self.label = label
         #: Whatever the owner of the connection wants to find here.
         self.context = context
         self.closed = False
         self.last_flush = 0.0
-        self.on_batch = on_batch
+        #: Why it was closed; "" if we did it by ``close()``.
+        self.end_reason = ""
+        #: Bytes that the kernel has not taken yet: the peer reads slowly.
+        self.backlog_bytes = 0
+        #: Called when somebody may write again after ``is_full``.
+        self.on_room: Callable[[], None] | None = None
+        self._on_message = on_message
+        self.on_batch = on_batch or Connection._one_by_one
         self._on_close = on_close
+        self._on_unsent = on_unsent
+        self._indispensable = indispensable
+        self._limits = limits
+        self._conversation = conversation
         self._decode = decoder_for(messages).decode
-        self._deframer = Deframer()
+        self._deframer = Deframer(limits.frame_bytes, limits.budget)
         self._outbox: list[Message] = []
         self._fds_out: list[int] = []
         self._fds_in: deque[int] = deque()
+        self._fds_lost = False
         self._carries_fds = carries_fds
         #: Frames (rest of) the kernel had no room for, each with the descriptors still to go.
-        self._blocked: deque[tuple[memoryview, list[int]]] = deque()
+        self._unsent: deque[tuple[memoryview, list[int]]] = deque()
+        #: Arrived from a peer that does not read: batches begun, and headers not opened yet.
+        self._postponed: deque[list[Any] | bytes] = deque()
         self._queued = False
         reactor.add_reader(self.fd, self._on_readable)
 
     # -- sending ---------------------------------------------------------------------------------
 
     def send(self, message: Message, fd: int = -1, *more_fds: int) -> None:
-        """Queue a message, and with it duplicates of the descriptors. Silently dropped once closed."""
-        if self.closed:
+        """Queue a message, and with it duplicates of the descriptors. Silently dropped once closed.
+
+        A message whose descriptor cannot be copied (too many open files) does not travel without it: the
+        connection closes.
+        """
+        if self.closed or (fd >= 0 and not self._take_along(message, (fd, *more_fds))):
             return
-        if fd >= 0 and len(self._fds_out) + 1 + len(more_fds) > _MAX_FDS:
-            self.flush()  # one frame carries no more than the other side makes room for
         self._outbox.append(message)
-        if fd >= 0:
-            dup = self.reactor.descriptors.dup
-            self._fds_out.append(dup(fd))
-            self._fds_out.extend(map(dup, more_fds))
         if not self._queued:
             self._queued = True
             self.reactor.dirty.append(self)
+
+    def _take_along(self, message: Message, fds: tuple[int, ...]) -> bool:
+        if len(self._fds_out) + len(fds) > _MAX_FDS:
+            self.flush()  # one frame carries no more than the other side makes room for
+        copies: list[int] = []
+        try:
+            for fd in fds:
+                copies.append(self.reactor.descriptors.dup(fd))  # noqa: PERF401  closed below if one fails
+        except OSError as error:
+            self._close_all(copies)
+            self.fail(f"no copy of the descriptor that {type(message).__name__} needs: {error.strerror}")
+        if self.closed:
+            return False
+        self._fds_out += copies
+        return True
 
     @property
     def queued_count(self) -> int:
@@ -136,95 +200,238 @@ class Connection:
 
     @property
     def has_backlog(self) -> bool:
-        return bool(self._blocked)
+        return bool(self._unsent)
 
     @property
-    def backlog_bytes(self) -> int:
-        """Bytes that the kernel has not taken yet: the peer reads slowly."""
-        return sum(len(frame) for frame, _ in self._blocked)
+    def is_full(self) -> bool:
+        """The peer has so much to read that whoever writes more should wait."""
+        return self.backlog_bytes > self._limits.full_bytes
 
     def flush(self) -> None:
         """Hand everything queued to the kernel, or to the queue before it."""
         self._queued = False
-        if self.closed or not self._outbox:
+        messages = self._outbox
+        if self.closed or not messages:
             return
-        messages, self._outbox = self._outbox, []
+        self._outbox = []
         fds, self._fds_out = self._fds_out, []
-        try:
-            frame = encode_frame(messages)
-        except (OverflowError, TypeError, ValueError) as error:
-            # A mistake of ours, perhaps led on by another peer's nonsense; the rest of the process goes on.
-            kinds = ", ".join(sorted({type(message).__name__ for message in messages}))
-            for fd in fds:
-                self.reactor.descriptors.close(fd)
-            self._lost(f"one of these messages could not be encoded: {kinds}: {error}")
-            return
-        self.last_flush = self.reactor.now()
-        if self._blocked:
-            self._blocked.append((memoryview(frame), fds))
-        elif not fds:
-            # The hot path: one system call, no descriptors, the kernel takes it all.
+        conversation = self._conversation
+        acknowledged = conversation.acknowledge() if conversation is not None else 0
+        frame: bytearray | None = None
+        if len(messages) <= FEW_MESSAGES:
             try:
-                sent = self._sock.send(frame)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                self._lost(f"write failed: {error.strerror}")
-                return
-            if sent < len(frame):
-                self._block(memoryview(frame)[sent:], [])
+                frame = encode_frame(messages, acknowledged)
+            except Exception:  # the long way finds the culprit
+                frame = None
+        if frame is None or len(frame) > 2 * FRAME_BYTES:
+            self._flush_long(messages, fds, acknowledged)
+            return
+        if conversation is not None:
+            conversation.sent(frame)
+        self.last_flush = self.reactor.now()
+        if fds or self._unsent:
+            self._put_behind(frame, fds)
+            return
+        # The hot path: one system call, no descriptors, the kernel takes it all.
+        try:
+            sent = self._sock.send(frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.fail(f"write failed: {error.strerror}")
+            return
+        if sent < len(frame):
+            self._block(memoryview(frame)[sent:], [])
+
+    def _flush_long(self, messages: list[Message], fds: list[int], acknowledged: int) -> None:
+        """Many messages, large ones, or one that cannot be encoded."""
+        try:
+            frames = list(encode_frames(messages, acknowledged))
+        except Exception as error:
+            self._could_not_encode(messages, fds, acknowledged, error)
+            return
+        for frame in frames:
+            if self._conversation is not None:
+                self._conversation.sent(frame)
+            self._put_behind(frame, fds)
+            fds = []
+
+    def _could_not_encode(
+        self, messages: list[Message], fds: list[int], acknowledged: int, error: Exception
+    ) -> None:
+        """A mistake of ours, perhaps led on by another's nonsense: the others still go."""
+        if fds:  # nobody knows which of them belong to which message
+            self._close_all(fds)
+            self.reactor.containment.contain(error, f"encoding {_kinds(messages)} for {self.label}")
+            self.fail(f"{_kinds(messages)} could not be encoded: {error}")
+        elif len(messages) > 1:
+            for message in messages:
+                self._flush_long([message], [], acknowledged)
         else:
-            self._block(memoryview(frame), fds)
-            self._write_blocked()
+            self.reactor.containment.contain(error, f"encoding {_kinds(messages)} for {self.label}")
+            if self._on_unsent is not None:
+                self._on_unsent(messages[0], error)
+
+    def _put_behind(self, frame: bytearray, fds: list[int]) -> None:
+        waiting = bool(self._unsent)
+        self._block(memoryview(frame), fds)
+        if not waiting:
+            self._write_unsent()
+
+    def resend(self, frames: list[bytearray]) -> None:
+        """Frames of the conversation that an earlier connection could not deliver."""
+        for frame in frames:
+            self._put_behind(frame, [])
 
     def _block(self, rest: memoryview, fds: list[int]) -> None:
-        self._blocked.append((rest, fds))
-        self.reactor.set_writer(self.fd, self._write_blocked)
+        if self.closed:
+            self._close_all(fds)
+            return
+        if not self._unsent:
+            self.reactor.set_writer(self.fd, self._write_unsent)
+        self._unsent.append((rest, fds))
+        self.backlog_bytes += len(rest)
+        if 0 < self._limits.most_bytes < self.backlog_bytes:
+            self.fail(f"it left {self.backlog_bytes >> 20} MiB unread")
 
-    def _write_blocked(self) -> None:
-        while self._blocked:
-            frame, fds = self._blocked[0]
+    def _write_unsent(self) -> None:
+        was_full = self.backlog_bytes > self._limits.full_bytes // 2
+        unsent = self._unsent
+        while unsent:
+            frame, fds = unsent[0]
             try:
                 sent = self._send_fds(frame, fds) if fds else self._sock.send(frame)
             except BlockingIOError:
-                return
+                break
             except OSError as error:
-                self._lost(f"write failed: {error.strerror}")
+                self.fail(f"write failed: {error.strerror}")
                 return
-            for fd in fds:
-                self.reactor.descriptors.close(fd)
+            self._close_all(fds)
+            self.backlog_bytes -= sent
             if sent < len(frame):
-                self._blocked[0] = (frame[sent:], [])
+                unsent[0] = (frame[sent:], [])
             else:
-                self._blocked.popleft()
-        self.reactor.set_writer(self.fd, None)
+                unsent.popleft()
+        else:
+            self.reactor.set_writer(self.fd, None)
+        if was_full and self.on_room is not None and self.backlog_bytes <= self._limits.full_bytes // 2:
+            self.on_room()
+        if self._postponed and self.backlog_bytes <= self._limits.deaf_bytes // 2:
+            self._hear_again()
 
     def _send_fds(self, frame: memoryview, fds: list[int]) -> int:
         return self._sock.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))])
 
+    def acknowledge(self) -> None:
+        """Tell the other side what has arrived, when nothing goes there that could carry it."""
+        if self._conversation is not None and not self.closed:
+            self._put_behind(encode_word(self._conversation.acknowledge()), [])
+
     # -- receiving -------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
+        if self._postponed:
+            self._lost("closed by the other side")  # it is not read from: only an end is told
+            return
+        self.read()
+
+    def read(self) -> bool:
+        """Take what has arrived, as much as one read brings; False if nothing is there or it is over."""
         try:
             if self._carries_fds:
                 size = self._receive_with_fds()
             else:
                 size = self._sock.recv_into(self.reactor.read_buffer)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self._lost(f"read failed: {error.strerror}")
-            return
+            return False
         if not size:
             self._lost("closed by the other side")
-            return
+            return False
         try:
-            for header in self._deframer.feed(self.reactor.read_view[:size]):
-                self.on_batch(self, self._decode(header))
-                if self.closed:
-                    return
-        except (FramingError, msgspec.DecodeError) as error:
+            headers = self._deframer.feed(self.reactor.read_view[:size])
+        except FramingError as error:
             self._lost(f"protocol violation: {error}")
+            return False
+        conversation = self._conversation
+        if conversation is not None:
+            if not conversation.heard(self._deframer.acknowledged, len(headers), size):
+                self._lost("protocol violation: it acknowledges what was never sent")
+                return False
+            if conversation.owes_word:
+                self.acknowledge()
+        for number, header in enumerate(headers, 1):
+            self._open(header)
+            if self.closed and conversation is None:
+                return False  # of a conversation these frames count as received: they will not come again
+            if self._postponed:
+                self._postponed.extend(bytes(each) for each in headers[number:])
+                break
+        if self._fds_lost and self._deframer.is_between_frames:
+            # What the kernel could not deliver is missing somewhere: what is left fits nobody.
+            self._fds_lost = False
+            self._close_all(self._fds_in)
+            self._fds_in.clear()
+        return not self.closed
+
+    def _open(self, header: memoryview | bytes) -> None:
+        try:
+            check_count(header)
+            messages: list[Any] = self._decode(header)
+        except Exception as error:  # DecodeError, UnicodeDecodeError, RecursionError: all are the sender's
+            self._lost(f"protocol violation: {error}")
+            return
+        self._handle(messages)
+
+    def _handle(self, messages: list[Any]) -> None:
+        try:
+            self.on_batch(self, messages)
+        except Exception as error:
+            self._contain(error, _kinds(messages))
+
+    def _one_by_one(self, messages: list[Any]) -> None:
+        on_message = self._on_message
+        assert on_message is not None
+        for number, message in enumerate(messages, 1):
+            try:
+                on_message(self, message)
+            except Exception as error:
+                self._contain(error, type(message).__name__)
+            if self.closed:
+                return
+            if self._limits.deaf_bytes and len(self._outbox) >= _ANSWERS_UNFLUSHED:
+                self.flush()
+                if self.backlog_bytes > self._limits.deaf_bytes:
+                    self._be_deaf(messages[number:])
+                    return
+
+    def _contain(self, error: Exception, kind: str) -> None:
+        self.reactor.containment.contain(error, f"handling {kind}", self.label)
+        if not self._indispensable:
+            self._lost(f"{kind} from there could not be handled: {type(error).__name__}: {error}")
+
+    def _be_deaf(self, rest: list[Any]) -> None:
+        """It does not read its answers: until it does, its requests wait."""
+        self._postponed.append(rest)
+        if not self.closed:
+            self.reactor.pause_reader(self.fd, True)
+
+    def _hear_again(self) -> None:
+        postponed, self._postponed = self._postponed, deque()
+        while postponed:
+            batch = postponed.popleft()
+            if isinstance(batch, bytes):
+                self._open(batch)
+            else:
+                self._handle(batch)
+            if self.closed:
+                return
+            if self._postponed:
+                self._postponed.extend(postponed)
+                return
+        self.reactor.pause_reader(self.fd, False)
 
     def _receive_with_fds(self) -> int:
         size, ancillary, flags, _ = self._sock.recvmsg_into(
@@ -235,12 +442,22 @@ class Connection:
                 whole = len(data) - len(data) % 4
                 self._fds_in.extend(int.from_bytes(data[i : i + 4], "little") for i in range(0, whole, 4))
         if flags & socket.MSG_CTRUNC:
-            raise OSError(0, "descriptors were lost: too many open files here (ulimit -n)")
+            self._fds_lost = True
         return size
 
     def take_fd(self) -> int:
-        """The descriptor that came with the message being handled; the caller must close it."""
+        """The descriptor that came with the message being handled; the caller must close it.
+
+        Raises DescriptorMissing.
+        """
+        if not self._fds_in:
+            why = "too many open files here (ulimit -n)" if self._fds_lost else "it was not sent"
+            raise DescriptorMissing(f"a message came without its descriptor: {why}")
         return self._fds_in.popleft()
+
+    def limit_frames(self, max_bytes: int) -> None:
+        """From now on the peer may send frames of this size."""
+        self._deframer.max_bytes = max_bytes
 
     # -- ending ----------------------------------------------------------------------------------
 
@@ -251,39 +468,58 @@ class Connection:
             if not self.closed:
                 self._release()
 
+    def withdraw(self) -> list[Message]:
+        """Close without a word; what was queued and not encoded yet."""
+        rest, self._outbox = self._outbox, []
+        if not self.closed:
+            self._release()
+        return rest
+
     def abandon(self) -> None:
         """In a fork: close this copy of the socket. The reactor, shared with the parent, hears nothing."""
         self.closed = True
         self._sock.close()
 
+    def fail(self, reason: str) -> None:
+        """It is of no use any more: close it, and tell ``on_close`` in the loop's next pass."""
+        if not self.closed:
+            self.end_reason = reason
+            self._release()
+            self.reactor.call_soon(self._tell_end)
+
     def _lost(self, reason: str) -> None:
         if not self.closed:
+            self.end_reason = reason
             self._release()
-            self._on_close(self, reason)
+            self._tell_end()
+
+    def _tell_end(self) -> None:
+        try:
+            self._on_close(self, self.end_reason)
+        except Exception as error:
+            self.reactor.containment.contain(error, "handling the end of the connection", self.label)
 
     def _release(self) -> None:
         self.closed = True
         self.reactor.remove_reader(self.fd)
         self._sock.close()
-        for fd in self._fds_in:
-            self.reactor.descriptors.close(fd)
-        for fd in self._fds_out:
-            self.reactor.descriptors.close(fd)
-        for _, fds in self._blocked:
-            for fd in fds:
-                self.reactor.descriptors.close(fd)
+        self._deframer.drop()
+        for _, fds in self._unsent:
+            self._close_all(fds)
+        self._close_all(self._fds_in)
+        self._close_all(self._fds_out)
         self._fds_in.clear()
-        self._blocked.clear()
-        self._outbox.clear()
+        self._fds_out = []
+        self._unsent.clear()
+        self._postponed.clear()
+        self.backlog_bytes = 0
+        if self._conversation is None:
+            self._outbox.clear()
+
+    def _close_all(self, fds: list[int] | deque[int]) -> None:
+        for fd in fds:
+            self.reactor.descriptors.close(fd)
 
 
-def _one_by_one(
-    on_message: Callable[[Connection, Any], None],
-) -> Callable[[Connection, list[Any]], None]:
-    def on_batch(connection: Connection, messages: list[Any]) -> None:
-        for message in messages:
-            on_message(connection, message)
-            if connection.closed:
-                return
-
-    return on_batch
+def _kinds(messages: list[Any]) -> str:
+    return ", ".join(sorted({type(message).__name__ for message in messages}))

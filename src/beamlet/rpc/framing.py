@@ -1,41 +1,69 @@
 """Frames: how a batch of messages lies in a byte stream.
 
-    u32 header length | u32 payload length | header (msgpack list of messages) | payload (raw bytes)
+    u32 header length | u32 payload length | u64 acknowledged | header (msgpack list of messages) | payload
 
-A frame is a batch: everything that was queued when the socket was written is one msgpack list, so that
-encoding, the system call and the wake-up of the other side are paid once per batch.  The payload section
-is for bulk data between nodes; on a node it is empty.
+A frame is a batch: what was queued when the socket was written is one msgpack list, so that encoding, the
+system call and the wake-up of the other side are paid once per batch; a large batch is several frames of a
+few MiB.  ``acknowledged`` counts the frames that the sender has received (rpc/conversation.py); a frame
+without header says nothing else, and is not counted.  The payload section is for bulk data between nodes; on
+a node it is empty.
 """
 
 from __future__ import annotations
 
 import struct
 
-PREFIX = struct.Struct("<II")
+PREFIX = struct.Struct("<IIQ")
 PREFIX_BYTES = PREFIX.size
-#: A header larger than this is not ours: inline values are ≤100 KB and batches are cut at FLUSH_BYTES.
+#: A header larger than this is nobody's: what is large travels through the store.
 MAX_HEADER_BYTES = 1 << 30
+#: Unfinished frames of so many bytes are nobody's concern; what is more counts against the FrameBudget.
+_FREE_BYTES = 1 << 20
 
 
 class FramingError(Exception):
-    """The peer sent something that is no frame."""
+    """The peer sent something that is no frame, or more of it than it may."""
+
+
+class FrameBudget:
+    """How much memory the unfinished frames of all connections may take together."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
 
 
 class Deframer:
-    """Cuts a byte stream into frame headers. Sans-IO."""
+    """Cuts a byte stream into frame headers. Sans-IO.
 
-    __slots__ = ("_partial", "_wanted")
+    max_bytes: of one frame's header. ``budget``: shared with others.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_budget", "_counted", "_partial", "_wanted", "acknowledged", "max_bytes")
+
+    def __init__(self, max_bytes: int = MAX_HEADER_BYTES, budget: FrameBudget | None = None) -> None:
+        self.max_bytes = max_bytes
+        self._budget = budget
+        #: What the budget knows of ``_partial``.
+        self._counted = 0
         self._partial = bytearray()
         #: Size at which ``_partial`` can hold a whole frame: until then nothing is looked at again.
         self._wanted = 0
+        #: How many of our frames the other side had received when it wrote the last frame we saw.
+        self.acknowledged = 0
+
+    @property
+    def is_between_frames(self) -> bool:
+        return not self._partial
 
     def feed(self, data: memoryview) -> list[memoryview]:
         """The headers completed by ``data``; views are valid until the buffers behind them change."""
         if self._partial:
             self._partial += data
             if len(self._partial) < self._wanted:
+                self._count()
                 return []
             buffer, self._partial = self._partial, bytearray()
             data = memoryview(buffer)
@@ -43,15 +71,39 @@ class Deframer:
         at, end = 0, len(data)
         self._wanted = PREFIX_BYTES
         while end - at >= PREFIX_BYTES:
-            header_bytes, payload_bytes = PREFIX.unpack_from(data, at)
-            if header_bytes > MAX_HEADER_BYTES or payload_bytes:
-                raise FramingError(f"frame announces {header_bytes} + {payload_bytes} bytes")
+            header_bytes, payload_bytes, self.acknowledged = PREFIX.unpack_from(data, at)
+            if header_bytes > self.max_bytes or payload_bytes:
+                raise FramingError(
+                    f"frame announces {header_bytes} + {payload_bytes} bytes; "
+                    f"{self.max_bytes} + 0 are allowed"
+                )
             stop = at + PREFIX_BYTES + header_bytes
             if stop > end:
                 self._wanted = stop - at
                 break
-            headers.append(data[at + PREFIX_BYTES : stop])
+            if header_bytes:
+                headers.append(data[at + PREFIX_BYTES : stop])
             at = stop
         if at < end:
             self._partial += data[at:]
+        if self._budget is not None:
+            self._count()
         return headers
+
+    def _count(self) -> None:
+        budget = self._budget
+        if budget is None:
+            return
+        size = max(0, len(self._partial) - _FREE_BYTES)
+        budget.used += size - self._counted
+        self._counted = size
+        if size and budget.used > budget.limit:
+            raise FramingError(
+                f"unfinished frames of all connections take {budget.used} bytes; {budget.limit} are allowed"
+            )
+
+    def drop(self) -> None:
+        """The stream is over: what is unfinished stays so."""
+        self._partial.clear()
+        if self._budget is not None:
+            self._count()

@@ -20,6 +20,8 @@ HANDSHAKE_TIMEOUT_S = 5.0
 MAX_STRANGERS = 64
 #: How long nobody is let in after the descriptors ran out.
 _BREATHER_S = 0.1
+#: How long a visitor who was shown out waits before it comes again.
+_CROWDED_S = 0.05
 #: How long a visitor stays away when the queue before the door is full.
 _QUEUE_FULL_S = 0.005
 
@@ -56,14 +58,14 @@ class Listener:
             self._reactor.remove_reader(self._sock.fileno())
             self._pause = self._reactor.call_later(_BREATHER_S, self._resume)
             return
-        if len(self._strangers) >= MAX_STRANGERS:
-            self._refuse(f"{MAX_STRANGERS} others were still proving themselves")
-            sock.close()
-            return
         if not _same_user(sock):
             self._refuse("it is another user's")
             sock.close()
             return
+        if len(self._strangers) >= MAX_STRANGERS:
+            # Who means it proves itself within a millisecond; who has been silent longest goes.
+            oldest = next(iter(self._strangers.values()))
+            self.settle(oldest, f"made room for another: {MAX_STRANGERS} had not proven themselves yet")
         stranger = _Stranger(sock, self._secret, self)
         self._strangers[sock.fileno()] = stranger
         self._reactor.add_reader(sock.fileno(), stranger.on_readable)
@@ -87,8 +89,12 @@ class Listener:
         if refusal:
             self._refuse(refusal)
             stranger.sock.close()
-        else:
+            return
+        try:
             self._on_connection(stranger.sock)
+        except Exception as error:  # it costs this visitor, not the door
+            stranger.sock.close()
+            self._reactor.containment.contain(error, "welcoming a visitor")
 
     def close(self) -> None:
         for stranger in list(self._strangers.values()):
@@ -141,18 +147,34 @@ def connect(path: str, secret: bytes, timeout_s: float = HANDSHAKE_TIMEOUT_S) ->
 
     Raises OSError (nobody listens, too slow) or HandshakeError (not our session).
     """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return _connect_once(path, secret, deadline)
+        except (BrokenPipeError, ConnectionResetError, _ShownOut):
+            # Shown out before we could prove ourselves: it is crowded, or was while we came.
+            if time.monotonic() + _CROWDED_S > deadline:
+                raise
+            time.sleep(_CROWDED_S)
+
+
+class _ShownOut(HandshakeError):
+    """The server closed the connection during the handshake."""
+
+
+def _connect_once(path: str, secret: bytes, deadline: float) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.settimeout(timeout_s)
+        sock.settimeout(max(0.001, deadline - time.monotonic()))
         with short_socket_path(path) as short:
-            _connect_patiently(sock, short, time.monotonic() + timeout_s)
+            _connect_patiently(sock, short, deadline)
         handshake = ClientHandshake(secret)
         sock.sendall(handshake.hello())
         challenge = b""
         while len(challenge) < CHALLENGE_BYTES:
             data = sock.recv(CHALLENGE_BYTES - len(challenge))
             if not data:
-                raise HandshakeError("the server closed the connection during the handshake")
+                raise _ShownOut("the server closed the connection during the handshake")
             challenge += data
         sock.sendall(handshake.answer(challenge))
     except BaseException:

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from beamlet.rpc.containment import Containment
 from beamlet.rpc.descriptors import KERNEL, Descriptors, KernelPoller, Poller
 
 if TYPE_CHECKING:
@@ -69,8 +70,11 @@ class Reactor:
         self.now = clock
         #: Makes and copies descriptors for connections.
         self.descriptors = descriptors
+        #: What becomes of errors of handlers.
+        self.containment = Containment()
         self._readers: dict[int, Callable[[], None]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
+        self._paused: set[int] = set()
         self._timers: list[Timer] = []
         self._soon: deque[Callable[[], None]] = deque()
         self._running = False
@@ -93,16 +97,27 @@ class Reactor:
         """Forget ``fd`` altogether; must come before it is closed."""
         if self._readers.pop(fd, None) is not None:
             self._writers.pop(fd, None)
+            self._paused.discard(fd)
             self._poller.unregister(fd)
 
     def set_writer(self, fd: int, on_writable: Callable[[], None] | None) -> None:
         """Also watch a registered descriptor for room to write, or no longer."""
         if on_writable is None:
             if self._writers.pop(fd, None) is not None:
-                self._poller.modify(fd, select.EPOLLIN)
+                self._watch(fd)
         elif fd in self._readers:
             self._writers[fd] = on_writable
-            self._poller.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+            self._watch(fd)
+
+    def pause_reader(self, fd: int, paused: bool) -> None:
+        """Look away from what arrives on ``fd`` (but not from its end), or look again."""
+        if fd in self._readers:
+            (self._paused.add if paused else self._paused.discard)(fd)
+            self._watch(fd)
+
+    def _watch(self, fd: int) -> None:
+        mask = 0 if fd in self._paused else select.EPOLLIN
+        self._poller.modify(fd, mask | select.EPOLLOUT if fd in self._writers else mask)
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         timer = Timer(self.now() + delay_s, callback)
@@ -167,14 +182,17 @@ class Reactor:
             if fd == self._poller.wakeup:
                 self._poller.drain()
                 continue
-            if mask & select.EPOLLOUT:
-                writer = self._writers.get(fd)
-                if writer is not None:
-                    writer()
-            if mask & ~select.EPOLLOUT:
-                reader = self._readers.get(fd)
-                if reader is not None:
-                    reader()
+            try:
+                if mask & select.EPOLLOUT:
+                    writer = self._writers.get(fd)
+                    if writer is not None:
+                        writer()
+                if mask & ~select.EPOLLOUT:
+                    reader = self._readers.get(fd)
+                    if reader is not None:
+                        reader()
+            except Exception as error:
+                self._give_up(fd, error)
         if self._soon:
             self._run_soon()
         if self._timers and self._timers[0].when <= self.now():
@@ -187,7 +205,10 @@ class Reactor:
         while self.dirty:
             dirty, self.dirty = self.dirty, []
             for connection in dirty:
-                connection.flush()
+                try:
+                    connection.flush()
+                except Exception as error:
+                    self.containment.contain(error, "flushing", connection.label)
 
     def run_forever(self) -> None:
         self._running = True
@@ -205,13 +226,25 @@ class Reactor:
 
     # -- parts -----------------------------------------------------------------------------------
 
+    def _give_up(self, fd: int, error: Exception) -> None:
+        """A reader or writer raised. It is not called again: nothing would be different the next time."""
+        self.remove_reader(fd)
+        self.containment.contain(error, f"reading or writing descriptor {fd}")
+
     def _run_soon(self) -> None:
         for _ in range(len(self._soon)):
-            self._soon.popleft()()
+            try:
+                self._soon.popleft()()
+            except Exception as error:
+                self.containment.contain(error, "running what was put off")
 
     def _run_timers(self) -> None:
         now = self.now()
         while self._timers and self._timers[0].when <= now:
             callback = heapq.heappop(self._timers).callback
-            if callback is not None:
+            if callback is None:
+                continue
+            try:
                 callback()
+            except Exception as error:
+                self.containment.contain(error, "running a timer")

@@ -223,13 +223,21 @@ class SharedReactor(Reactor):
                     self._idle()
             quiet = seen == self._turns_taken
             seen = self._turns_taken
-            if (quiet or self._wanted or self._somebody_waits()) and self._turn.acquire(blocking=False):
-                try:
-                    self._lead_in_background(seen)
-                finally:
-                    self._turn.release()
-            else:
-                self._park(deep=quiet and self._user_leads)
+            try:
+                if (quiet or self._wanted or self._somebody_waits()) and self._turn.acquire(blocking=False):
+                    try:
+                        self._lead_in_background(seen)
+                    finally:
+                        self._turn.release()
+                else:
+                    self._park(deep=quiet and self._user_leads)
+            except BaseException as error:  # SystemExit, too: nobody here could act on it
+                self._survive(error)
+
+    def _survive(self, error: BaseException) -> None:
+        if not self._closing:
+            self.containment.contain(error, "leading in the background")
+            self._parked.wait(PARK_S)
 
     def _park(self, deep: bool) -> None:
         """Let user threads have the turns for a while."""
@@ -248,7 +256,10 @@ class SharedReactor(Reactor):
         """Under the lock: what should happen now and then, busy or not."""
         self._next_idle = self.now() + IDLE_S
         if self._on_idle is not None:
-            self._on_idle()
+            try:
+                self._on_idle()
+            except Exception as error:
+                self.containment.contain(error, "housekeeping")
             self.flush()
 
     def _somebody_waits(self) -> bool:

@@ -103,6 +103,7 @@ class VirtualHead:
         reactor = self.process.reactor = Reactor(
             poller=self.process.poller, clock=world.now, descriptors=self.process.descriptors
         )
+        reactor.containment.on_contained = world.failures.append
         self.node_id = new_node_id()
         ours, theirs = self.process.descriptors.pair()
         self.factory = VirtualFactory(self, theirs)
@@ -193,6 +194,7 @@ class VirtualFactory:
             clock=self.process.world.now,
             descriptors=self.process.descriptors,
         )
+        self.process.reactor.containment.on_contained = self.process.world.failures.append
         self._link = Connection(
             move(wire, head.process, self.process),
             self.process.reactor,

@@ -262,6 +262,8 @@ class VirtualReactor(SharedReactor):
             clock=process.world.now,
             descriptors=process.descriptors,
         )
+        # What production contains fails the simulation.
+        self.containment.on_contained = process.world.failures.append
         self.lock = VirtualLock()  # type: ignore[assignment]
         self._process = process
         process.reactor = self

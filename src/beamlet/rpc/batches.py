@@ -1,0 +1,70 @@
+"""Batches of messages to frames and back: encoders and decoders, and where a large batch is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from beamlet.protocol.message import Message
+from beamlet.rpc.framing import PREFIX, PREFIX_BYTES, FramingError
+
+#: A frame is cut at about this size: the receiver holds it whole before it handles its first message.
+FRAME_BYTES = 4 << 20
+#: A frame holds no more messages than this; twice as many are refused unseen.
+FRAME_MESSAGES = 1024
+#: So many are encoded in one go without a thought for their size.
+FEW_MESSAGES = 64
+
+_encoder = msgspec.msgpack.Encoder()
+_encode_into = _encoder.encode_into
+#: By the identity of the union, which is kept alive beside it: hashing one writes to all its types, and in a
+#: fresh fork every page that is written to is a page to copy.
+_decoders: dict[int, tuple[Any, msgspec.msgpack.Decoder[list[Message]]]] = {}
+#: msgpack's arrays of up to 15 elements, and those with a length of two bytes.
+_LAST_SHORT_ARRAY, _LONG_ARRAY = 0x9F, 0xDC
+
+
+def decoder_for(messages: Any) -> msgspec.msgpack.Decoder[list[Message]]:
+    """The shared decoder of batches of one union of message types."""
+    known = _decoders.get(id(messages))
+    if known is None:
+        known = _decoders[id(messages)] = messages, msgspec.msgpack.Decoder(list[messages])
+    return known[1]
+
+
+def encode_frame(messages: list[Message], acknowledged: int = 0) -> bytearray:
+    """One frame holding ``messages``."""
+    frame = bytearray(PREFIX_BYTES)
+    _encode_into(messages, frame, PREFIX_BYTES)
+    PREFIX.pack_into(frame, 0, len(frame) - PREFIX_BYTES, 0, acknowledged)
+    return frame
+
+
+def encode_word(acknowledged: int) -> bytearray:
+    """A frame that only acknowledges."""
+    return bytearray(PREFIX.pack(0, 0, acknowledged))
+
+
+def encode_frames(messages: list[Message], acknowledged: int = 0) -> Iterator[bytearray]:
+    """``messages`` as several frames, none much larger than FRAME_BYTES unless one message is."""
+    start, count = 0, FEW_MESSAGES
+    while start < len(messages):
+        frame = encode_frame(messages[start : start + count], acknowledged)
+        if len(frame) > 2 * FRAME_BYTES and count > 1:
+            count //= 4
+            continue
+        yield frame
+        start += count
+        if len(frame) < FRAME_BYTES // 4:
+            count = min(FRAME_MESSAGES, count * 2)
+
+
+def check_count(header: memoryview | bytes) -> None:
+    """Raises FramingError for a batch of more messages than anybody sends, before they are built."""
+    first = header[0]
+    if first > _LAST_SHORT_ARRAY and (
+        first != _LONG_ARRAY or int.from_bytes(header[1:3], "big") > 2 * FRAME_MESSAGES
+    ):
+        raise FramingError(f"more than {2 * FRAME_MESSAGES} messages in one frame, or no list of messages")
