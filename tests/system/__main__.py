@@ -32,9 +32,10 @@ def main(words: list[str]) -> int:
         return 2
     from system import storm
 
-    for seed in seeds(words):
+    cuts = words[0] == "--cuts"
+    for seed in seeds(words[cuts:]):
         print(f"seed {seed} …", end=" ", flush=True)
-        world = storm.run(seed)
+        world = storm.run(seed, cuts)
         print(f"{world.event_count} events, {world.time_s - 1000:.1f} s, {world.trace_digest}", flush=True)
     return 0
 

@@ -43,8 +43,12 @@ class Asked(NamedTuple):
 class Mess:
     """One driver's program: a number of random things, and answers that must be right."""
 
-    def __init__(self, seed: str, faulty: bool) -> None:
+    def __init__(self, seed: str, faulty: bool, names: list[str]) -> None:
         self.rng = random.Random(seed)
+        #: It leaves without waiting for answers, in order.
+        self.impatient = self.rng.random() < 0.2
+        #: Of all drivers' named actors.
+        self.known_names = names
         self.faulty = faulty
         self.asked: list[Asked] = []
         self.actors: list[Any] = []
@@ -61,6 +65,11 @@ class Mess:
             if self.asked and self.rng.random() < 0.2:
                 self.check(self.asked.pop(self.rng.randrange(len(self.asked))))
         driver.process.world.tell(f"{driver.process!r} has asked for everything")
+        if self.impatient:
+            self.answered = True
+            self.asked.clear()
+            self.actors.clear()
+            return
         while self.asked:
             self.check(self.asked.pop(0))
         for name in self.names:
@@ -219,6 +228,7 @@ class Mess:
             if self.rng.random() < 0.5:
                 options["lifetime"] = "detached"
             self.names.append(options["name"])
+            self.known_names.append(options["name"])
         try:
             self.actors.append(far.Counter.options(**options).remote())
         except exceptions.RayError:
@@ -253,6 +263,16 @@ class Mess:
     def ask_task_with_actor(self) -> None:
         self.expect("use_actor", far.use_actor.remote(self.actor()), lambda value: value == 1, _DEAD)
 
+    def ask_somebodys(self) -> None:
+        if not self.known_names:
+            return
+        try:
+            counter = ray.get_actor(self.rng.choice(self.known_names))
+        except ValueError:
+            return
+        self.expect("another's actor", counter.up.remote(), lambda value: value >= 1, _DEAD)
+        self.expect("keep", counter.keep.remote([ray.put(2)]), lambda value: value >= 1, _DEAD)
+
     def ask_kill(self) -> None:
         if self.actors:
             counter = self.actors.pop(self.rng.randrange(len(self.actors)))
@@ -280,10 +300,13 @@ def end_detached(_: VirtualDriver) -> None:
 class Faults:
     """Kills, stalls and cuts at moments drawn from the seed, until ``stop``."""
 
-    def __init__(self, cluster: VirtualCluster, mess: dict[VirtualDriver, Mess], every_s: float) -> None:
+    def __init__(
+        self, cluster: VirtualCluster, mess: dict[VirtualDriver, Mess], every_s: float, cuts: bool
+    ) -> None:
         self._cluster = cluster
         self._mess = mess
         self._every_s = every_s
+        self._cuts = cuts
         self._stopped = False
         self._next()
 
@@ -297,7 +320,10 @@ class Faults:
         world = self._cluster.world
         draw = world.rng.random()
         workers = self._cluster.workers
-        if draw < 0.45 and workers:
+        if self._cuts and draw < 0.5:
+            if wires := self._cluster.peer_wires():
+                world.rng.choice(wires).cut()
+        elif draw < 0.45 and workers:
             world.rng.choice(workers).process.kill()
         elif draw < 0.9:
             alive = [process for process in world.processes if not process.ended]
@@ -314,8 +340,8 @@ class Faults:
         self._stopped = True
 
 
-def run(seed: int) -> World:
-    """One storm. Raises Broken, with seed and story."""
+def run(seed: int, cuts: bool = False) -> World:
+    """One storm. Raises Broken, with seed and story. ``cuts``: connections between the living break, too."""
     world = World(seed)
     rng = world.rng
     with virtual_os(world):
@@ -324,7 +350,7 @@ def run(seed: int) -> World:
             world, cpus=rng.randint(1, 4), warm_workers=warm, arena_bytes=rng.choice([2, 8]) << 20
         )
         try:
-            _storm(world, cluster, warm)
+            _storm(world, cluster, warm, cuts)
         except Broken as broken:
             broken.add_note(f"{world.story()}\n{world.waits()}\nreplay: python tests/system {seed}")
             raise
@@ -333,16 +359,17 @@ def run(seed: int) -> World:
     return world
 
 
-def _storm(world: World, cluster: VirtualCluster, warm: int) -> None:
+def _storm(world: World, cluster: VirtualCluster, warm: int, cuts: bool) -> None:
     rng = world.rng
     virtual_audit.watch(cluster)
     faulty = rng.random() < 0.7
     mess: dict[VirtualDriver, Mess] = {}
+    names: list[str] = []
     for number in range(rng.randint(1, 3)):
-        program = Mess(f"{world.seed} driver {number}", faulty)
+        program = Mess(f"{world.seed} driver {number}", faulty, names)
         mess[cluster.driver(f"driver{number}", program)] = program
         world.run_for(rng.choice([0.0, 0.002, 0.2]))
-    faults = Faults(cluster, mess, rng.choice([0.02, 0.2, 1.0])) if faulty else None
+    faults = Faults(cluster, mess, rng.choice([0.02, 0.2, 1.0]), cuts) if faulty else None
     if faults is not None:
         world.later(rng.uniform(0.1, 3.0), faults.stop)
     world.run(

@@ -49,7 +49,7 @@ from beamlet.rpc.reactor import Reactor
 from beamlet.rpc.turns import Waiter
 from beamlet.testing.virtual_process import VirtualProcess, VirtualReactor
 from beamlet.testing.virtual_refs import VirtualRef
-from beamlet.testing.virtual_wires import Kernel, VirtualWire
+from beamlet.testing.virtual_wires import End, Kernel, VirtualWire
 from beamlet.testing.world import World
 
 _IP = "10.0.0.1"
@@ -77,6 +77,19 @@ class VirtualCluster:
     def workers(self) -> list[VirtualWorker]:
         """Those that live."""
         return [worker for worker in self.head.factory.children.values() if not worker.process.ended]
+
+    def peer_wires(self) -> list[End]:
+        """Connections between two living core workers, one end of each."""
+        ends = [end for process in self.world.processes for end in process.descriptors.open.values()]
+        node = {self.head.process, self.head.factory.process}
+        return [
+            end
+            for end in ends
+            if end.name < end.other.name
+            and not end.eof
+            and not node.intersection(holders := [*end.holders, *end.other.holders])
+            and len(holders) == 2
+        ]
 
     def close(self) -> None:
         """End all processes, whatever they do; what goes wrong now is no news."""

@@ -88,6 +88,11 @@ class End:
 
     # -- bytes -----------------------------------------------------------------------------------
 
+    @property
+    def holders(self) -> list[VirtualProcess]:
+        """The processes that read it."""
+        return list(dict.fromkeys(self.fds.values()))
+
     def send(self, data: bytes, fds: list[int]) -> int:
         """Take what there is room for; the descriptors go with the first byte and belong to us then."""
         other = self.other
@@ -184,9 +189,15 @@ class End:
                 self.other.wake()  # a writer that waits for room learns at once
 
     def cut(self) -> None:
-        """The wire breaks: what was on its way to this end is lost, and the end of the stream comes."""
-        self.eof = True
-        self.wake()
+        """The wire breaks: what is on its way is lost, and either side notices in its own time."""
+        for end in (self, self.other):
+            end.world.later(end.world.latency(), end._break)
+        self.world.tell(f"{self.name} is cut from {self.other.name}")
+
+    def _break(self) -> None:
+        if not self.closed:
+            self.eof = True
+            self.wake()
 
 
 class VirtualWire:
