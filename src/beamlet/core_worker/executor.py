@@ -13,6 +13,7 @@ from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.blocked import BlockedThreads
 from beamlet.core_worker.executing.execution import Execution
 from beamlet.core_worker.executing.execution_queue import Item
+from beamlet.core_worker.executing.leaving import Leaving
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.executing.producers import Producers
 from beamlet.core_worker.executing.runner import Runner
@@ -53,8 +54,9 @@ class ExecutorCore(CoreWorker):
         blocking = WorkerBlocking(self.reactor, self.link, explaining, blocked, waits)
         self.compose_waiting(waits, explaining, blocking)
         self.answers = Answers(self.reactor, self.link, self.refs, self.releases, self.work)
+        self.leaving = Leaving(self.reactor, self.link, self.answers, self.output)
         self.releases.on_reply_may_go = self.answers.may_go
-        self.producers = Producers(self.reactor, blocking)
+        self.producers = Producers(self.reactor, blocking, self.work)
         self.execution = Execution(
             self.reactor, self.link, self.work, self.answers, self.producers, blocked, self, run
         )
@@ -82,6 +84,7 @@ class ExecutorCore(CoreWorker):
             work=self.work,
             execution=self.execution,
             runner=self.runner,
+            leaving=self.leaving,
             output=self.output,
             contexts=self.contexts,
         )

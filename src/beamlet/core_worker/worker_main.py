@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -14,16 +14,18 @@ from beamlet.base.ids import own_task_id
 from beamlet.base.invariants import InvariantBroken
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import Identity
-from beamlet.core_worker.executing.actor_process import leave_process, shut_hook
 from beamlet.core_worker.executing.execution_queue import Item, Order, Pushed
 from beamlet.core_worker.executor import ExecutorCore
 from beamlet.core_worker.interrupts import may_raise, send_again
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import StartActor
-from beamlet.protocol.node import DescribeTask, ExitedOnPurpose, ExitWorker, JobDescription, WorkerReady
+from beamlet.protocol.node import DescribeTask, ExitWorker, JobDescription, WorkerReady
 from beamlet.protocol.peer import CallActor, PushTask
 from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.turns import SharedReactor
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.executing.async_actor import AsyncCalls
 
 #: What a worker whose own books are wrong exits with; its last words on stderr say which.
 BROKEN_EXIT = 70
@@ -71,7 +73,7 @@ class Worker:
         try:
             self.core.execution.serve(self.core.work.queue)
         except SystemExit as exit_:
-            self._exit_of_user(exit_)
+            self.core.leaving.end_as_asked(exit_)
 
     # -- work ------------------------------------------------------------------------------------
 
@@ -88,10 +90,19 @@ class Worker:
     def _follow(self, order: Pushed | Order) -> None:
         if isinstance(order, StartActor):
             self.actor.start(order)
-            if self.core.work.loop is not None and self.actor.instance is not None:
-                self.core.work.loop.run_forever()
+            if self.core.work.loop is not None:
+                self._serve_loop(self.core.work.loop)
         elif isinstance(order, ExitWorker):
             self._leave(order.reason)
+
+    def _serve_loop(self, loop: AsyncCalls) -> None:
+        """The main thread's life from now on; what was ordered meanwhile is passed on."""
+        with self.core.lock:
+            while self.core.work.queue.items:
+                _, order = self.core.work.queue.items.popleft()
+                assert isinstance(order, Order), "calls come when the actor is known to be alive"
+                loop.take_order(order)
+        loop.run_forever()
 
     def _set_title(self, name: str) -> None:
         if name != self._title:
@@ -140,21 +151,10 @@ class Worker:
     # -- ends ------------------------------------------------------------------------------------
 
     def _leave(self, reason: str) -> None:
-        with self.core.lock:
-            self.core.link.send(ExitedOnPurpose(reason))
-            self.core.reactor.flush()
-        if self.actor.instance is not None:
-            shut_hook(self.actor.instance)
-        leave_process(self.output, 0)
-
-    def _exit_of_user(self, exit_: SystemExit) -> None:
-        """User code called sys.exit(): the process ends with that code, and those who wait learn it."""
-        code = exit_.code
-        if not isinstance(code, int):
-            if code is not None:
-                print(code, file=sys.stderr)
-            code = 0 if code is None else 1
-        leave_process(self.output, code)
+        if self.core.work.spec is not None and self.actor.instance is not None:
+            self.actor.leave_when_done(reason, own_calls=0)
+        self.core.leaving.tell(reason)
+        self.core.leaving.end(0)
 
     def _raylet_lost(self, reason: str) -> None:
         """The node is gone: nothing of ours may outlive it."""

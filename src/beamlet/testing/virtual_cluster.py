@@ -280,7 +280,7 @@ class VirtualWorker:
         try:
             core.execution.serve(core.work.queue)
         except SystemExit as exit_:
-            worker._exit_of_user(exit_)
+            core.leaving.end_as_asked(exit_)
         self.process.exit(0)
 
 

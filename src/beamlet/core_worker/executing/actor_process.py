@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import os
-import sys
-import threading
-from typing import Any
+import gc
+from time import monotonic
+from typing import Any, NoReturn
 
 from beamlet.base.ids import actor_creation_task_id
 from beamlet.core_worker.context import Contexts, TaskContext, current_task
 from beamlet.core_worker.executing.execution import Execution
 from beamlet.core_worker.executing.execution_queue import ExecutionQueue
+from beamlet.core_worker.executing.leaving import Leaving, run_hooks, tell_hook_failed
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.executing.runner import ActorExit, Runner, show_devices
-from beamlet.core_worker.executing.work import Work
+from beamlet.core_worker.executing.work import READY, TERMINATE, Work
 from beamlet.core_worker.functions import FunctionTable
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
@@ -23,10 +21,12 @@ from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.peers import Peer
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
-from beamlet.protocol.node import ExitedOnPurpose
 from beamlet.protocol.peer import CallActor
-from beamlet.rpc.turns import SharedReactor
+from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.values import pack, serialize_error
+
+#: How often a leaving actor looks whether its other threads are done.
+_LOOK_AGAIN_S = 0.005
 
 
 class ActorProcess:
@@ -43,6 +43,7 @@ class ActorProcess:
         work: Work,
         execution: Execution,
         runner: Runner,
+        leaving: Leaving,
         output: Output,
         contexts: Contexts,
     ) -> None:
@@ -55,12 +56,16 @@ class ActorProcess:
         self._work = work
         self._execution = execution
         self._runner = runner
+        self._leaving = leaving
         self._output = output
         self._contexts = contexts
         self.instance: Any = None
+        self.class_name = ""
         #: What its output and its errors are signed with.
         self.shown_as = ""
         self._methods: dict[str, Any] = {}
+        #: Calls that run here and wait for the others to be done.
+        self._leaving_calls = 0
 
     # -- birth -----------------------------------------------------------------------------------
 
@@ -69,7 +74,7 @@ class ActorProcess:
         spec = self._work.spec = message.spec
         self._work.incarnation = message.incarnation
         self._work.is_constructing = True
-        self.shown_as = spec.class_name
+        self.class_name = self.shown_as = spec.class_name
         self._runner.actor_id = spec.actor_id.hex()
         set_title(f"beamlet::{spec.class_name}")
         show_devices(message.accelerators)
@@ -108,24 +113,25 @@ class ActorProcess:
             current_task.reset(token)
         self._output.flush()
         if not error:
-            self._start_threads(spec)
+            self._allow_threads(spec)
+        else:
+            self._work.loop = None  # what comes now is the order to end
         with self._lock:
             self._link.send(ActorStarted(spec.actor_id, message.incarnation, error, self.shown_as))
             self._reactor.flush()
 
-    def _start_threads(self, spec: ActorSpec) -> None:
-        """The main thread serves one call at a time; the others are helpers beside it."""
-        if spec.is_async:
+    def _allow_threads(self, spec: ActorSpec) -> None:
+        """The main thread serves the default group; further threads come when there is work for them."""
+        work, execution = self._work, self._execution
+        if work.loop is not None:
             return
         for group, limit in spec.concurrency_groups.items():
-            queue = self._work.groups[group] = ExecutionQueue()
-            self._start_helpers(queue, limit, group)
-        self._start_helpers(self._work.queue, spec.max_concurrency - 1, "default")
-
-    def _start_helpers(self, queue: ExecutionQueue, count: int, group: str) -> None:
-        for number in range(count):
-            name = f"beamlet-{group}-{number}"
-            threading.Thread(target=self._execution.serve, args=(queue,), name=name, daemon=True).start()
+            queue = work.groups[group] = ExecutionQueue()
+            execution.serve_with(queue, limit, f"beamlet-{group}")
+        execution.serve_with(work.queue, spec.max_concurrency - 1, "beamlet-default")
+        if spec.concurrency_groups or spec.max_concurrency > 1:
+            work.system = ExecutionQueue()
+            execution.serve_with(work.system, 1, "beamlet-system")
 
     def _become_async(self, spec: ActorSpec) -> None:
         from beamlet.core_worker.executing.async_actor import (
@@ -137,50 +143,71 @@ class ActorProcess:
     # -- life ------------------------------------------------------------------------------------
 
     def run_call(self, sender: Peer, call: CallActor) -> None:
-        """One call in the calling thread. ActorExit ends the process."""
-        spec = self._work.spec
-        assert spec is not None
+        """One call in the calling thread. ActorExit and SystemExit end the process, in any thread."""
         try:
-            method = self.method(call.method)
-            self._runner.run_call(sender, call, method, f"{spec.class_name}.{call.method}")
+            method = self._methods.get(call.method) or self.method(call.method)
+            self._runner.run_call(sender, call, method, f"{self.class_name}.{call.method}")
         except ActorExit:
             self.leave("exit_actor()")
+        except SystemExit as exit_:
+            self._leaving.end_as_asked(exit_)
 
     def method(self, name: str) -> Any:
+        """What a call of that name calls. An instance that refuses it fails the call, not the process."""
         method = self._methods.get(name)
         if method is None:
-            method = _implicit(self, name) or getattr(self.instance, name)
+            try:
+                method = _implicit(self, name) or getattr(self.instance, name)
+            except Exception as error:
+                return _Failing(error)
             self._methods[name] = method
         return method
 
     # -- end -------------------------------------------------------------------------------------
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str) -> NoReturn:
         """End the process on purpose: hooks run, what was answered goes out first."""
+        self._leaving.tell(reason)
+        for name, _ in run_hooks(self.instance):
+            error = TypeError("it is a coroutine, and this actor has no event loop to run it on")
+            tell_hook_failed(name, self.instance, error)
+        self._end()
+
+    def leave_when_done(self, reason: str, own_calls: int) -> NoReturn:
+        """The same once no other thread has a call to run; ``own_calls``: what the calling thread runs."""
+        work = self._work
         with self._lock:
-            self._link.send(ExitedOnPurpose(reason))
-            self._reactor.flush()
-        shut_hook(self.instance)
-        leave_process(self._output, 0)
+            self._leaving_calls += own_calls
+        while len(work.running) > self._leaving_calls or any(q.items for q in work.groups.values()):
+            self._reactor.wait(Waiter(), monotonic() + _LOOK_AGAIN_S)
+        self.leave(reason)
 
-
-def leave_process(output: Output, code: int) -> None:
-    """An orderly end from any thread: atexit handlers, buffered output, then the process is gone."""
-    with contextlib.suppress(BaseException):
-        atexit._run_exitfuncs()
-    output.flush()
-    os._exit(code)
-
-
-def shut_hook(instance: Any) -> None:
-    """The clean-up methods a class may define, Ray's name or ours. Its errors are shown, not obeyed."""
-    for name in ("__beamlet_shutdown__", "__ray_shutdown__"):
-        hook = getattr(instance, name, None)
-        if hook is not None:
+    async def leave_from_loop(self, reason: str) -> NoReturn:
+        """The same on the event loop, where hooks may be coroutines."""
+        self._leaving.tell(reason)
+        for name, unfinished in run_hooks(self.instance):
             try:
-                hook()
+                await unfinished
             except BaseException as error:
-                print(f"{name} of {type(instance).__name__} raised {error!r}", file=sys.stderr)
+                tell_hook_failed(name, self.instance, error)
+        self._end()
+
+    def _end(self) -> NoReturn:
+        """Let the instance go, as Python does with what nobody needs any more: its ``__del__`` runs."""
+        self._methods.clear()
+        self.instance = None
+        gc.collect()
+        self._leaving.end(0)
+
+
+class _Failing:
+    """Stands in for a method that could not be had."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        raise self._error
 
 
 def _own_repr(instance: Any) -> str | None:
@@ -195,10 +222,10 @@ def _own_repr(instance: Any) -> str | None:
 
 def _implicit(actor: ActorProcess, name: str) -> Any:
     """Methods that every actor has."""
-    if name == "__ray_ready__":
+    if name == READY:
         return lambda: True
     if name == "__ray_call__":
         return lambda function, *args, **kwargs: function(actor.instance, *args, **kwargs)
-    if name == "__ray_terminate__":
-        return lambda: actor.leave("__ray_terminate__()")
+    if name == TERMINATE:
+        return lambda: actor.leave_when_done("__ray_terminate__()", own_calls=1)
     return None

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from time import monotonic
 
+from beamlet.core_worker.executing.execution_queue import Pushed
 from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.peers import Peer
+from beamlet.exceptions import RaySystemError, TaskCancelledError
 from beamlet.protocol.message import Message
 from beamlet.protocol.node import OutputMark
-from beamlet.rpc.turns import SharedReactor
+from beamlet.protocol.peer import Results
+from beamlet.rpc.turns import SharedReactor, Waiter
+from beamlet.serialization.values import dump_error
 
 _FLUSH_COUNT = 64
 _FLUSH_QUIET_S = 200e-6
@@ -39,6 +43,7 @@ class Answers:
     def __init__(
         self, reactor: SharedReactor, link: NodeLink, refs: ReferenceCounter, releases: Releases, work: Work
     ) -> None:
+        self._reactor = reactor
         self._lock = reactor.lock
         self._link = link
         self._refs = refs
@@ -46,6 +51,8 @@ class Answers:
         self._queue = work.queue
         self._held: dict[int, HeldAnswer] = {}
         self._last_name = 0
+        #: Of a thread in ``send_all``.
+        self._emptied: Waiter | None = None
 
     def next_name(self) -> int:
         """A name for an answer that may have to be held."""
@@ -79,6 +86,17 @@ class Answers:
             self._releases.perform()
             self._flush_if_due(receiver)
 
+    def send_failure(self, receiver: Peer, work: Pushed, error: Exception) -> None:
+        """A mistake of ours in running ``work``: whoever waits for it learns so."""
+        name = work.name or work.task_id.hex()
+        self._reactor.containment.contain(error, f"running or answering {name}")
+        text = f"the worker could not run or answer {name}: {error!r}"
+        self.send(receiver, _failure(work, RaySystemError(text)))
+
+    def send_cancelled(self, receiver: Peer, work: Pushed) -> None:
+        """It never began, and never will. Under the lock."""
+        receiver.send(_failure(work, TaskCancelledError(work.task_id.hex())))
+
     def may_go(self, name: int) -> None:
         """One of the things a held answer waits for has happened."""
         held = self._held.get(name)
@@ -88,10 +106,32 @@ class Answers:
         if not held.waits:
             del self._held[name]
             held.receiver.send(held.message)
+            self._tell_if_empty()
 
     def receiver_gone(self, receiver: Peer) -> None:
         """Nobody waits for these any more. Under the lock."""
         self._held = {name: held for name, held in self._held.items() if held.receiver is not receiver}
+        self._tell_if_empty()
+
+    def send_all(self, timeout_s: float) -> None:
+        """Wait until nothing is held any more; what still is after ``timeout_s`` leaves all the same.
+
+        Before the end of the process, without the lock: an answer late for its output is better than none.
+        """
+        with self._lock:
+            if self._held:
+                self._emptied = Waiter()
+        if self._emptied is not None:
+            self._reactor.wait(self._emptied, monotonic() + timeout_s)
+        with self._lock:
+            held, self._held = self._held, {}
+            for each in held.values():
+                each.receiver.send(each.message)
+            self._reactor.flush()
+
+    def _tell_if_empty(self) -> None:
+        if self._emptied is not None and not self._held:
+            self._emptied.complete()
 
     def _flush_if_due(self, receiver: Peer) -> None:
         """While more work waits, answers gather; an idle thread flushes before it waits."""
@@ -100,3 +140,8 @@ class Answers:
             return
         if connection.queued_count >= _FLUSH_COUNT or monotonic() - connection.last_flush > _FLUSH_QUIET_S:
             connection.flush()
+
+
+def _failure(work: Pushed, error: Exception) -> Results:
+    """``error`` for each value that ``work`` was to return."""
+    return Results(work.seq, [dump_error(error)] * max(1, work.num_returns), failed=True)

@@ -15,16 +15,18 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from beamlet.core_worker.context import TaskContext, current_task
+from beamlet.core_worker.executing.execution_queue import Order
 from beamlet.core_worker.executing.loop_watch import LoopWatch
 from beamlet.core_worker.executing.producers import Producer
 from beamlet.core_worker.executing.runner import Runner
-from beamlet.core_worker.executing.work import Work
+from beamlet.core_worker.executing.work import READY, TERMINATE, Work
 from beamlet.core_worker.peers import Peer
 from beamlet.exceptions import AsyncioActorExit, TaskCancelledError
 from beamlet.protocol.gcs import ActorSpec
+from beamlet.protocol.node import ExitWorker
 from beamlet.protocol.peer import CallActor
 from beamlet.rpc.turns import SharedReactor
 
@@ -102,6 +104,11 @@ class AsyncCalls:
         self._running_counts: dict[str, int] = dict.fromkeys(self._limits, 0)
         self._waiting: dict[str, deque[Call]] = {group: deque() for group in self._limits}
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        #: Why the actor ends once nothing is left to do; "" while it is not to end.
+        self._ending = ""
+        #: Calls that asked it to.
+        self._terminating = 0
+        self._end: asyncio.Task[NoReturn] | None = None
 
     # -- arrival (under the lock, any thread) ----------------------------------------------------
 
@@ -118,11 +125,13 @@ class AsyncCalls:
         else:
             self.loop.call_soon_threadsafe(callback)
 
-    def cancel(self, task_id: bytes) -> bool:
-        task = self._tasks.get(task_id)
-        if task is not None:
-            self.loop.call_soon_threadsafe(task.cancel)
-        return task is not None
+    def cancel(self, task_id: bytes) -> None:
+        self._soon(partial(self._cancel, task_id))
+
+    def take_order(self, order: Order) -> None:
+        """To end once nothing is left to do."""
+        if isinstance(order, ExitWorker):
+            self._soon(partial(self._end_when_idle, order.reason))
 
     def _name_of(self, task: asyncio.Task[None]) -> str:
         """The call that ``task`` runs, or the task's own name if it was started by one."""
@@ -136,8 +145,15 @@ class AsyncCalls:
 
     def is_queued(self, task_id: bytes) -> bool:
         """Whether the call is here and has not begun. Under the lock."""
-        queues = (self._arrived, *self._waiting.values())
-        return any(call.task_id == task_id for queue in queues for _, call in queue)
+        return self.find(task_id) is not None
+
+    def find(self, task_id: bytes) -> CallActor | None:
+        return next(
+            (call for queue in self._queues() for _, call in tuple(queue) if call.task_id == task_id), None
+        )
+
+    def _queues(self) -> tuple[deque[Call], ...]:
+        return self._arrived, *self._waiting.values()
 
     # -- on the loop -----------------------------------------------------------------------------
 
@@ -150,7 +166,7 @@ class AsyncCalls:
         while arrived:
             item = arrived.popleft()
             group = item[1].group if item[1].group in self._limits else ""
-            if self._running_counts[group] < self._limits[group]:
+            if self._running_counts[group] < self._limits[group] or item[1].method == READY:
                 self._start(group, item)
             else:
                 self._waiting[group].append(item)
@@ -167,36 +183,46 @@ class AsyncCalls:
         current_task.set(context)
         self._running[call.task_id] = context
         started = time_ns()
+        failure: BaseException | None = None
+        result: list[Any] = []
         try:
+            if call.method == TERMINATE:
+                self._terminating += 1
+                self._end_when_idle("__ray_terminate__()")
+                await asyncio.Event().wait()  # until the process is gone
             method = self._actor.method(call.method)
             args, kwargs = runner.arguments(call, context)
             value = method(*args, **kwargs)
             if inspect.isasyncgen(value):
                 await self._consume(sender, call, value, context)
                 value = None
-            elif inspect.isawaitable(value):
-                value = await value
-            elif call.num_returns < 0:
-                value = runner.consume(sender, call, value, context)
-            result = [value]
+            else:
+                if inspect.isawaitable(value):
+                    value = await value
+                if call.num_returns < 0:
+                    value = runner.consume(sender, call, value, context)
+            result.append(value)
             del args, kwargs, value
         except asyncio.CancelledError:
-            self._finished(group, call)
-            runner.answer_error(sender, call, context, TaskCancelledError(call.task_id.hex()))
+            failure = TaskCancelledError(call.task_id.hex())
         except AsyncioActorExit:
-            self._actor.leave("exit_actor()")
+            await self._actor.leave_from_loop("exit_actor()")
         except BaseException as error:
-            self._finished(group, call)
-            runner.answer_error(sender, call, context, error)
-        else:
-            self._finished(group, call)
-            runner.note(call.task_id, name, started, time_ns(), False)
-            runner.answer(sender, call, context, result, 0)
+            failure = error
+        self._finished(group, call)
+        runner.note(call.task_id, name, started, time_ns(), failure is not None)
+        try:
+            if failure is None:
+                runner.answer(sender, call, context, result, 0)
+            else:
+                runner.answer_error(sender, call, context, failure)
+        except Exception as error:
+            runner.answers.send_failure(sender, call, error)
 
     async def _consume(self, sender: Peer, call: CallActor, values: Any, context: TaskContext) -> None:
         """Run an async generator to its end, sending each item."""
         producers = self._runner.producers
-        producer = producers.begin(call.task_id, sender)
+        producer = producers.begin(call, sender)
         index = 0
         try:
             async for value in values:
@@ -228,3 +254,30 @@ class AsyncCalls:
         waiting = self._waiting[group]
         if waiting:
             self._start(group, waiting.popleft())
+        elif self._ending:
+            self._end_if_idle()
+
+    def _cancel(self, task_id: bytes) -> None:
+        task = self._tasks.get(task_id)
+        if task is not None:
+            if task_id in self._running:
+                task.cancel()
+            else:  # created in this pass: a coroutine that never began could not answer
+                self.loop.call_soon(self._cancel, task_id)
+            return
+        for queue in self._queues():
+            for item in queue:
+                if item[1].task_id == task_id:
+                    queue.remove(item)
+                    with self._lock:
+                        self._runner.answers.send_cancelled(*item)
+                    return
+
+    def _end_when_idle(self, reason: str) -> None:
+        self._ending = reason
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        """Calls that asked for the end wait for it, and are not waited for."""
+        if self._unfinished() - self._terminating == 0 and self._end is None:
+            self._end = self.loop.create_task(self._actor.leave_from_loop(self._ending))

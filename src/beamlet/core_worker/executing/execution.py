@@ -8,26 +8,25 @@ thread that runs user code.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
 from beamlet.base.ids import TaskId
 from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.blocked import BlockedThreads
-from beamlet.core_worker.executing.execution_queue import ExecutionQueue, Item, Pushed
+from beamlet.core_worker.executing.execution_queue import ExecutionQueue, Item, Order, Pushed
 from beamlet.core_worker.executing.ports import OwnTasks
 from beamlet.core_worker.executing.producers import Producers
 from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.peers import Peer
-from beamlet.exceptions import TaskCancelledError
 from beamlet.protocol import node
-from beamlet.protocol.gcs import StartActor
-from beamlet.protocol.peer import CallActor, CancelTask, HandedBack, PushTask, Results, StealTasks
+from beamlet.protocol.peer import CallActor, CancelTask, HandedBack, PushTask, StealTasks
 from beamlet.rpc.turns import SharedReactor, Waiter
-from beamlet.serialization.values import dump_error
 
 
 class Execution:
@@ -74,9 +73,12 @@ class Execution:
     def steal(self, sender: Peer, message: StealTasks) -> None:
         sender.send(HandedBack(self._queue.steal(sender, message.most)))
 
-    def order_arrived(self, order: StartActor | node.ExitWorker) -> None:
+    def order_arrived(self, order: Order) -> None:
         """To be followed after the work that is queued."""
-        self._queue.put((None, order))
+        if self._work.loop is not None:
+            self._work.loop.take_order(order)
+        else:
+            self._queue.put((None, order))
 
     def exit_asked(self, order: node.ExitWorker) -> None:
         if order.optional and self._own_tasks.is_needed():
@@ -100,7 +102,11 @@ class Execution:
     def cancel(self, sender: Peer, message: CancelTask) -> None:
         queued = self._work.remove(message.task_id)
         if queued is not None:
-            _answer_cancelled(*queued)
+            self._answers.send_cancelled(*queued)
+            return
+        loop = self._work.loop
+        if loop is not None and loop.is_queued(message.task_id):
+            loop.cancel(message.task_id)
             return
         context = self._work.running.get(message.task_id)
         if context is None:
@@ -112,7 +118,6 @@ class Execution:
         if message.force:
             os._exit(1)
         self._producers.drop(message.task_id)
-        loop = self._work.loop
         if loop is not None:
             loop.cancel(message.task_id)
         elif context.thread == threading.main_thread().ident:
@@ -121,10 +126,9 @@ class Execution:
 
     # -- running (no lock) -----------------------------------------------------------------------
 
-    def serve(self, queue: ExecutionQueue) -> None:
-        """Run what comes until the process ends. One thread's life."""
+    def serve(self, queue: ExecutionQueue, woken: bool = False) -> None:
+        """Run what comes until the process ends. One thread's life; ``woken``: it was started for an item."""
         lock, reactor, run = self._lock, self._reactor, self._run
-        woken = False
         while True:
             with lock:
                 waiter = Waiter()
@@ -135,7 +139,35 @@ class Execution:
                     return
                 woken = True
                 continue
-            run(item)
+            try:
+                run(item)
+            except Exception as error:
+                self._failed(item, error)
+
+    def serve_with(self, queue: ExecutionQueue, count: int, name: str) -> None:
+        """Let up to ``count`` threads of their own serve ``queue``, started when there is work for them."""
+        numbers = itertools.count()
+
+        def start() -> bool:
+            thread = threading.Thread(
+                target=self.serve, args=(queue, True), name=f"{name}-{next(numbers)}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads, says the system: those there are must do
+                print(f"{thread.name} could not be started: {error}", file=sys.stderr)
+                return False
+            return True
+
+        with self._lock:
+            queue.allow_threads(count, start)
+
+    def _failed(self, item: Item, error: Exception) -> None:
+        """A mistake of ours in running ``item``: whoever waits for it learns so, and the thread goes on."""
+        sender, message = item
+        if sender is not None and isinstance(message, Pushed):
+            self._work.running.pop(message.task_id, None)
+            self._answers.send_failure(sender, message, error)
 
     def run_next(self) -> bool:
         """Run the oldest item that is queued, in the calling thread; False if there is none.
@@ -147,11 +179,8 @@ class Execution:
             item = queue.items.popleft() if queue is not None else None
         if item is None:
             return False
-        self._run(item)
+        try:
+            self._run(item)
+        except Exception as error:
+            self._failed(item, error)
         return True
-
-
-def _answer_cancelled(sender: Peer, message: Pushed) -> None:
-    """It never began, and never will."""
-    error = dump_error(TaskCancelledError(message.task_id.hex()))
-    sender.send(Results(message.seq, [error] * max(1, message.num_returns), failed=True))

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from beamlet.core_worker.executing.execution_queue import Pushed
+from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.owning.ports import Blocking
 from beamlet.core_worker.peers import Peer
 from beamlet.rpc.turns import SharedReactor, Waiter
+
+#: The ``stream_limit`` of a generator that was dropped while it was queued.
+NONE_WANTED = 0
 
 
 class Producer:
@@ -38,21 +43,27 @@ class Producer:
 class Producers:
     """All generator tasks that run in this process."""
 
-    def __init__(self, reactor: SharedReactor, blocking: Blocking) -> None:
+    def __init__(self, reactor: SharedReactor, blocking: Blocking, work: Work) -> None:
         self._lock = reactor.lock
         self._blocking = blocking
+        self._work = work
         self._by_task: dict[bytes, Producer] = {}
+        #: Dropped while their arguments were made.
+        self._dropped_early: set[bytes] = set()
 
     # -- the thread that runs it (no lock) -------------------------------------------------------
 
-    def begin(self, task_id: bytes, owner: Peer) -> Producer:
+    def begin(self, work: Pushed, owner: Peer) -> Producer:
         """Before its first item: the owner may have taken that one before we wait for it."""
         producer = Producer(owner)
         with self._lock:
-            self._by_task[task_id] = producer
+            self._by_task[work.task_id] = producer
+            producer.is_dropped = work.stream_limit == NONE_WANTED or work.task_id in self._dropped_early
+            self._dropped_early.discard(work.task_id)
         return producer
 
     def end(self, task_id: bytes) -> None:
+        """After its last item, or instead of it."""
         with self._lock:
             self._by_task.pop(task_id, None)
 
@@ -77,11 +88,15 @@ class Producers:
             producer.changed()
 
     def drop(self, task_id: bytes) -> None:
-        """Nobody wants more of it: it stops at its next item."""
+        """Nobody wants more of it: it stops at its next item, or its first."""
         producer = self._by_task.get(task_id)
         if producer is not None:
             producer.is_dropped = True
             producer.changed()
+        elif (queued := self._work.find(task_id)) is not None:
+            queued.stream_limit = NONE_WANTED
+        elif task_id in self._work.running:
+            self._dropped_early.add(task_id)
 
     def owner_gone(self, owner: Peer) -> None:
         for producer in self._by_task.values():

@@ -84,7 +84,7 @@ class Runner:
         self._refs = refs
         self._releases = releases
         self._running = work.running
-        self._answers = answers
+        self.answers = answers
         self.producers = producers
         self._output = output
         self._put = put
@@ -179,7 +179,7 @@ class Runner:
 
     def new_guard(self, nested: Sequence[ContainedRef]) -> ArgumentsGuard:
         with self._lock:
-            return ArgumentsGuard(self._answers.next_name(), [ObjectId(ref[0]) for ref in nested])
+            return ArgumentsGuard(self.answers.next_name(), [ObjectId(ref[0]) for ref in nested])
 
     def decode(
         self, payload: bytes, deps: Sequence[InlineDep | StoreDep], guard: ArgumentsGuard
@@ -235,7 +235,7 @@ class Runner:
                     and not self._output.printed
                     and not (type(work) is PushTask and work.max_calls)
                 ):
-                    self._answers.send(sender, Result(work.seq, data, busy_us))
+                    self.answers.send(sender, Result(work.seq, data, busy_us))
                     return
                 parts = [data]
             else:
@@ -246,7 +246,7 @@ class Runner:
             return
         message.busy_us = busy_us
         del value, parts
-        self._answers.send_when_safe(sender, message, guard, self._output.take_printed())
+        self.answers.send_when_safe(sender, message, guard, self._output.take_printed())
 
     def _several(self, work: PushTask | CallActor, value: Any) -> list[bytes | Serialized]:
         if work.num_returns == DYNAMIC:
@@ -303,7 +303,7 @@ class Runner:
         """Run a generator to its end, sending each item; or collect references, in Ray's older form."""
         if work.num_returns == DYNAMIC:
             return DynamicObjectRefGenerator([self._put(value) for value in values])
-        producer = self.producers.begin(work.task_id, sender)
+        producer = self.producers.begin(work, sender)
         try:
             for index, value in enumerate(values, 1):
                 self.send_item(sender, work, index, value, context)
@@ -353,12 +353,13 @@ class Runner:
         count = max(1, work.num_returns)
         types = class_names(type(retried_for(error)))
         message = Results(work.seq, [pack(part)] * count, failed=True, error_types=types)
+        message.leaving = self._is_worn_out(work)
         if part.contained:
             with self._lock:
                 message.contained = [part.contained] * count
                 message.hold = self._refs.hold_results(sender.address, part.contained, context.guard)
         error.__traceback__ = None
-        self._answers.send_when_safe(sender, message, context.guard, self._output.take_printed())
+        self.answers.send_when_safe(sender, message, context.guard, self._output.take_printed())
 
     def error_part(self, context: TaskContext, error: BaseException) -> Serialized:
         if context.cancelled and isinstance(error, KeyboardInterrupt | SystemExit):

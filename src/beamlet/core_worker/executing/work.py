@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from beamlet.core_worker.executing.async_actor import AsyncCalls
 
 
+#: What is asked of an actor to learn that it is there.
+READY = "__ray_ready__"
+#: Asks it to end, once what it was asked before is done.
+TERMINATE = "__ray_terminate__"
+
+
 class Work:
     """One per process."""
 
@@ -26,6 +32,8 @@ class Work:
         self.queue = ExecutionQueue()
         #: Of an actor's other concurrency groups.
         self.groups: dict[str, ExecutionQueue] = {}
+        #: Of calls that are answered whatever users' methods do; only where calls may overtake one another.
+        self.system: ExecutionQueue | None = None
         #: What runs now, by task id.
         self.running: dict[bytes, TaskContext] = {}
         #: The actor that this process is.
@@ -38,9 +46,12 @@ class Work:
 
     @property
     def queues(self) -> tuple[ExecutionQueue, ...]:
-        return self.queue, *self.groups.values()
+        named = self.queue, *self.groups.values()
+        return named if self.system is None else (*named, self.system)
 
     def queue_of(self, call: CallActor) -> ExecutionQueue:
+        if self.system is not None and call.method == READY:
+            return self.system
         return self.groups.get(call.group, self.queue) if call.group else self.queue
 
     def position_of(self, task_id: bytes) -> int | None:
@@ -61,6 +72,14 @@ class Work:
                 assert isinstance(message, Pushed), "orders have no task id"
                 return sender, message
         return None
+
+    def find(self, task_id: bytes) -> Pushed | None:
+        """A task or call that has not begun."""
+        for queue in self.queues:
+            for _, message in queue.items:
+                if isinstance(message, Pushed) and message.task_id == task_id:
+                    return message
+        return self.loop.find(task_id) if self.loop is not None else None
 
     def is_creation(self, task_id: bytes) -> bool:
         """Whether that is the constructor which runs here now."""

@@ -1,0 +1,80 @@
+"""How a worker's process ends in order: hooks of users run, what was answered and printed goes out first."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import inspect
+import os
+import sys
+from collections.abc import Awaitable
+from typing import Any, NoReturn
+
+from beamlet.core_worker.executing.answers import Answers
+from beamlet.core_worker.executing.output import Output
+from beamlet.core_worker.node_link import NodeLink
+from beamlet.protocol.node import ExitedOnPurpose
+from beamlet.rpc.turns import SharedReactor
+
+#: Clean-up methods that a class may define: ours and Ray's name.
+HOOKS = ("__beamlet_shutdown__", "__ray_shutdown__")
+
+#: How long answers wait for the driver to show what their tasks printed.
+_SHOWN_WITHIN_S = 1.0
+
+
+class Leaving:
+    """All methods are called without the lock, in any thread; those that end the process do not return."""
+
+    def __init__(self, reactor: SharedReactor, link: NodeLink, answers: Answers, output: Output) -> None:
+        self._reactor = reactor
+        self._link = link
+        self._answers = answers
+        self._output = output
+
+    def tell(self, reason: str) -> None:
+        """What was answered goes out, then the raylet learns that this process ends on purpose."""
+        self._answers.send_all(_SHOWN_WITHIN_S)
+        with self._reactor.lock:
+            self._link.send(ExitedOnPurpose(reason))
+            self._reactor.flush()
+
+    def end(self, code: int) -> NoReturn:
+        """Exit handlers, buffered output, then the process is gone."""
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()
+        self._output.flush()
+        os._exit(code)
+
+    def end_as_asked(self, exit_: SystemExit) -> NoReturn:
+        """User code called sys.exit(): the process ends with that code, and those who wait learn it."""
+        code = exit_.code
+        if not isinstance(code, int):
+            if code is not None:
+                print(code, file=sys.stderr)
+            code = 0 if code is None else 1
+        self._answers.send_all(_SHOWN_WITHIN_S)
+        self.end(code)
+
+
+def run_hooks(instance: Any) -> list[tuple[str, Awaitable[Any]]]:
+    """Call the clean-up methods of ``instance``; those that are coroutines, by name, are to be awaited.
+
+    Their errors are shown, not obeyed.
+    """
+    unfinished: list[tuple[str, Awaitable[Any]]] = []
+    for name in HOOKS:
+        hook = getattr(instance, name, None)
+        if hook is not None:
+            try:
+                result = hook()
+            except BaseException as error:
+                tell_hook_failed(name, instance, error)
+            else:
+                if inspect.isawaitable(result):
+                    unfinished.append((name, result))
+    return unfinished
+
+
+def tell_hook_failed(name: str, instance: Any, error: BaseException) -> None:
+    print(f"{name} of {type(instance).__name__} raised {error!r}", file=sys.stderr)

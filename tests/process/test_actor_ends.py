@@ -1,0 +1,272 @@
+"""The end of actors of every kind: sys.exit() anywhere, the last handle, clean-up code, threads on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conformance import beamlet_only, get, process_is_gone, wait_until
+from gates import Gate
+
+import beamlet as ray
+from beamlet.exceptions import ActorDiedError, RayActorError, TaskCancelledError, WorkerCrashedError
+from beamlet.util.queue import Queue
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+class Leaver:
+    """Calls sys.exit() wherever one can."""
+
+    def __init__(self, at_once: bool = False) -> None:
+        if at_once:
+            sys.exit(3)
+
+    def leave(self, code: int) -> None:
+        sys.exit(code)
+
+    def items(self) -> Iterator[int]:
+        yield 1
+        sys.exit(3)
+
+    def die(self) -> None:
+        os._exit(3)
+
+    def wait_at(self, gate: Gate) -> None:
+        gate.wait()
+
+    def ping(self) -> str:
+        return "pong"
+
+
+class AsyncLeaver(Leaver):
+    async def leave(self, code: int) -> None:  # type: ignore[override]
+        sys.exit(code)
+
+    async def items(self) -> Any:
+        yield 1
+        sys.exit(3)
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+
+def leaver(kind: str, *args: Any) -> Any:
+    if kind == "async":
+        return ray.remote(AsyncLeaver).remote(*args)
+    return ray.remote(Leaver).options(max_concurrency=4 if kind == "threads" else 1).remote(*args)
+
+
+KINDS = ["plain", "threads", "async"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("code", [0, 3])
+def test_sys_exit_in_a_method_ends_the_actor(kind: str, code: int, gate: Gate) -> None:
+    actor = leaver(kind)
+    assert get(actor.ping.remote()) == "pong"
+    if kind == "threads":
+        actor.wait_at.remote(gate)  # so that it is a helper thread's turn
+    with pytest.raises(ActorDiedError):
+        get(actor.leave.remote(code))
+    with pytest.raises(ActorDiedError):
+        get(actor.ping.remote())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sys_exit_in_a_constructor_ends_the_actor(kind: str) -> None:
+    with pytest.raises(ActorDiedError):
+        get(leaver(kind, True).ping.remote())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sys_exit_in_a_generator_is_its_last_item(kind: str) -> None:
+    items = leaver(kind).items.options(num_returns="streaming").remote()
+    assert get(next(items)) == 1
+    with pytest.raises(RayActorError):
+        get(next(items))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_os_exit_in_a_method_ends_the_actor(kind: str) -> None:
+    with pytest.raises(ActorDiedError):
+        get(leaver(kind).die.remote())
+
+
+def test_sys_exit_in_a_task_is_a_crash_of_its_worker() -> None:
+    @ray.remote(max_retries=0)
+    def leaves() -> None:
+        sys.exit(3)
+
+    with pytest.raises(WorkerCrashedError):
+        get(leaves.remote())
+
+
+# -- the last handle -----------------------------------------------------------------------------
+
+
+@ray.remote
+class Tidy:
+    """Writes down how it was ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def sleep_at(self, gate: Gate) -> str:
+        while not gate.is_open():  # noqa: ASYNC110 — a file tells nobody
+            await asyncio.sleep(0.005)
+        return "done"
+
+    async def __ray_shutdown__(self) -> None:
+        await asyncio.sleep(0)
+        (self.folder / "hook").touch()
+
+    def __del__(self) -> None:
+        (self.folder / "del").touch()
+
+
+@ray.remote
+class TidyPlain:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def __del__(self) -> None:
+        (self.folder / "del").touch()
+
+
+def test_async_actors_end_with_their_last_handle_and_give_their_cpus_back(tmp_path: Path) -> None:
+    for _ in range(3):  # each needs every CPU, so the next one starts when the last one ended
+        actor = Tidy.options(num_cpus=ray.cluster_resources()["CPU"]).remote(tmp_path)
+        assert get(actor.pid.remote()) > 0
+        del actor
+        gc.collect()
+    wait_until((tmp_path / "hook").exists, "the clean-up method to be called")
+    wait_until((tmp_path / "del").exists, "the instance to be let go")
+
+
+def test_an_async_actor_out_of_scope_finishes_its_calls_first(tmp_path: Path, gate: Gate) -> None:
+    actor = Tidy.remote(tmp_path)
+    pid = get(actor.pid.remote())
+    ref = actor.sleep_at.remote(gate)
+    del actor
+    gc.collect()
+    gate.open()
+    assert get(ref) == "done"
+    wait_until(lambda: process_is_gone(pid), "the unreachable actor to end")
+
+
+def test_terminate_lets_an_async_actor_finish(tmp_path: Path, gate: Gate) -> None:
+    actor = Tidy.remote(tmp_path)
+    first, ending = actor.sleep_at.remote(gate), actor.__ray_terminate__.remote()
+    gate.open()
+    assert get(first) == "done"
+    with pytest.raises(RayActorError):
+        get(ending)
+
+
+def test_a_queue_that_nobody_has_ends() -> None:
+    queue = Queue()
+    queue.put(1)
+    pid = get(queue.actor.__ray_call__.remote(lambda _: os.getpid()))
+    del queue
+    gc.collect()
+    wait_until(lambda: process_is_gone(pid), "the queue's actor to end")
+
+
+def test_del_of_an_instance_out_of_scope_runs(tmp_path: Path) -> None:
+    actor = TidyPlain.remote(tmp_path)
+    get(actor.pid.remote())
+    del actor
+    gc.collect()
+    wait_until((tmp_path / "del").exists, "the instance to be let go")
+
+
+def test_what_a_leaving_actor_printed_and_answered_arrives() -> None:
+    @ray.remote
+    class Says:
+        def say(self) -> str:
+            print("last words")
+            return "said"
+
+    actor = Says.remote()
+    said, ending = actor.say.remote(), actor.__ray_terminate__.remote()
+    assert get(said) == "said"
+    with pytest.raises(RayActorError):
+        get(ending)
+
+
+# -- threads and groups --------------------------------------------------------------------------
+
+
+@ray.remote(max_concurrency=10**6)
+class Wide:
+    def threads(self) -> int:
+        return threading.active_count()
+
+    def wait_at(self, gate: Gate) -> str:
+        gate.wait()
+        return "passed"
+
+
+@beamlet_only
+def test_threads_start_when_there_is_work_for_them(gate: Gate) -> None:
+    actor = Wide.remote()
+    alone = get(actor.threads.remote())
+    assert alone < 10
+    waiting = [actor.wait_at.remote(gate) for _ in range(20)]
+    wait_until(lambda: get(actor.threads.remote()) >= alone + 20, "each call that waits to have a thread")
+    gate.open()
+    assert get(waiting) == ["passed"] * 20
+    assert get(actor.threads.remote()) < alone + 40
+
+
+def test_an_actor_is_ready_although_its_default_group_is_blocked(gate: Gate) -> None:
+    @ray.remote(concurrency_groups={"io": 1})
+    class Grouped:
+        def wait_at(self, gate: Gate) -> str:
+            gate.wait()
+            return "passed"
+
+    actor = Grouped.remote()
+    waiting = actor.wait_at.remote(gate)
+    assert get(actor.__ray_ready__.remote())
+    gate.open()
+    assert get(waiting) == "passed"
+
+
+def test_terminate_lets_other_threads_finish(gate: Gate) -> None:
+    actor = Wide.options(max_concurrency=4).remote()
+    waiting = actor.wait_at.remote(gate)
+    endings = [actor.__ray_terminate__.remote() for _ in range(2)]
+    gate.open()
+    assert get(waiting) == "passed"
+    for ending in endings:
+        with pytest.raises(RayActorError):
+            get(ending)
+
+
+# -- cancelling calls of async actors ------------------------------------------------------------
+
+
+def test_cancel_of_a_call_that_waits_for_its_turn_on_the_loop(tmp_path: Path, gate: Gate) -> None:
+    actor = Tidy.options(max_concurrency=1).remote(tmp_path)
+    running = actor.sleep_at.remote(gate)
+    queued = [actor.sleep_at.remote(gate) for _ in range(3)]
+    ray.cancel(queued[1])
+    with pytest.raises(TaskCancelledError):
+        get(queued[1])
+    gate.open()
+    assert get([running, queued[0], queued[2]]) == ["done"] * 3
