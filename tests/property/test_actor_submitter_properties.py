@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from beamlet.base.ids import ActorId, Address
 from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
-from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.pending import PendingCall
 from beamlet.protocol.gcs import ActorUpdate
-from beamlet.protocol.peer import CallActor
 from support.tasks import SentMessages, a_call
 
 ACTOR = ActorId(b"a" * 16)
@@ -26,7 +25,7 @@ class World:
         self.link.ordered = ordered
         self.incarnation = 0
         self.wire = SentMessages()
-        self.calls: list[Pending] = []
+        self.calls: list[PendingCall] = []
         #: Names of calls in the order in which they ended.
         self.ended: list[str] = []
         self.last: ActorUpdate | None = None
@@ -35,18 +34,21 @@ class World:
         getattr(self, action)(number)
         self.link.check_invariants()
         link = self.link
-        held = [*link.queue, *link.in_flight.values(), *link.interrupted]
-        assert sorted([*(call.message.name for call in held), *self.ended]) == sorted(
-            call.message.name for call in self.calls
+        held = [*link.waiting(), *link.in_flight.values(), *link.interrupted]
+        assert sorted([*(call.spec.name for call in held), *self.ended]) == sorted(
+            call.spec.name for call in self.calls
         ), "each call is at exactly one place"
 
-    def end(self, calls: list[Pending]) -> None:
-        self.ended += [call.message.name for call in calls]
+    def end(self, calls: list[PendingCall]) -> None:
+        self.ended += [call.spec.name for call in calls]
 
     def submit(self, number: int) -> None:
         call = a_call(f"{len(self.calls):04}", retries=number % 3 - 1, unresolved=int(number % 4 == 0))
         self.calls.append(call)
-        assert self.link.submit(call)
+        if not self.link.submit(call):
+            assert self.link.state is LinkState.RESTARTING
+            assert call.spec.method.max_task_retries == 0
+            self.end([call])
 
     def resolve(self, number: int) -> None:
         waiting = [call for call in self.calls if call.unresolved]
@@ -62,8 +64,14 @@ class World:
 
     def cancel(self, number: int) -> None:
         call = self.calls[number % len(self.calls)] if self.calls else None
-        if call is not None and self.link.remove(call):
-            self.end([call])
+        found = self.link.find(call.spec.task_id) if call is not None else None
+        if found is None or found.spec.name in self.ended:
+            return
+        assert found is call
+        found.unwanted = True
+        if not found.seq:
+            self.link.drop(found)
+            self.end([found])
 
     def tell(self, state: str) -> None:
         self.last = ActorUpdate(ACTOR, state, Address(b"w%d" % self.incarnation), self.incarnation)
@@ -72,7 +80,11 @@ class World:
         self.end(failed)
 
     def alive(self, _: int) -> None:
-        if self.link.incarnation < self.incarnation or self.link.state in (LinkState.WAITING, LinkState.LOST):
+        if self.link.incarnation < self.incarnation or self.link.state in (
+            LinkState.WAITING,
+            LinkState.RESTARTING,
+            LinkState.LOST,
+        ):
             self.incarnation = max(self.incarnation, self.link.incarnation + 1)
             self.tell("ALIVE")
 
@@ -91,7 +103,11 @@ class World:
 
     def say_it_again(self, _: int) -> None:
         """The last update once more, in a state that it cannot change."""
-        if self.last is not None and self.link.state in (LinkState.READY, LinkState.WAITING):
+        if self.last is not None and self.link.state in (
+            LinkState.READY,
+            LinkState.WAITING,
+            LinkState.RESTARTING,
+        ):
             before = self.link.state
             if not (before is LinkState.READY and self.last.state == "RESTARTING"):
                 self.end(self.link.update(self.last)[1])
@@ -107,7 +123,7 @@ def test_an_ordered_actor_sees_calls_in_their_order_at_every_start(steps: list[t
         assert names == sorted(names), "sent out of order on one connection"
         assert len(names) == len(set(names)), "sent twice on one connection"
     world.tell("DEAD")
-    assert sorted(world.ended) == [call.message.name for call in world.calls]
+    assert sorted(world.ended) == [call.spec.name for call in world.calls]
 
 
 @given(STEPS)
@@ -118,7 +134,7 @@ def test_calls_that_need_no_order_go_as_soon_as_they_can(steps: list[tuple[str, 
         if world.link.state is LinkState.READY:
             assert all(call.unresolved for call in world.link.queue)
     world.tell("DEAD")
-    assert sorted(world.ended) == [call.message.name for call in world.calls]
+    assert sorted(world.ended) == [call.spec.name for call in world.calls]
 
 
 @given(STEPS)
@@ -127,5 +143,4 @@ def test_retries_are_counted(steps: list[tuple[str, int]]) -> None:
     for action, number in steps:
         world.do(action, number)
     for number, call in enumerate(world.calls):
-        assert isinstance(call.message, CallActor)
         assert call.retries_left >= -1, f"call {number} was tried more often than it may be"

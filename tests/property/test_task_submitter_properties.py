@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 
-import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beamlet.core_worker.submitting.task_spec import SchedulingKey
 from beamlet.core_worker.submitting.task_submitter import (
     IDLE_LEASE_S,
     MAX_LEASE_REQUESTS,
     LeasedWorker,
-    SchedulingKey,
     TaskSubmitter,
 )
 from beamlet.protocol.message import Message
@@ -45,8 +44,7 @@ class Executor(SentMessages):
             if isinstance(message, PushTask) and self.blocked:
                 self.answers.append(HandedBack([message.seq], blocked=True))
             elif isinstance(message, PushTask):
-                # What is pushed is the caller's own object; a wire would have copied it.
-                self.queue.append(msgspec.structs.replace(message))
+                self.queue.append(message)
             else:
                 assert isinstance(message, StealTasks)
                 assert message.most >= 1
@@ -101,11 +99,22 @@ class World:
             self.submitter.submit(a_task(f"t{self.count}", KEYS[number % 7 == 0]))
 
     def cancel_one_that_is_queued(self, number: int) -> None:
-        queued = [task for state in self.submitter.keys.values() for task in state.queue]
+        queued = [task for state in self.submitter.keys.values() for task in state.queue if not task.settled]
         if queued:
             task = queued[number % len(queued)]
-            assert self.submitter.remove(task)
-            self.unended.remove(task.message.name)
+            self.submitter.remove(task)
+            self.unended.remove(task.spec.name)
+
+    def cancel_one_that_was_pushed(self, number: int) -> None:
+        """It may run, or be on its way back: then it is not run again."""
+        pushed = [
+            task
+            for state in self.submitter.keys.values()
+            for worker in state.workers
+            for task in worker.in_flight.values()
+        ]
+        if pushed:
+            pushed[number % len(pushed)].unwanted = True
 
     # -- the raylet ------------------------------------------------------------------------------
 
@@ -134,7 +143,7 @@ class World:
             req = asked[number % len(asked)]
             del self.desk.asked[req]
             for task in self.submitter.refused(req):
-                self.unended.remove(task.message.name)
+                self.unended.remove(task.spec.name)
 
     def want_leases_back(self, _: int) -> None:
         self.submitter.return_idle(self.now)
@@ -182,10 +191,11 @@ class World:
                 any_results = True
                 task = self.submitter.take_result(worker, answer.seq, answer.busy_us)
                 assert task is not None
-                self.unended.remove(task.message.name)  # KeyError: it ended twice
+                self.unended.remove(task.spec.name)  # KeyError: it ended twice
             else:
                 assert isinstance(answer, HandedBack)
-                self.submitter.handed_back(worker, answer.seqs, answer.blocked, self.now)
+                for task in self.submitter.handed_back(worker, answer.seqs, answer.blocked, self.now):
+                    self.unended.remove(task.spec.name)
         if any_results:
             self.submitter.refill(worker, self.now)
 
@@ -200,7 +210,7 @@ class World:
             self.lost.append(worker.lease)
         tasks = self.submitter.lost(worker)
         if tasks and number % 2:
-            self.unended.remove(tasks.pop(0).message.name)
+            self.unended.remove(tasks.pop(0).spec.name)
         self.submitter.requeue(tasks)
 
     def use_up_a_worker(self, number: int) -> None:
@@ -228,10 +238,11 @@ class World:
 
     def books_balance(self) -> None:
         self.submitter.check_invariants()
-        placed = [task.message.name for state in self.submitter.keys.values() for task in state.queue]
+        placed = []
         for state in self.submitter.keys.values():
+            placed += [task.spec.name for task in state.queue if not task.settled]
             for worker in state.workers:
-                placed += [task.message.name for task in worker.in_flight.values()]
+                placed += [task.spec.name for task in worker.in_flight.values()]
         assert sorted(placed) == sorted(self.unended), "each task is at exactly one place"
 
     def requests_are_bounded_and_none_is_forgotten(self) -> None:
@@ -294,7 +305,13 @@ class World:
 ACTIONS = [
     *["submit", "answer_a_request", "finish", "finish_short_tasks", "settle_all"] * 3,
     *["read", "hear", "block"] * 2,
-    *["kill", "use_up_a_worker", "cancel_one_that_is_queued", "end_a_request_without_a_lease"],
+    *[
+        "kill",
+        "use_up_a_worker",
+        "cancel_one_that_is_queued",
+        "cancel_one_that_was_pushed",
+        "end_a_request_without_a_lease",
+    ],
     *["refuse_a_request", "want_leases_back", "let_time_pass"],
 ]
 STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 10_000)), min_size=20, max_size=80)

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from beamlet.base.ids import FunctionKey, TaskId
-from beamlet.core_worker.submitting.pending import Pending
-from beamlet.core_worker.submitting.task_submitter import SchedulingKey
+from beamlet.core_worker.submitting.pending import Pending, PendingCall, PendingTask
+from beamlet.core_worker.submitting.task_spec import (
+    CallSpec,
+    MethodTemplate,
+    SchedulingKey,
+    TaskSpec,
+    TaskTemplate,
+)
 from beamlet.protocol.message import Message
 from beamlet.protocol.peer import CallActor, PushTask
 
 ONE_CPU = SchedulingKey((("CPU", 10_000),))
 
 
-def a_task(name: str, route: Any = ONE_CPU) -> Pending:
-    task_id = TaskId(name.encode().rjust(24, b"."))
-    return Pending(PushTask(0, task_id, FunctionKey(b"f"), name, 1, b""), (), route=route)
+def a_task(name: str, key: SchedulingKey = ONE_CPU) -> PendingTask:
+    template = TaskTemplate(FunctionKey(b"f"), name, 1, key, dict(key.resources), 0, False)
+    return Pending(TaskSpec(template, id_of(name), b"", None, TaskId(b"")), ())
 
 
-def a_call(name: str, retries: int = 0, unresolved: int = 0) -> Pending:
-    task_id = TaskId(name.encode().rjust(24, b"."))
-    message = CallActor(0, task_id, name, 1, b"", name=name)
-    return Pending(message, (), retries_left=retries, unresolved=unresolved)
+def a_call(name: str, retries: int = 0, unresolved: int = 0) -> PendingCall:
+    method = MethodTemplate(name, 1, retries, shown_as=name)
+    return Pending(CallSpec(method, id_of(name), b""), (), retries, unresolved=unresolved)
+
+
+def id_of(name: str) -> TaskId:
+    return TaskId(name.encode().rjust(24, b"."))
 
 
 class SentMessages:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+
 import pytest
 
 from beamlet.base.ids import ActorId, Address
 from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
-from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.pending import PendingCall
 from beamlet.protocol.gcs import ActorUpdate
 from support.tasks import SentMessages, a_call
 
@@ -18,7 +21,7 @@ def link() -> ActorLink:
     return ActorLink(ACTOR, "Counter")
 
 
-def update(link: ActorLink, state: str, incarnation: int = 0) -> tuple[Address | None, list[Pending]]:
+def update(link: ActorLink, state: str, incarnation: int = 0) -> tuple[Address | None, list[PendingCall]]:
     address = Address(b"w%d" % incarnation) if state == "ALIVE" else Address(b"")
     told = link.update(ActorUpdate(ACTOR, state, address, incarnation, cause="a test"))
     link.check_invariants()
@@ -35,7 +38,7 @@ def start(link: ActorLink, incarnation: int = 0) -> SentMessages:
     return wire
 
 
-def submit(link: ActorLink, *calls: Pending) -> None:
+def submit(link: ActorLink, *calls: PendingCall) -> None:
     for call in calls:
         assert link.submit(call)
         link.check_invariants()
@@ -88,16 +91,17 @@ def test_a_retried_call_goes_before_what_is_queued(link: ActorLink) -> None:
     again = a_call("again")
     link.send_again(again)
     assert start(link).names() == ["again", "later"]
-    assert again.message.attempt == 1
+    assert again.attempt == 1
 
 
 def test_a_cancelled_call_leaves_the_queue_and_lets_the_next_go(link: ActorLink) -> None:
     wire = start(link)
     waits = a_call("waits", unresolved=1)
     submit(link, waits, a_call("b"))
-    assert link.remove(waits)
+    assert link.find(waits.spec.task_id) is waits
+    link.drop(waits)
     assert wire.names() == ["b"]
-    assert not link.remove(waits)
+    assert link.find(waits.spec.task_id) is None
 
 
 def test_a_restart_sends_again_what_may_be_and_fails_the_rest(link: ActorLink) -> None:
@@ -106,14 +110,56 @@ def test_a_restart_sends_again_what_may_be_and_fails_the_rest(link: ActorLink) -
     submit(link, once, twice, forever)
     address, failed = update(link, "RESTARTING", 1)
     assert (address, failed) == (None, [once])
-    submit(link, a_call("new"))
+    submit(link, a_call("new", retries=1))
     second = start(link, 1)
     assert second.names() == ["twice", "forever", "new"]
     assert (twice.retries_left, forever.retries_left) == (0, -1)
-    assert (twice.message.attempt, forever.message.attempt) == (1, 1)
+    assert (twice.attempt, forever.attempt) == (1, 1)
     _, failed = update(link, "RESTARTING", 2)
-    assert [call.message.name for call in failed] == ["twice", "new"]
-    assert start(link, 2).names() == ["forever"]
+    assert [call.spec.name for call in failed] == ["twice"]
+    assert start(link, 2).names() == ["forever", "new"]
+
+
+def test_while_it_restarts_only_calls_that_may_be_retried_wait(link: ActorLink) -> None:
+    start(link)
+    link.lost()
+    early = a_call("early")
+    submit(link, early, a_call("patient", retries=-1))
+    _, failed = update(link, "RESTARTING", 1)
+    assert failed == [early], "nobody knows yet whether it comes back"
+    assert not link.submit(a_call("late"))
+    link.check_invariants()
+    assert start(link, 1).names() == ["patient"]
+
+
+def test_finding_calls_walks_through_them_once(link: ActorLink) -> None:
+    calls = [a_call(f"c{i:05}") for i in range(10_000)]
+    submit_all = [link.submit(call) for call in calls]
+    assert all(submit_all)
+    walks = 0
+
+    class Counting(deque[PendingCall]):
+        def __iter__(self) -> Iterator[PendingCall]:
+            nonlocal walks
+            walks += len(self)
+            return super().__iter__()
+
+        def __reversed__(self) -> Iterator[PendingCall]:
+            nonlocal walks
+            for call in super().__reversed__():
+                walks += 1
+                yield call
+
+    link.queue = Counting(link.queue)
+    for call in calls[1::2] + calls[2::2]:
+        assert link.find(call.spec.task_id) is call
+        link.drop(call)
+    assert walks < 4 * len(calls)
+    late = a_call("late")
+    link.submit(late)
+    assert link.find(late.spec.task_id) is late
+    link.check_invariants()
+    assert start(link).names() == ["c00000", "late"]
 
 
 def test_a_broken_connection_fails_nothing_before_the_cause_is_known(link: ActorLink) -> None:
@@ -143,7 +189,7 @@ def test_a_cancelled_call_is_not_sent_again(link: ActorLink) -> None:
     start(link)
     call = a_call("a", retries=-1)
     submit(link, call)
-    call.cancelled = True
+    call.unwanted = True
     _, failed = update(link, "RESTARTING", 1)
     assert failed == [call]
 

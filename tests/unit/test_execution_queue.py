@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from beamlet.base.ids import FunctionKey
 from beamlet.core_worker.executing.execution_queue import ExecutionQueue
-from beamlet.protocol.peer import PushTask
+from beamlet.protocol.peer import CallActor, PushTask
 from beamlet.rpc.turns import Waiter
-from support.tasks import a_call, a_task
+from support.tasks import id_of
 
 ME, OTHER = "me", "other"
 
 
 def task(seq: int) -> PushTask:
-    message = a_task(f"t{seq}").message
-    assert isinstance(message, PushTask)
-    message.seq = seq
-    return message
+    return PushTask(seq, id_of(f"t{seq}"), FunctionKey(b"f"), f"t{seq}", 1, b"")
 
 
 def filled(*owners: str) -> ExecutionQueue:
@@ -70,7 +68,7 @@ def test_the_tail_is_stolen_and_the_rest_keeps_its_order() -> None:
 
 def test_only_the_thiefs_own_tasks_are_stolen() -> None:
     queue = filled(ME, OTHER, ME, OTHER)
-    queue.put((ME, a_call("method").message))
+    queue.put((ME, CallActor(1, id_of("method"), "method", 1, b"")))
     assert queue.steal(ME, 9) == [3, 1]
     assert [owner for owner, _ in queue.items] == [OTHER, OTHER, ME]
     assert queue.steal(OTHER, 1) == [4]

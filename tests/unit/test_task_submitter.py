@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
 import pytest
 
-from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.pending import PendingTask
+from beamlet.core_worker.submitting.task_spec import SchedulingKey
 from beamlet.core_worker.submitting.task_submitter import (
     IDLE_LEASE_S,
     MAX_LEASE_REQUESTS,
     PIPELINE_MAX,
     TURN_S,
     LeasedWorker,
-    SchedulingKey,
     TaskSubmitter,
 )
 from beamlet.protocol.peer import PushTask, StealTasks
@@ -33,7 +34,7 @@ def submitter(desk: LeaseDesk) -> TaskSubmitter:
     return TaskSubmitter(desk)
 
 
-def submit(submitter: TaskSubmitter, *names: str, key: SchedulingKey = ONE_CPU) -> list[Pending]:
+def submit(submitter: TaskSubmitter, *names: str, key: SchedulingKey = ONE_CPU) -> list[PendingTask]:
     tasks = [a_task(name, key) for name in names]
     for task in tasks:
         submitter.submit(task)
@@ -52,7 +53,9 @@ def grant(
     return worker, link
 
 
-def finish(submitter: TaskSubmitter, worker: LeasedWorker, us: int = SHORT_US, now: float = 2.0) -> Pending:
+def finish(
+    submitter: TaskSubmitter, worker: LeasedWorker, us: int = SHORT_US, now: float = 2.0
+) -> PendingTask:
     """The worker answers its oldest task."""
     task = submitter.take_result(worker, next(iter(worker.in_flight)), us)
     assert task is not None
@@ -62,7 +65,7 @@ def finish(submitter: TaskSubmitter, worker: LeasedWorker, us: int = SHORT_US, n
 
 
 def names(worker: LeasedWorker) -> list[str]:
-    return [task.message.name for task in worker.in_flight.values()]
+    return [task.spec.name for task in worker.in_flight.values()]
 
 
 def warmed(
@@ -88,7 +91,7 @@ def test_the_first_task_asks_for_a_worker_and_is_pushed_when_it_comes(
     (message,) = link.sent
     assert isinstance(message, PushTask)
     assert (message.name, message.seq, message.accelerators) == ("a", 1, {"GPU": [1]})
-    assert finish(submitter, worker).message.name == "a"
+    assert finish(submitter, worker).spec.name == "a"
 
 
 def test_requests_grow_with_the_queue_up_to_a_bound(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
@@ -218,7 +221,7 @@ def test_an_answer_that_is_no_longer_expected_is_nobodys(submitter: TaskSubmitte
     assert submitter.take_result(worker, 99, SHORT_US) is None
 
 
-class Unscanned(deque[Pending]):
+class Unscanned(deque[PendingTask]):
     """A queue that may be added to and taken from at its ends only."""
 
     def __iter__(self) -> object:  # type: ignore[override]
@@ -333,7 +336,33 @@ def test_tasks_come_back_in_order_whatever_the_message_says(
     worker, _ = loaded(submitter, desk)
     submitter.handed_back(worker, [6, 4, 5, 99], True, 3.0)
     queue = submitter.keys[ONE_CPU].queue
-    assert [task.message.name for task in queue] == ["c", "d", "e"]
+    assert [task.spec.name for task in queue] == ["c", "d", "e"]
+
+
+def test_a_task_cancelled_while_it_came_back_is_not_run_again(
+    submitter: TaskSubmitter, desk: LeaseDesk
+) -> None:
+    worker, _ = loaded(submitter, desk)
+    cancelled = worker.in_flight[5]
+    cancelled.unwanted = True
+    assert submitter.handed_back(worker, [4, 5], True, 3.0) == [cancelled]
+    assert [task.spec.name for task in submitter.keys[ONE_CPU].queue] == ["c"]
+
+
+def test_every_push_has_a_message_of_its_own(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
+    """What the first worker was sent says what it was sent, whatever becomes of the task."""
+    (task,) = submit(submitter, "a")
+    worker, link = grant(submitter, desk)
+    (lost,) = submitter.lost(worker)
+    lost.attempt += 1
+    submitter.requeue([lost])
+    _, other = grant(submitter, desk, devices={"GPU": [3]})
+    (first,), (second,) = link.sent, other.sent
+    assert isinstance(first, PushTask)
+    assert isinstance(second, PushTask)
+    assert (first.attempt, first.accelerators) == (0, None)
+    assert (second.attempt, second.accelerators) == (1, {"GPU": [3]})
+    assert first.task_id == second.task_id == task.spec.task_id
 
 
 # -- losing, cancelling --------------------------------------------------------------------------
@@ -342,13 +371,13 @@ def test_tasks_come_back_in_order_whatever_the_message_says(
 def test_a_lost_worker_leaves_its_tasks_oldest_first(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
     worker, _ = loaded(submitter, desk)
     tasks = submitter.lost(worker)
-    assert [task.message.name for task in tasks] == list("abcde")
+    assert [task.spec.name for task in tasks] == list("abcde")
     assert submitter.lost(worker) == []
     assert desk.returned == [], "the raylet has taken the lease back already"
     submit(submitter, "z")
     submitter.requeue(tasks)
     queue = submitter.keys[ONE_CPU].queue
-    assert [task.message.name for task in queue] == list("abcdez")
+    assert [task.spec.name for task in queue] == list("abcdez")
     assert len(desk.open_requests()) == 6
 
 
@@ -365,11 +394,42 @@ def test_a_queued_task_can_be_taken_back_and_a_pushed_one_cannot(
 ) -> None:
     first, second = submit(submitter, "a", "b")
     grant(submitter, desk)
-    assert not submitter.remove(first)
-    assert submitter.remove(second)
-    assert not submitter.remove(second)
+    assert submitter.worker_of(first) is not None
+    submitter.remove(second)
+    assert second.settled
     assert desk.open_requests() == []
-    assert not submitter.remove(a_task("x", SchedulingKey(())))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_taking_back_what_is_queued_costs_the_same_wherever_it_stands(
+    submitter: TaskSubmitter, desk: LeaseDesk, order: int
+) -> None:
+    tasks = submit(submitter, *(f"t{i:05}" for i in range(20_000)))
+    walked = 0
+
+    class Counting(deque[PendingTask]):
+        def __iter__(self) -> Iterator[PendingTask]:
+            nonlocal walked
+            walked += len(self)
+            return super().__iter__()
+
+    state = submitter.keys[ONE_CPU]
+    state.queue = Counting(state.queue)
+    for task in tasks[1:][::order]:
+        submitter.remove(task)
+    assert walked < 3 * len(tasks)
+    submitter.check_invariants()
+    assert submitter.queued_count() == 1
+    worker, _ = grant(submitter, desk)
+    assert names(worker) == ["t00000"]
+
+
+def test_what_was_taken_back_in_the_middle_is_passed_over(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
+    tasks = submit(submitter, *"abcdefg")
+    for task in (tasks[3], tasks[1]):
+        submitter.remove(task)
+        submitter.check_invariants()
+    assert [task.spec.name for task in submitter.refused(desk.open_requests()[0])] == list("acefg")
 
 
 def test_taking_back_the_last_queued_task_keeps_the_requests_for_those_behind_others(
@@ -378,7 +438,7 @@ def test_taking_back_the_last_queued_task_keeps_the_requests_for_those_behind_ot
     worker, _ = warmed(submitter, desk, us=992)
     *_, queued = submit(submitter, "a", "b", "c")
     assert names(worker) == ["a", "b"]
-    assert submitter.remove(queued)
+    submitter.remove(queued)
     assert desk.open_requests(), "b waits behind a, which may take long"
 
 

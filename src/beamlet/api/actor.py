@@ -25,7 +25,7 @@ from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.core_worker import functions
 from beamlet.core_worker.executing.runner import ActorExit
 from beamlet.core_worker.submitting.actors import Creation
-from beamlet.core_worker.submitting.submission import MethodTemplate
+from beamlet.core_worker.submitting.task_spec import MethodTemplate
 from beamlet.exceptions import (
     ActorClassInheritanceException,
     ActorHandleNotFoundError,
@@ -471,6 +471,7 @@ def _methods_of(cls: type) -> dict[str, MethodInfo]:
 
 def handle_of(creation: Creation) -> ActorHandle[Any]:
     info = pickle.loads(creation.spec.handle_info)
+    assert creation.handle_ref is None or isinstance(creation.handle_ref, ObjectRef)
     return ActorHandle(creation.actor_id, creation.handle_ref, info)
 
 

@@ -17,8 +17,7 @@ from beamlet.api.signatures import Signature
 from beamlet.base.class_names import retry_rule
 from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.core_worker import functions
-from beamlet.core_worker.submitting.submission import TaskTemplate
-from beamlet.core_worker.submitting.task_submitter import SchedulingKey
+from beamlet.core_worker.submitting.task_spec import SchedulingKey, TaskTemplate
 from beamlet.serialization.closures import check_closure
 
 if TYPE_CHECKING:

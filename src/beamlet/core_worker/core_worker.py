@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, ClassVar
 
 import msgspec
@@ -33,11 +32,14 @@ from beamlet.core_worker.owning.store_client import StoreClient
 from beamlet.core_worker.owning.streams import Streams
 from beamlet.core_worker.owning.unseen import UnseenErrors
 from beamlet.core_worker.peers import Peer, PeerTable
-from beamlet.core_worker.submitting import cancelling
 from beamlet.core_worker.submitting.actors import ActorAccess
+from beamlet.core_worker.submitting.arguments import Arguments
+from beamlet.core_worker.submitting.cancelling import Cancelling
 from beamlet.core_worker.submitting.leases import Leases
+from beamlet.core_worker.submitting.outcomes import Outcomes
+from beamlet.core_worker.submitting.ports import MakeGenerator
+from beamlet.core_worker.submitting.results import ResultTaker
 from beamlet.core_worker.submitting.submission import Submission
-from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.core_worker.waiting.explaining import Explaining
 from beamlet.core_worker.waiting.waits import Waits
@@ -48,7 +50,7 @@ from beamlet.rpc.connection import Connection
 from beamlet.rpc.containment import Misuse
 from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.reactor import Reactor
-from beamlet.rpc.turns import SharedReactor, Waiter
+from beamlet.rpc.turns import SharedReactor
 from beamlet.serialization.refs import released
 from beamlet.serialization.values import dump_error
 
@@ -88,7 +90,7 @@ class CoreWorker:
         arena_fd: int,
         context: TaskContext,
         make_ref: MakeRef,
-        make_generator: Any,
+        make_generator: MakeGenerator,
         on_raylet_lost: Callable[[str], None],
         reactor: SharedReactor | None = None,
     ) -> None:
@@ -123,10 +125,23 @@ class CoreWorker:
         # Rooms further right still take the core worker; what they use of it is above.
         self.drain_released = self.releases.drain
         self.perform_effects = self.releases.perform
-        self.leases = Leases(self)
-        self.tasks = TaskSubmitter(self.leases)
-        self.submission = Submission(self)
-        self.actors = ActorAccess(self)
+        outcomes = Outcomes(self.refs, self.objects, self.streams, self.unseen)
+        self.arguments = Arguments(self.refs, self.objects, self.unseen, make_ref)
+        self.leases = Leases(self.reactor, self.link, self.peers, outcomes)
+        self.tasks = self.leases.submitter
+        self.actors = ActorAccess(
+            *(self.reactor, self.link, self.peers, self.refs, self.objects, self.contexts),
+            *(self.arguments, outcomes, make_ref),
+        )
+        self.submission = Submission(
+            *(self.reactor, self.refs, self.releases, self.contexts, self.streams, self.arguments, outcomes),
+            *(self.tasks, self.actors, make_ref, make_generator, self.wait_for_room),
+        )
+        self.results = ResultTaker(self.refs, self.objects, self.streams, outcomes, self.leases, self.actors)
+        self.cancelling = Cancelling(
+            *(self.reactor, self.link, self.peers, self.refs, self.releases, outcomes),
+            *(self.tasks, self.actors),
+        )
         self.releases.on_freed = self.actors.handle_freed
         #: What those who explain waits look at.
         self.wait_view = (self.peers, self.refs, self.tasks, self.submission, self.actors)
@@ -141,7 +156,7 @@ class CoreWorker:
         self.advisor: Advisor = NoAdvisor()
         #: What each kind of message does here, but for the two that come most: see ``_from_peer``.
         self.on_peer_message: dict[type, Callable[[Peer, Any], None]] = {
-            peer.Yielded: self.submission.take_yield,
+            peer.Yielded: self.results.take_yield,
             peer.HandedBack: self.leases.handed_back,
             **dict.fromkeys(Ownership.SERVES, self.ownership.handle),
         }
@@ -155,6 +170,7 @@ class CoreWorker:
         # The hot path's shortcuts.
         self.submit_task = self.submission.submit_task
         self.submit_call = self.submission.submit_call
+        self.cancel = self.cancelling.cancel
         self.get = self.objects.get
         self.wait = self.objects.wait
         self.await_ref = self.futures.await_ref
@@ -191,18 +207,13 @@ class CoreWorker:
         assert self.job is not None, "a process creates actors only after it joined a job"
         return self.job
 
-    def cancel(self, ref: Any, force: bool, recursive: bool) -> None:
-        cancelling.cancel(self, ref, force, recursive)
-
     def cancel_task(self, task_id: TaskId, force: bool, recursive: bool) -> None:
         """Stop a task that this process submitted. Under the lock."""
-        cancelling.cancel_task(self, task_id, force, recursive)
+        self.cancelling.cancel_task(task_id, force, recursive)
 
     def cancel_children(self, parent: TaskId, force: bool) -> None:
         """Stop the tasks that ``parent``, which runs here, has submitted. Under the lock."""
-        tasks = self.submission.tasks
-        for child in [task_id for task_id, pending in tasks.items() if pending.parent == parent]:
-            self.cancel_task(child, force, True)
+        self.cancelling.cancel_children(parent, force)
 
     # -- waiting ---------------------------------------------------------------------------------
 
@@ -220,19 +231,7 @@ class CoreWorker:
 
     def take_advice(self, advisor: Advisor) -> None:
         """``advisor`` wants to see what this process submits and waits for."""
-        self.advisor = self.objects.advice = advisor
-
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Let the sockets be read until ``condition``. Raises TimeoutError naming ``what``."""
-        deadline = monotonic() + timeout_s
-        while True:
-            with self.lock:
-                if condition():
-                    return
-            self.raise_if_shut()
-            if monotonic() > deadline:
-                raise TimeoutError(f"waited {timeout_s:g} s for {what}")
-            self.reactor.wait(Waiter(), min(deadline, monotonic() + 0.01))
+        self.advisor = self.objects.advice = self.arguments.advice = self.leases.advice = advisor
 
     def wait_for_room(self, connection: Connection) -> None:
         """Let a slow reader catch up. Called under the lock, once."""
@@ -261,16 +260,16 @@ class CoreWorker:
 
     def _from_peer(self, connection: Connection, messages: list[Any]) -> None:
         sender: Peer = connection.context
-        submission = self.submission
+        results = self.results
         worked = False
         for message in messages:
             try:
                 kind = type(message)
                 if kind is peer.Result:
-                    submission.take_result(sender, message)
+                    results.take_result(sender, message)
                     worked = True
                 elif kind is peer.Results:
-                    submission.take_results(sender, message)
+                    results.take_results(sender, message)
                     worked = True
                 else:
                     handler = self.on_peer_message.get(kind)

@@ -39,9 +39,9 @@ class Peer:
         #: Messages for a connection that is being made.
         self.queue: list[Message] = []
         #: The lease under which we push tasks to it.
-        self.leased: LeasedWorker | None = None
+        self.leased: LeasedWorker[Peer] | None = None
         #: The actor living there that we call.
-        self.actor: ActorLink | None = None
+        self.actor: ActorLink[Peer] | None = None
         self.gone = False
         self.reason = ""
         self.certificate: DeathCertificate | None = None

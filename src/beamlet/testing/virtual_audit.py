@@ -11,7 +11,7 @@ from functools import partial
 
 from beamlet.base.ids import Address, ObjectId, short
 from beamlet.core_worker.core_worker import CoreWorker
-from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.pending import PendingTask
 from beamlet.testing.virtual_cluster import VirtualCluster
 from beamlet.testing.virtual_process import VirtualProcess
 
@@ -148,18 +148,19 @@ def _why_kept(core: CoreWorker, object_id: ObjectId) -> str:
     return str({name: value for name, value in counts.items() if value})
 
 
-def _where(core: CoreWorker, pending: Pending) -> str:
+def _where(core: CoreWorker, task: PendingTask) -> str:
     """A task that nobody answered, and how far it came."""
-    at = "nowhere"
-    for state in core.tasks.keys.values():
-        if pending in state.queue:
-            at = f"queued, {len(state.workers)} workers, {len(state.requests)} requests"
-        for worker in state.workers:
-            if any(flying is pending for flying in worker.in_flight.values()):
-                at = f"in flight at {short(Address(worker.address))}"
+    worker = core.tasks.worker_of(task)
+    state = core.tasks.keys.get(task.spec.template.key)
+    if worker is not None:
+        at = f"in flight at {short(Address(worker.address))}"
+    elif state is not None and task in state.queue:
+        at = f"queued, {len(state.workers)} workers, {len(state.requests)} requests"
+    else:
+        at = "nowhere"
     return (
-        f"{pending.message.name}: {at}, unresolved {pending.unresolved}, cancelled {pending.cancelled}, "
-        f"retries {pending.retries_left}"
+        f"{task.spec.name}: {at}, unresolved {task.unresolved}, settled {task.settled}, "
+        f"unwanted {task.unwanted}, retries {task.retries_left}"
     )
 
 

@@ -3,28 +3,30 @@
 One ActorLink per actor that this process calls:
 
     WAITING ──ALIVE──▶ CONNECTING ──connected──▶ READY
-       ▲                                            │ connection lost
-       └────────── RESTARTING ◀── LOST ◀────────────┘
-                                   └──▶ DEAD   (from any state)
+                           ▲                        │ connection lost
+                           └─── RESTARTING ◀── LOST ◀┘
+                                                └──▶ DEAD   (from any state)
 
 Calls of one caller run in submission order: they leave on one connection in order, a call whose
 arguments are not ready holds back those behind it (unless the actor runs calls out of order anyway), and
 calls that survive a restart are sent again before any newer one.
 
 A call in flight when the actor dies is sent to the next incarnation if it has retries left, else it fails
-with the cause, which comes with the GCS's ActorUpdate.
+with the cause, which comes with the GCS's ActorUpdate.  While an actor restarts, calls that may not be sent
+twice are not accepted either: nobody knows how long it takes, nor whether it comes back.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from beamlet.base.ids import ActorId, Address
-from beamlet.core_worker.submitting.pending import Pending
+from beamlet.base.ids import ActorId, Address, TaskId
+from beamlet.core_worker.submitting.pending import PendingCall
 from beamlet.protocol.gcs import ActorUpdate
 from beamlet.protocol.message import Message
+from beamlet.protocol.peer import CallActor
 
 
 class LinkState(enum.Enum):
@@ -32,6 +34,7 @@ class LinkState(enum.Enum):
     CONNECTING = "connecting to the actor"
     READY = "ready"
     LOST = "connection lost, cause not known yet"
+    RESTARTING = "being started again"
     DEAD = "dead"
 
 
@@ -39,13 +42,18 @@ class Link(Protocol):
     def send(self, message: Message) -> None: ...
 
 
-class ActorLink:
+L = TypeVar("L", bound=Link)
+
+
+class ActorLink(Generic[L]):
     """What one process knows of one actor it calls."""
 
     __slots__ = (
+        "_index",
         "actor_id",
         "address",
         "death",
+        "dropped_count",
         "holds_handle",
         "in_flight",
         "incarnation",
@@ -68,14 +76,19 @@ class ActorLink:
         self.state = LinkState.WAITING
         self.address = Address(b"")
         self.incarnation = -1
-        self.link: Link | None = None
+        self.link: L | None = None
         self.next_seq = 1
         #: Sent, by seq, unanswered.
-        self.in_flight: dict[int, Pending] = {}
-        #: Not sent, in order.
-        self.queue: deque[Pending] = deque()
+        self.in_flight: dict[int, PendingCall] = {}
+        #: Not sent, in order. Settled calls among them (cancelled ones) are passed over.
+        self.queue: deque[PendingCall] = deque()
+        #: Settled calls in ``queue``.
+        self.dropped_count = 0
+        #: Calls that were looked for (``find``) and those looked at meanwhile; it may know too many.
+        self._index: dict[TaskId, PendingCall] = {}
         #: Were in flight without retries when the connection broke; fail as soon as the cause is known.
-        self.interrupted: list[Pending] = []
+        #: They keep their ``seq``: that they may have run is all that is known of them.
+        self.interrupted: list[PendingCall] = []
         #: The update that said DEAD.
         self.death: ActorUpdate | None = None
         self.max_task_retries = 0
@@ -88,63 +101,115 @@ class ActorLink:
 
     @property
     def pending_count(self) -> int:
-        return len(self.in_flight) + len(self.queue)
+        return len(self.in_flight) + len(self.queue) - self.dropped_count
+
+    def waiting(self) -> list[PendingCall]:
+        """What is not sent, in order."""
+        return [call for call in self.queue if not call.settled]
 
     # -- calls -----------------------------------------------------------------------------------
 
-    def submit(self, call: Pending) -> bool:
-        """Send or queue ``call``; False if the actor is dead (see ``death``)."""
+    def submit(self, call: PendingCall) -> bool:
+        """Send or queue ``call``; False if that cannot be: it is dead (see ``death``), or restarts."""
         if self.state is LinkState.READY and not call.unresolved and not (self.queue and self.ordered):
             self._push(call)
             return True
-        if self.state is LinkState.DEAD:
+        if self.state is LinkState.DEAD or (self.state is LinkState.RESTARTING and not _may_wait(call)):
             return False
         self.queue.append(call)
         return True
 
-    def _push(self, call: Pending) -> None:
-        seq = self.next_seq
+    def _push(self, call: PendingCall) -> None:
+        call.seq = seq = self.next_seq
         self.next_seq = seq + 1
-        call.message.seq = seq
         self.in_flight[seq] = call
         assert self.link is not None
-        self.link.send(call.message)
+        spec = call.spec
+        method = spec.method
+        self.link.send(
+            CallActor(
+                seq,
+                spec.task_id,
+                method.name,
+                method.num_returns,
+                spec.payload,
+                call.deps,
+                spec.nested,
+                call.attempt,
+                method.group,
+                method.shown_as,
+                method.stream_limit,
+            )
+        )
 
     def drain(self) -> None:
         """Send what may go: a dependency became ready, or the connection did."""
         if self.state is not LinkState.READY:
             return
         if self.ordered:
-            while self.queue and not self.queue[0].unresolved:
-                self._push(self.queue.popleft())
+            while self.queue:
+                if self.queue[0].settled:
+                    self.queue.popleft()
+                    self.dropped_count -= 1
+                elif self.queue[0].unresolved:
+                    return
+                else:
+                    self._push(self.queue.popleft())
         else:
-            waiting = deque(call for call in self.queue if call.unresolved)
-            ready = [call for call in self.queue if not call.unresolved]
-            self.queue = waiting
-            for call in ready:
-                self._push(call)
+            waiting = self.waiting()
+            self._keep([call for call in waiting if call.unresolved])
+            for call in waiting:
+                if not call.unresolved:
+                    self._push(call)
 
-    def answered(self, seq: int) -> Pending | None:
+    def _keep(self, calls: list[PendingCall]) -> None:
+        """These are what is queued."""
+        self.queue.clear()
+        self.queue.extend(calls)
+        self.dropped_count = 0
+
+    def answered(self, seq: int) -> PendingCall | None:
         """The call that ``seq`` answers; None if it was given up already."""
         return self.in_flight.pop(seq, None)
 
-    def send_again(self, call: Pending) -> None:
+    def send_again(self, call: PendingCall) -> None:
         """Another attempt of a call that failed and may be retried: ahead of what is queued."""
-        call.message.attempt += 1
+        call.attempt += 1
+        call.seq = 0
         self.queue.appendleft(call)
         self.drain()
 
-    def remove(self, call: Pending) -> bool:
-        """Take back a call that was not sent (cancel)."""
-        if call in self.queue:
-            self.queue.remove(call)
-            self.drain()
-            return True
-        return False
+    def find(self, task_id: TaskId) -> PendingCall | None:
+        """The call of that id, if it is unanswered. To find all of many costs one walk through them."""
+        call = self._index.get(task_id)
+        if call is None:
+            for calls in (reversed(self.queue), reversed(self.in_flight.values())):
+                for new in calls:  # what came since the last look stands at the ends
+                    if new.spec.task_id in self._index:
+                        break
+                    self._index[new.spec.task_id] = new
+            call = self._index.get(task_id)
+        if call is None:
+            self._index.update((c.spec.task_id, c) for c in (*self.in_flight.values(), *self.queue))
+            call = self._index.get(task_id)
+        return call if call is not None and not call.settled else None
+
+    def drop(self, call: PendingCall) -> None:
+        """Settle a call that is queued. Costs the same wherever in the queue it stands."""
+        assert not call.seq, "it was pushed"
+        call.settled = True
+        self.dropped_count += 1
+        if self.dropped_count * 2 > len(self.queue):
+            self._keep(self.waiting())
+        self.drain()
+
+    def forget_answered(self) -> None:
+        """Nothing is unanswered."""
+        self._index.clear()
 
     # -- life cycle ------------------------------------------------------------------------------
 
-    def update(self, update: ActorUpdate) -> tuple[Address | None, list[Pending]]:
+    def update(self, update: ActorUpdate) -> tuple[Address | None, list[PendingCall]]:
         """News from the GCS: (address to connect to or None, calls that fail because of it)."""
         if update.incarnation < self.incarnation or self.state is LinkState.DEAD:
             return None, []
@@ -152,8 +217,11 @@ class ActorLink:
             return None, self._die(update)
         if update.state == "RESTARTING":
             self._disconnect()
-            self.state = LinkState.WAITING
-            failed, self.interrupted = self.interrupted, []
+            self.state = LinkState.RESTARTING
+            waiting = self.waiting()
+            self._keep([call for call in waiting if call.unresolved or _may_wait(call)])
+            failed = [*self.interrupted, *(c for c in waiting if not (c.unresolved or _may_wait(c)))]
+            self.interrupted = []
             return None, failed
         if update.state == "ALIVE" and update.incarnation > self.incarnation:
             self._disconnect()
@@ -164,7 +232,7 @@ class ActorLink:
             return update.address, failed
         return None, []
 
-    def connected(self, link: Link) -> None:
+    def connected(self, link: L) -> None:
         """The connection to ``address`` is there."""
         if self.state is LinkState.CONNECTING:
             self.link = link
@@ -180,25 +248,27 @@ class ActorLink:
     def _disconnect(self) -> None:
         """Sort what was in flight into what is sent again and what fails."""
         self.link = None
-        again: list[Pending] = []
+        again: list[PendingCall] = []
         for call in self.in_flight.values():
-            if call.retries_left and not call.cancelled:
+            if call.retries_left and not call.unwanted:
+                call.seq = 0
                 call.retries_left -= call.retries_left > 0
-                call.message.attempt += 1
+                call.attempt += 1
                 again.append(call)
             else:
                 self.interrupted.append(call)
         self.in_flight.clear()
         self.queue.extendleft(reversed(again))
 
-    def _die(self, update: ActorUpdate) -> list[Pending]:
+    def _die(self, update: ActorUpdate) -> list[PendingCall]:
         self.state = LinkState.DEAD
         self.death = update
         self.link = None
-        failed = [*self.interrupted, *self.in_flight.values(), *self.queue]
+        failed = [*self.interrupted, *self.in_flight.values(), *self.waiting()]
         self.interrupted = []
         self.in_flight.clear()
-        self.queue.clear()
+        self._keep([])
+        self._index.clear()
         return failed
 
     def check_invariants(self) -> None:
@@ -206,5 +276,14 @@ class ActorLink:
         assert not self.in_flight or self.state is LinkState.READY
         if self.state is LinkState.READY and self.queue and self.ordered:
             assert self.queue[0].unresolved, "a call could be sent and is not"
+            assert not self.queue[0].settled
+        assert self.dropped_count == sum(call.settled for call in self.queue)
+        assert all(call.seq == seq for seq, call in self.in_flight.items())
+        assert not any(call.seq for call in self.queue)
         if self.state is LinkState.DEAD:
             assert not [*self.queue, *self.in_flight.values(), *self.interrupted]
+
+
+def _may_wait(call: PendingCall) -> bool:
+    """Whether it may be sent to an incarnation after the one it was meant for."""
+    return call.spec.method.max_task_retries != 0

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import pickle
+from collections.abc import Sequence
+from functools import partial
+from time import monotonic
+from typing import Any
 
 import msgspec
 
 from beamlet.base.ids import ActorId, ObjectId, actor_creation_task_id, actor_handle_object
+from beamlet.core_worker.context import Contexts
+from beamlet.core_worker.node_link import Reply
+from beamlet.core_worker.owning.objects import ObjectAccess
+from beamlet.core_worker.owning.ports import MakeRef, Ref
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
-from beamlet.core_worker.submitting.pending import Pending
-from beamlet.core_worker.submitting.submission import MethodTemplate
+from beamlet.core_worker.submitting.arguments import Arguments, FailedArgument
+from beamlet.core_worker.submitting.outcomes import Outcomes
+from beamlet.core_worker.submitting.pending import Pending, PendingCall, PendingCreation
+from beamlet.core_worker.submitting.ports import PeerBook, Raylet
+from beamlet.core_worker.submitting.task_spec import CreationSpec
 from beamlet.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
@@ -33,14 +45,13 @@ from beamlet.protocol.gcs import (
     ListNamedActors,
     SubscribeActor,
 )
-from beamlet.protocol.peer import PushTask
+from beamlet.rpc.turns import SharedReactor
 from beamlet.serialization.remote_error import died_of
-from beamlet.serialization.values import dump_error, dumps
-
-if TYPE_CHECKING:
-    from beamlet.core_worker.core_worker import CoreWorker
+from beamlet.serialization.values import dump_error
 
 _CREATE_TIMEOUT_S = 60.0
+#: The value of a handle's object: None.
+_HANDLE_VALUE = pickle.dumps(None, 5)
 
 
 class Creation(msgspec.Struct):
@@ -48,19 +59,38 @@ class Creation(msgspec.Struct):
 
     actor_id: ActorId
     #: The reference whose count is the number of handles; None for handles that do not keep it alive.
-    handle_ref: Any
+    handle_ref: Ref | None
     spec: ActorSpec
 
 
 class ActorAccess:
     """All actors this process created or calls. Guarded by the core worker's lock."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
-        self.links: dict[ActorId, ActorLink] = {}
+    def __init__(
+        self,
+        reactor: SharedReactor,
+        raylet: Raylet,
+        peers: PeerBook,
+        refs: ReferenceCounter,
+        objects: ObjectAccess,
+        contexts: Contexts,
+        arguments: Arguments,
+        outcomes: Outcomes,
+        make_ref: MakeRef,
+    ) -> None:
+        self._reactor = reactor
+        self._lock = reactor.lock
+        self._raylet = raylet
+        self._peers = peers
+        self._refs = refs
+        self._objects = objects
+        self._contexts = contexts
+        self._arguments = arguments
+        self._outcomes = outcomes
+        self._make_ref = make_ref
+        self.links: dict[ActorId, ActorLink[Peer]] = {}
         #: Arguments of constructors, kept until the actor can never be started again.
-        self._creations: dict[ActorId, Pending] = {}
-        self._specs: dict[ActorId, ActorSpec] = {}
+        self._creations: dict[ActorId, PendingCreation] = {}
 
     # -- creating --------------------------------------------------------------------------------
 
@@ -76,66 +106,65 @@ class ActorAccess:
 
         Raises ActorAlreadyExistsError when the name is taken.
         """
-        core = self._core
-        core.raise_if_shut()
-        prepared = core.submission.prepare(args, kwargs, f"{spec.class_name}.__init__", parameters)
-        with core.lock:
-            actor_id = spec.actor_id = core.context().next_actor()
-            spec.args, spec.owner = prepared.payload, core.address
+        self._objects.blocking.raise_if_shut()
+        prepared = self._arguments.prepare(args, kwargs, f"{spec.class_name}.__init__", parameters)
+        with self._lock:
+            actor_id = spec.actor_id = self._contexts.current().next_actor()
+            spec.args, spec.owner = prepared.payload, self._refs.self_address
             handle_ref = None if spec.detached else self._new_handle_ref(actor_id)
-            message = PushTask(0, actor_creation_task_id(actor_id), spec.class_key, spec.class_name, 0, b"")
-            answer: list[Any] = []
-
-            def ready(pending: Pending) -> None:
-                spec.deps, spec.nested = list(pending.message.deps), list(pending.message.nested)
-                core.link.send(ActorReady(spec))
-
-            pending = Pending(message, (), [], route=ready)
-            self._creations[actor_id] = pending
-            self._specs[actor_id] = spec
+            task_id = actor_creation_task_id(actor_id)
+            creation = Pending(CreationSpec(spec, task_id, prepared.dep_ids(), prepared.nested), ())
+            self._creations[actor_id] = creation
             link = self.link(actor_id, spec.class_name)
             link.max_task_retries = spec.max_task_retries
             link.max_pending_calls = spec.max_pending_calls
             link.ordered = spec.max_concurrency == 1 and not spec.is_async
+            failed: FailedArgument | None = None
             if prepared.deps or prepared.nested:
-                core.submission.hold(pending, prepared)
-            is_ready = not pending.unresolved and not pending.cancelled
+                failed = self._arguments.hold(creation, self._ready, self._argument_failed)
+            is_ready = failed is None and not creation.unresolved
             if is_ready:
-                spec.deps, spec.nested = list(message.deps), list(message.nested)
+                spec.deps, spec.nested = list(creation.deps), prepared.nested
+            reply = Reply()
             request = CreateActor(0, spec, get_if_exists, is_ready)
-            core.link.request(request, lambda m: self._created(spec, m, answer))
+            self._raylet.request(request, partial(self._created, spec, reply))
+            if failed is not None:
+                self._argument_failed(creation, failed)
             self.subscribe(link)
-            core.reactor.flush()
+            self._reactor.flush()
         if spec.name:
-            return self._await_named(spec, handle_ref, answer)
+            return self._await_named(spec, handle_ref, reply)
         return Creation(actor_id, handle_ref, spec)
 
-    def _new_handle_ref(self, actor_id: ActorId) -> Any:
+    def _new_handle_ref(self, actor_id: ActorId) -> Ref:
         object_id = actor_handle_object(actor_id)
-        record = self._core.refs.new_owned(object_id)
+        record = self._refs.new_owned(object_id)
         record.watched = True
-        payload = dumps(None)
-        assert isinstance(payload, bytes)
-        self._core.refs.set_inline(record, payload)
-        return self._core.make_ref(object_id, self._core.address)
+        self._refs.set_inline(record, _HANDLE_VALUE)
+        return self._make_ref(object_id, self._refs.self_address)
 
-    def argument_failed(self, pending: Pending, error: bytes) -> None:
+    def _ready(self, creation: PendingCreation) -> None:
+        """The arguments of the constructor are there."""
+        spec = creation.spec.actor
+        spec.deps, spec.nested = list(creation.deps), list(creation.spec.nested)
+        self._raylet.send(ActorReady(spec))
+
+    def _argument_failed(self, creation: PendingCreation, failed: FailedArgument) -> None:
         """A constructor argument is an error: the actor dies before it is born, of that error."""
-        for actor_id, creation in self._creations.items():
-            if creation is pending:
-                spec = self._specs[actor_id]
-                self._core.link.send(ActorReady(spec, error))
-                return
+        creation.settled = True
+        self._raylet.send(ActorReady(creation.spec.actor, failed.payload))
 
-    def _created(self, spec: ActorSpec, message: Any, answer: list[Any]) -> None:
-        answer.append(message)
+    def _created(self, spec: ActorSpec, reply: Reply, message: Any) -> None:
+        reply.set(message)
         if isinstance(message, ActorRefused):
-            self.updated(ActorUpdate(spec.actor_id, "DEAD", self._core.address, 0, message.reason))
+            self.updated(ActorUpdate(spec.actor_id, "DEAD", self._refs.self_address, 0, message.reason))
 
-    def _await_named(self, spec: ActorSpec, handle_ref: Any, answer: list[Any]) -> Creation:
-        core = self._core
-        core.wait_for(lambda: bool(answer), _CREATE_TIMEOUT_S, f"the GCS to accept actor {spec.name!r}")
-        message = answer[0]
+    def _await_named(self, spec: ActorSpec, handle_ref: Ref | None, reply: Reply) -> Creation:
+        if not self._reactor.wait(reply, monotonic() + _CREATE_TIMEOUT_S):
+            raise TimeoutError(f"the GCS did not accept actor {spec.name!r} within {_CREATE_TIMEOUT_S:g} s")
+        message = reply.message
+        if message is None:
+            raise self._raylet.gone()
         if isinstance(message, ActorNameTaken):
             self._forget(spec.actor_id)
             raise ActorAlreadyExistsError(
@@ -151,31 +180,32 @@ class ActorAccess:
         return Creation(spec.actor_id, handle_ref, spec)
 
     def _forget(self, actor_id: ActorId) -> None:
-        with self._core.lock:
+        with self._lock:
             self.links.pop(actor_id, None)
             self._release_creation(actor_id)
 
-    def creation_of(self, actor_id: ActorId) -> Pending | None:
+    def creation_of(self, actor_id: ActorId) -> PendingCreation | None:
         """The constructor's arguments, of an actor created here."""
         return self._creations.get(actor_id)
 
     def created_at(self, actor_id: ActorId) -> str:
         """The line that made the actor, if that was in this process."""
-        spec = self._specs.get(actor_id)
-        return spec.call_site if spec is not None else ""
+        creation = self._creations.get(actor_id)
+        return creation.spec.actor.call_site if creation is not None else ""
 
     def _release_creation(self, actor_id: ActorId) -> None:
         creation = self._creations.pop(actor_id, None)
-        self._specs.pop(actor_id, None)
-        if creation is not None and creation.held:
-            self._core.refs.remove_submitted(creation.held)
-            creation.held = []
+        if creation is not None:
+            creation.settled = True
+            held, creation.held = creation.held, ()
+            if held:
+                self._refs.remove_submitted(held)
 
     # -- finding ---------------------------------------------------------------------------------
 
     def find(self, name: str, namespace: str) -> Creation:
         """The live actor of that name. Raises ValueError when there is none."""
-        message = self._core.link.call(FindActor(0, name, namespace))
+        message = self._raylet.call(FindActor(0, name, namespace))
         if isinstance(message, ActorFound):
             return Creation(message.spec.actor_id, None, message.spec)
         assert isinstance(message, ActorNotFound)
@@ -184,42 +214,45 @@ class ActorAccess:
         )
 
     def names(self, all_namespaces: bool, namespace: str) -> list[tuple[str, str]]:
-        reply: Any = self._core.link.call(ListNamedActors(0, all_namespaces, namespace))
+        reply: Any = self._raylet.call(ListNamedActors(0, all_namespaces, namespace))
         return list(reply.actors)
 
     def kill(self, actor_id: ActorId, no_restart: bool) -> None:
-        self._core.link.call(KillActor(0, actor_id, no_restart))
+        self._raylet.call(KillActor(0, actor_id, no_restart))
 
     # -- calling ---------------------------------------------------------------------------------
 
-    def link(self, actor_id: ActorId, name: str) -> ActorLink:
+    def link(self, actor_id: ActorId, name: str) -> ActorLink[Peer]:
         """Our line to an actor, subscribed to its fate."""
         link = self.links.get(actor_id)
         if link is None:
-            link = self.links[actor_id] = ActorLink(actor_id, name)
-            handle = self._core.refs.objects.get(actor_handle_object(actor_id))
+            link = self.links[actor_id] = ActorLink[Peer](actor_id, name)
+            handle = self._refs.objects.get(actor_handle_object(actor_id))
             if handle is not None:
                 handle.watched = True  # with the last handle the link of a dead actor goes
         return link
 
-    def subscribe(self, link: ActorLink) -> None:
+    def subscribe(self, link: ActorLink[Peer]) -> None:
         """From the first call on we follow the actor."""
         if not link.subscribed:
             link.subscribed = True
-            self._core.link.send(SubscribeActor(link.actor_id))
+            self._raylet.send(SubscribeActor(link.actor_id))
 
-    def hold_handle(self, link: ActorLink) -> None:
+    def hold_handle(self, link: ActorLink[Peer]) -> None:
         """The first unanswered call: the actor is in use although every handle may go meanwhile."""
         object_id = actor_handle_object(link.actor_id)
-        if object_id in self._core.refs.objects:
+        if object_id in self._refs.objects:
             link.holds_handle = True
-            self._core.refs.add_submitted((object_id,))
+            self._refs.add_submitted((object_id,))
 
-    def settle(self, link: ActorLink) -> None:
+    def settle(self, link: ActorLink[Peer]) -> None:
         """A call of it is over: with the last one we let go of the handle that we held for them."""
-        if link.holds_handle and not link.in_flight and not link.queue:
+        if link.in_flight or link.queue:
+            return
+        link.forget_answered()
+        if link.holds_handle:
             link.holds_handle = False
-            self._core.refs.remove_submitted((actor_handle_object(link.actor_id),))
+            self._refs.remove_submitted((actor_handle_object(link.actor_id),))
 
     def updated(self, update: ActorUpdate) -> None:
         """News of an actor. Under the lock."""
@@ -231,27 +264,39 @@ class ActorAccess:
         if isinstance(before, Peer) and link.link is not before:
             before.actor = None  # its end is old news, whenever we hear of it
         if address is not None:
-            peer = self._core.peers.get(address)
+            peer = self._peers.get(address)
             peer.actor = link
             link.connected(peer)
         if update.state == "DEAD":
             self._release_creation(update.actor_id)
             self.fail_dead(link, failed)
             self.settle(link)
-            if actor_handle_object(link.actor_id) not in self._core.refs.objects:
+            if actor_handle_object(link.actor_id) not in self._refs.objects:
                 del self.links[link.actor_id]
         elif failed:
-            error = ActorUnavailableError(
-                "its process died while this call was on its way, and it is being restarted "
-                f"({update.cause}); "
-                "the call is not sent again because max_task_retries is 0 or used up",
-                link.actor_id,
-            )
             for call in failed:
-                self._core.submission.fail(call, error)
+                self._fail_unavailable(link, call, update.cause)
             self.settle(link)
 
-    def fail_dead(self, link: ActorLink, calls: list[Pending]) -> None:
+    def refuse(self, link: ActorLink[Peer], call: PendingCall) -> None:
+        """The link did not take the call."""
+        if link.state is LinkState.DEAD:
+            self.fail_dead(link, [call])
+        else:
+            self._fail_unavailable(link, call, "")
+            self.settle(link)
+
+    def _fail_unavailable(self, link: ActorLink[Peer], call: PendingCall, cause: str) -> None:
+        """It cannot wait for the actor's next process."""
+        because = f" ({cause})" if cause else ""
+        if call.seq:
+            text = f"its process died while this call was on its way, and it is being restarted{because}"
+            text += "; the call is not sent again because max_task_retries is 0 or used up"
+        else:
+            text = f"it is being restarted{because}, and calls wait for that only with max_task_retries"
+        self._outcomes.fail(call, ActorUnavailableError(text, link.actor_id))
+
+    def fail_dead(self, link: ActorLink[Peer], calls: Sequence[PendingCall]) -> None:
         """Calls of a dead actor, each with the cause of death."""
         if not calls:
             return
@@ -259,9 +304,9 @@ class ActorAccess:
         init_error = link.death.init_error
         payload = died_of(init_error) if init_error else dump_error(self.death_error(link))
         for call in calls:
-            self._core.submission.finish_with(call, payload)
+            self._outcomes.finish_with(call, payload)
 
-    def death_error(self, link: ActorLink) -> RayActorError:
+    def death_error(self, link: ActorLink[Peer]) -> RayActorError:
         update = link.death
         assert update is not None
         cause = update.cause or "it ended"
@@ -269,7 +314,7 @@ class ActorAccess:
             cause = f"{cause}: {update.certificate.describe()}"
         return ActorDiedError(cause, actor_id=link.actor_id.hex(), actor_name=link.name)
 
-    def peer_gone(self, link: ActorLink) -> None:
+    def peer_gone(self, link: ActorLink[Peer]) -> None:
         """The connection to its process broke; the GCS will tell what became of it."""
         link.lost()
 
@@ -277,10 +322,7 @@ class ActorAccess:
         """No handle of ours is left anywhere."""
         actor_id = ActorId(object_id[8:24])
         if not owner:
-            self._core.link.send(ActorOutOfScope(actor_id))
+            self._raylet.send(ActorOutOfScope(actor_id))
         link = self.links.get(actor_id)
         if link is not None and link.state is LinkState.DEAD:
             del self.links[actor_id]
-
-
-__all__ = ["ActorAccess", "Creation", "MethodTemplate"]

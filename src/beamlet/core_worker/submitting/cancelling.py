@@ -1,67 +1,116 @@
-"""cancel(): finding the task, wherever it is, and stopping it there."""
+"""cancel(): finding the work, wherever it is, and stopping it there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from beamlet.base.ids import ActorId, Address, TaskId, actor_of_task, is_nil_actor
+from beamlet.base.ids import ActorId, Address, TaskId, actor_of_task, is_nil_actor, task_of_object
 from beamlet.core_worker.owning.object_record import PENDING
+from beamlet.core_worker.owning.ports import Ref
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.peers import Peer
-from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.actors import ActorAccess
+from beamlet.core_worker.submitting.outcomes import Outcomes
+from beamlet.core_worker.submitting.pending import Pending, PendingTask
+from beamlet.core_worker.submitting.ports import PeerBook, Raylet
+from beamlet.core_worker.submitting.task_submitter import LeasedWorker, TaskSubmitter
 from beamlet.exceptions import TaskCancelledError
+from beamlet.protocol.node import ForceCancel
 from beamlet.protocol.peer import CancelTask
+from beamlet.rpc.turns import SharedReactor
 
-if TYPE_CHECKING:
-    from beamlet.core_worker.core_worker import CoreWorker
+#: How long a worker that was told to drop a task by force may take before the raylet ends it.
+FORCE_AFTER_S = 0.2
 
 
-def cancel(core: CoreWorker, ref: Any, force: bool, recursive: bool) -> None:
-    """See ``beamlet.cancel``. Raises ValueError for ``force`` on an actor's call."""
-    task_id = TaskId(ref._id[:24])
-    actor_id = actor_of_task(task_id)
-    if force and not is_nil_actor(actor_id):
-        raise ValueError("force=True is not supported for actor calls: it would end the actor. Use kill().")
-    with core.lock:
-        record = core.refs.objects.get(ref._id)
-        if record is None or record.state != PENDING:
+class Cancelling:
+    """``cancel`` is called by users' threads without the core worker's lock, all else under it."""
+
+    def __init__(
+        self,
+        reactor: SharedReactor,
+        raylet: Raylet,
+        peers: PeerBook,
+        refs: ReferenceCounter,
+        releases: Releases,
+        outcomes: Outcomes,
+        submitter: TaskSubmitter[Peer],
+        actors: ActorAccess,
+    ) -> None:
+        self._reactor = reactor
+        self._raylet = raylet
+        self._peers = peers
+        self._refs = refs
+        self._releases = releases
+        self._outcomes = outcomes
+        self._submitter = submitter
+        self._actors = actors
+
+    def cancel(self, ref: Ref, force: bool, recursive: bool) -> None:
+        """See ``beamlet.cancel``. Raises ValueError for ``force`` on an actor's call."""
+        task_id = task_of_object(ref._id)
+        actor_id = actor_of_task(task_id)
+        if force and not is_nil_actor(actor_id):
+            raise ValueError(
+                "force=True is not supported for actor calls: it would end the actor. Use kill()."
+            )
+        with self._reactor.lock:
+            record = self._refs.objects.get(ref._id)
+            if record is None or record.state != PENDING:
+                return
+            if record.owner:
+                self._peers.get(Address(record.owner)).send(CancelTask(task_id, force, recursive))
+            elif is_nil_actor(actor_id):
+                self.cancel_task(task_id, force, recursive)
+            else:
+                self._cancel_call(actor_id, task_id, recursive)
+            self._releases.perform()
+            self._reactor.flush()
+
+    def cancel_task(self, task_id: TaskId, force: bool, recursive: bool) -> None:
+        """A task of ours: queued here, waiting for arguments, or at a worker."""
+        task = self._outcomes.tasks.get(task_id)
+        if task is None:
             return
-        if record.owner:
-            core.peers.get(Address(record.owner)).send(CancelTask(task_id, force, recursive))
-        elif is_nil_actor(actor_id):
-            cancel_task(core, task_id, force, recursive)
-        else:
-            _cancel_call(core, actor_id, task_id, recursive)
-        core.perform_effects()
-        core.reactor.flush()
+        task.unwanted = True
+        if task.unresolved:
+            self._end(task)
+        elif not task.seq:
+            self._submitter.remove(task)
+            self._end(task)
+        elif (worker := self._submitter.worker_of(task)) is not None:
+            worker.link.send(CancelTask(task_id, force, recursive))
+            if force:
+                self._reactor.call_later(FORCE_AFTER_S, lambda: self._force(task, worker))
 
+    def _force(self, task: PendingTask, worker: LeasedWorker[Peer]) -> None:
+        """Asking was no use: code that never returns to the interpreter hears nothing."""
+        if worker.in_flight.get(task.seq) is not task:
+            return
+        if next(iter(worker.in_flight)) == task.seq:
+            self._raylet.send(ForceCancel(worker.lease, task.spec.task_id, task.spec.name))
+        else:  # another runs before it, or has just ended: that one is not to die for it
+            self._reactor.call_later(FORCE_AFTER_S, lambda: self._force(task, worker))
 
-def cancel_task(core: CoreWorker, task_id: TaskId, force: bool, recursive: bool) -> None:
-    """A task of ours: queued here, waiting for arguments, or at a worker. Under the lock."""
-    pending = core.submission.tasks.get(task_id)
-    if pending is None:
-        return
-    pending.retries_left = 0
-    if pending.unresolved or core.tasks.remove(pending):
-        pending.cancelled = True
-        core.submission.fail(pending, TaskCancelledError(task_id.hex()))
-        return
-    for state in core.tasks.keys.values():
-        for worker in state.workers:
-            if any(flying is pending for flying in worker.in_flight.values()):
-                worker.link.send(CancelTask(task_id, force, recursive))
+    def cancel_children(self, parent: TaskId, force: bool) -> None:
+        """Stop those that the running task ``parent`` has submitted, and theirs."""
+        tasks = self._outcomes.tasks
+        for child in [task_id for task_id, task in tasks.items() if task.spec.parent == parent]:
+            self.cancel_task(child, force, True)
 
+    def _cancel_call(self, actor_id: ActorId, task_id: TaskId, recursive: bool) -> None:
+        link = self._actors.links.get(actor_id)
+        call = link.find(task_id) if link is not None else None
+        if link is None or call is None:
+            return
+        call.unwanted = True
+        if not call.seq:
+            link.drop(call)
+            self._end(call)
+            self._actors.settle(link)
+        elif link.link is not None:
+            link.link.send(CancelTask(task_id, False, recursive))
 
-def _cancel_call(core: CoreWorker, actor_id: ActorId, task_id: TaskId, recursive: bool) -> None:
-    link = core.actors.links.get(actor_id)
-    if link is None:
-        return
-    waiting: list[Pending] = [call for call in link.queue if call.message.task_id == task_id]
-    for call in waiting:
-        link.remove(call)
-        core.submission.fail(call, TaskCancelledError(task_id.hex()))
-    core.actors.settle(link)
-    for call in link.in_flight.values():
-        if call.message.task_id == task_id:
-            call.retries_left = 0
-    if not waiting and isinstance(link.link, Peer):
-        link.link.send(CancelTask(task_id, False, recursive))
+    def _end(self, work: Pending[Any]) -> None:
+        self._outcomes.fail(work, TaskCancelledError(work.spec.task_id.hex()))

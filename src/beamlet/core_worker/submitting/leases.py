@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import Address
+from beamlet.core_worker.habits import Advisor, NoAdvisor
 from beamlet.core_worker.peers import Peer
-from beamlet.core_worker.submitting.pending import Pending
-from beamlet.core_worker.submitting.task_submitter import LeasedWorker, SchedulingKey
-from beamlet.exceptions import InfeasibleError, RaySystemError, WorkerCrashedError
+from beamlet.core_worker.submitting.outcomes import Outcomes
+from beamlet.core_worker.submitting.pending import PendingTask
+from beamlet.core_worker.submitting.ports import PeerBook, Raylet
+from beamlet.core_worker.submitting.task_spec import SchedulingKey
+from beamlet.core_worker.submitting.task_submitter import LeasedWorker, TaskSubmitter
+from beamlet.exceptions import InfeasibleError, RaySystemError, TaskCancelledError, WorkerCrashedError
 from beamlet.protocol.node import (
     CancelLeaseRequest,
     LeaseCancelled,
@@ -23,9 +27,7 @@ from beamlet.protocol.node import (
 )
 from beamlet.protocol.peer import HandedBack
 from beamlet.rpc.reactor import Timer
-
-if TYPE_CHECKING:
-    from beamlet.core_worker.core_worker import CoreWorker
+from beamlet.rpc.turns import SharedReactor
 
 #: How long a crashed task waits for its worker's death certificate.
 _CERTIFICATE_S = 2.0
@@ -37,11 +39,18 @@ _REVIEWED_CALLS = 1024
 class Leases:
     """Fits ``task_submitter.SubmitterPort``. Guarded by the core worker's lock."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    #: Set by a driver that wants advice.
+    advice: Advisor = NoAdvisor()
+
+    def __init__(self, reactor: SharedReactor, raylet: Raylet, peers: PeerBook, outcomes: Outcomes) -> None:
+        self._reactor = reactor
+        self._raylet = raylet
+        self._peers = peers
+        self._outcomes = outcomes
+        self.submitter: TaskSubmitter[Peer] = TaskSubmitter(self)
         self._tick: Timer | None = None
         #: Tasks of workers that died, until the certificate comes.
-        self._uncertified: dict[Address, list[Pending]] = {}
+        self._uncertified: dict[Address, list[PendingTask]] = {}
         self._certificates: dict[Address, DeathCertificate] = {}
         #: Who is behind each lease that we hold.
         self._leased: dict[LeaseName, Peer] = {}
@@ -52,22 +61,21 @@ class Leases:
 
     def request_lease(self, key: SchedulingKey, name: str, backlog: int) -> int:
         message = RequestLease(0, dict(key.resources), name, dict(key.env_vars), key.strategy, backlog)
-        return self._core.link.request(message, self._answered)
+        return self._raylet.request(message, self._answered)
 
     def cancel_lease_request(self, req: int) -> None:
-        self._core.link.send(CancelLeaseRequest(req))
+        self._raylet.send(CancelLeaseRequest(req))
 
     def return_lease(self, lease: LeaseName, dispose: bool) -> None:
         # The process behind it may come back as something else, an actor of ours say.
         peer = self._leased.pop(lease, None)
         if peer is not None:
             peer.leased = None
-        self._core.link.send(ReturnLease(lease, dispose))
+        self._raylet.send(ReturnLease(lease, dispose))
 
     # -- answers ---------------------------------------------------------------------------------
 
     def _answered(self, message: Any) -> None:
-        core = self._core
         if message is None:
             return  # the raylet is gone; the core worker ends as a whole
         self._reasons.pop(message.req, None)
@@ -82,41 +90,40 @@ class Leases:
         elif isinstance(message, LeaseCancelled) and message.reason:
             self._refused(message.req, RaySystemError(f"the task could not be started: {message.reason}"))
         elif isinstance(message, LeaseCancelled):
-            core.tasks.cancelled(message.req)
+            self.submitter.cancelled(message.req)
 
     def _infeasible(self, message: LeaseInfeasible) -> None:
-        for task in self._core.tasks.refused(message.req):
-            site = f" Submitted at {task.call_site}." if task.call_site else ""
-            self._core.submission.fail(
+        for task in self.submitter.refused(message.req):
+            site = f" Submitted at {task.spec.call_site}." if task.spec.call_site else ""
+            self._outcomes.fail(
                 task,
                 InfeasibleError(
-                    f"{task.message.name} {message.reason}.{site} Ask for less, or start a node that has it; "
+                    f"{task.spec.name} {message.reason}.{site} Ask for less, or start a node that has it; "
                     "init(infeasible='wait') waits for one."
                 ),
             )
 
     def _refused(self, req: int, error: Exception) -> None:
-        for task in self._core.tasks.refused(req):
-            self._core.submission.fail(task, error)
+        for task in self.submitter.refused(req):
+            self._outcomes.fail(task, error)
 
     def _granted(self, message: LeaseGranted) -> None:
-        core = self._core
         if message.fresh:
-            peer = core.peers.adopt(message.worker, core.link.take_socket())
+            peer = self._peers.adopt(message.worker, self._raylet.take_socket())
         else:
-            known = core.peers.by_address.get(message.worker)
+            known = self._peers.by_address.get(message.worker)
             if known is None:  # it died meanwhile
                 self.return_lease(message.lease, True)
-                core.tasks.cancelled(message.req)
+                self.submitter.cancelled(message.req)
                 return
             peer = known
-        worker = core.tasks.granted(
+        worker = self.submitter.granted(
             message.req,
             message.lease,
             message.worker,
             message.pid,
             peer,
-            core.reactor.now(),
+            self._reactor.now(),
             message.accelerators,
         )
         peer.leased = worker
@@ -127,27 +134,29 @@ class Leases:
     def handed_back(self, sender: Peer, message: HandedBack) -> None:
         worker = sender.leased
         if worker is not None:
-            self._core.tasks.handed_back(worker, message.seqs, message.blocked, self._core.reactor.now())
+            unwanted = self.submitter.handed_back(worker, message.seqs, message.blocked, self._reactor.now())
+            for task in unwanted:
+                self._outcomes.fail(task, TaskCancelledError(task.spec.task_id.hex()))
             self._schedule_tick()
 
-    def after_results(self, worker: LeasedWorker) -> None:
-        self._core.tasks.refill(worker, self._core.reactor.now())
+    def after_results(self, worker: LeasedWorker[Peer]) -> None:
+        self.submitter.refill(worker, self._reactor.now())
         if worker.idle_since and self._tick is None:
             self._schedule_tick()
         if worker.next_seq >= worker.review_at:
             self._review(worker)
 
-    def _review(self, worker: LeasedWorker) -> None:
+    def _review(self, worker: LeasedWorker[Peer]) -> None:
         """Tell the advisor how long the last calls took, and how long until each was answered."""
-        now = self._core.reactor.now()
-        advisor = self._core.advisor
+        now = self._reactor.now()
         tasks = list(worker.in_flight.values())
         if worker.reviewed_s and tasks:
-            names = {task.message.name for task in tasks}
+            names = {task.spec.name for task in tasks}
             cost_us = (now - worker.reviewed_s) / _REVIEWED_CALLS * 1e6
             if len(names) == 1:
                 name = names.pop()
-                advisor.reviewed(name, tasks[0].call_site, _REVIEWED_CALLS, worker.key.average_us, cost_us)
+                site = tasks[0].spec.call_site
+                self.advice.reviewed(name, site, _REVIEWED_CALLS, worker.key.average_us, cost_us)
         worker.review_at = worker.next_seq + _REVIEWED_CALLS
         worker.reviewed_s = now
 
@@ -159,10 +168,9 @@ class Leases:
     def _schedule_tick(self) -> None:
         if self._tick is not None:
             return
-        core = self._core
-        due = core.tasks.tick(core.reactor.now())
+        due = self.submitter.tick(self._reactor.now())
         if due is not None:
-            self._tick = core.reactor.call_later(max(0.0, due - core.reactor.now()), self._ticked)
+            self._tick = self._reactor.call_later(max(0.0, due - self._reactor.now()), self._ticked)
 
     def _ticked(self) -> None:
         self._tick = None
@@ -175,22 +183,22 @@ class Leases:
         worker, peer.leased = peer.leased, None
         assert worker is not None
         self._leased.pop(worker.lease, None)
-        tasks = self._core.tasks.lost(worker)
+        tasks = self.submitter.lost(worker)
         if not tasks:
             return
         address = peer.address
         certificate = self._certificates.pop(address, None) or peer.certificate
         if certificate is not None:
-            self._crashed(tasks, certificate)
+            self.run_crashed(tasks, certificate)
             return
         self._uncertified[address] = tasks
-        self._core.reactor.call_later(_CERTIFICATE_S, lambda: self._give_up_waiting(address))
+        self._reactor.call_later(_CERTIFICATE_S, lambda: self._give_up_waiting(address))
 
     def certified(self, address: Address, certificate: DeathCertificate) -> None:
         """The raylet says how a worker died."""
         tasks = self._uncertified.pop(address, None)
         if tasks is not None:
-            self._crashed(tasks, certificate)
+            self.run_crashed(tasks, certificate)
             return
         self._certificates[address] = certificate
         if len(self._certificates) > _CERTIFICATES_KEPT:
@@ -199,14 +207,32 @@ class Leases:
     def _give_up_waiting(self, address: Address) -> None:
         tasks = self._uncertified.pop(address, None)
         if tasks is not None:
-            self._crashed(tasks, None)
+            self.run_crashed(tasks, None)
 
-    def _crashed(self, tasks: list[Pending], certificate: DeathCertificate | None) -> None:
-        def error(task: Pending) -> WorkerCrashedError:
-            how = certificate.describe() if certificate is not None else "its process ended; nobody saw how"
-            attempts = task.message.attempt + 1
-            tried = f" (attempt {attempts})" if attempts > 1 else ""
-            site = f", submitted at {task.call_site}," if task.call_site else ""
-            return WorkerCrashedError(f"The worker running task {task.message.name}{site} died{tried}: {how}")
+    def run_crashed(self, tasks: list[PendingTask], certificate: DeathCertificate | None) -> None:
+        """The worker that had ``tasks`` (oldest first) died: only the first can have been running."""
+        again: list[PendingTask] = []
+        for position, task in enumerate(tasks):
+            if task.unwanted:
+                self._outcomes.fail(task, TaskCancelledError(task.spec.task_id.hex()))
+            elif position or task.retries_left:
+                again.append(task)
+            else:
+                self._outcomes.fail(task, _crash_of(task, certificate))
+        if again and again[0] is tasks[0]:
+            again[0].retries_left -= again[0].retries_left > 0
+            again[0].attempt += 1
+        self.submitter.requeue(again)
 
-        self._core.submission.crashed(tasks, error)
+    def run_again(self, task: PendingTask) -> None:
+        """Another attempt of a task that was answered."""
+        task.attempt += 1
+        self._outcomes.tasks[task.spec.task_id] = task
+        self.submitter.requeue([task])
+
+
+def _crash_of(task: PendingTask, certificate: DeathCertificate | None) -> WorkerCrashedError:
+    how = certificate.describe() if certificate is not None else "its process ended; nobody saw how"
+    tried = f" (attempt {task.attempt + 1})" if task.attempt else ""
+    site = f", submitted at {task.spec.call_site}," if task.spec.call_site else ""
+    return WorkerCrashedError(f"The worker running task {task.spec.name}{site} died{tried}: {how}")

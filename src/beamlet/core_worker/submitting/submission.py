@@ -1,45 +1,33 @@
-"""Tasks and calls on their way out, answers on their way in.
-
-``.remote()`` → arguments → dependencies resolved → submitter (task_submitter / actor_submitter) → a peer.
-Answer → values set, waiters told, argument references let go; failure → retry or error value.
-"""
+"""Tasks and calls on their way out: ``.remote()`` → arguments → a submitter (sans-IO) → a peer."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
-
-from beamlet.base.class_names import RetryRule, is_worth_retrying
-from beamlet.base.ids import FIRST_RETURN, Address, FunctionKey, ObjectId, TaskId, return_id
-from beamlet.core_worker.owning.borrowing import Guard, ResultsGuard
-from beamlet.core_worker.owning.object_record import FREED, INLINE, PENDING, STORED, ObjectRecord
-from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, Stream
+from beamlet.base.ids import FIRST_RETURN, ObjectId, TaskId, return_id
+from beamlet.core_worker.context import Contexts
+from beamlet.core_worker.owning.object_record import ObjectRecord
+from beamlet.core_worker.owning.ports import MakeRef, Ref
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.releases import Releases
+from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, Stream, Streams
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.actor_submitter import ActorLink
-from beamlet.core_worker.submitting.pending import Pending
-from beamlet.core_worker.submitting.task_submitter import SchedulingKey
+from beamlet.core_worker.submitting.actors import ActorAccess
+from beamlet.core_worker.submitting.arguments import Arguments, FailedArgument, Prepared
+from beamlet.core_worker.submitting.outcomes import Outcomes
+from beamlet.core_worker.submitting.pending import Pending, PendingCall, PendingTask
+from beamlet.core_worker.submitting.ports import MakeGenerator
+from beamlet.core_worker.submitting.task_spec import CallSpec, MethodTemplate, TaskSpec, TaskTemplate
+from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.exceptions import CallSite
-from beamlet.protocol.message import ContainedRef
-from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoredAt, StoreDep, Yielded
-from beamlet.serialization.arguments import NO_ARGUMENTS, Slot, dumps_plain, serialize_arguments
+from beamlet.rpc.connection import Connection
+from beamlet.rpc.turns import SharedReactor
+from beamlet.serialization.arguments import NO_ARGUMENTS, dumps_plain
 from beamlet.serialization.refs import released
-from beamlet.serialization.unpicklable import explain_unpicklable
-from beamlet.serialization.values import (
-    INLINE_MAX_BYTES,
-    Serialized,
-    contained_of,
-    dump_error,
-    dumps,
-    is_error,
-    pack,
-)
-
-if TYPE_CHECKING:
-    from beamlet.core_worker.core_worker import CoreWorker
 
 #: Messages queued on one connection before ``.remote()`` itself sends them.
 _FLUSH_COUNT = 64
@@ -51,67 +39,42 @@ _BACKLOG_MAX_BYTES = 64 << 20
 _RELEASE_BATCH = 128
 
 
-#: What a generator task that ended well "returns".
-_NONE = pickle.dumps(None, 5)
-
-
-#: Stands in a message for a dependency that is still awaited.
-_UNRESOLVED = InlineDep(b"")
-
-
-class TaskTemplate(msgspec.Struct):
-    """What all calls of one remote function with the same options have in common."""
-
-    function: FunctionKey
-    name: str
-    num_returns: int
-    key: SchedulingKey
-    resources: dict[str, int]
-    max_retries: int
-    retry_exceptions: RetryRule
-    #: The worker is replaced after this many runs of the function; 0: never.
-    max_calls: int = 0
-    #: Generators: most items yielded and not consumed; negative: no limit.
-    stream_limit: int = -1
-    #: Names of the positional parameters, for messages.
-    parameters: tuple[str, ...] = ()
-
-
-class MethodTemplate(msgspec.Struct):
-    """What all calls of one actor method with the same options have in common."""
-
-    name: str
-    num_returns: int
-    max_task_retries: int
-    retry_exceptions: RetryRule = False
-    group: str = ""
-    shown_as: str = ""
-    stream_limit: int = -1
-    parameters: tuple[str, ...] = ()
-
-
-class Prepared(msgspec.Struct):
-    """Arguments ready to travel, but for dependencies still to be filled in."""
-
-    payload: bytes
-    #: Top-level references, by slot; alive as long as this.
-    deps: list[Any] = []
-    nested: list[ContainedRef] = []
-    #: References made here for large arguments; they live until the task is submitted.
-    temporary: list[Any] = []
-
-
 class Submission:
-    """Everything a core worker asked others to do."""
+    """What ``.remote()`` does. Called by users' threads without the core worker's lock."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
-        self._refs = core.refs
-        self._make_ref = core.make_ref
-        #: Unanswered tasks by id, for cancel. Calls of actors are found through their links.
-        self.tasks: dict[TaskId, Pending] = {}
+    def __init__(
+        self,
+        reactor: SharedReactor,
+        refs: ReferenceCounter,
+        releases: Releases,
+        contexts: Contexts,
+        streams: Streams,
+        arguments: Arguments,
+        outcomes: Outcomes,
+        submitter: TaskSubmitter[Peer],
+        actors: ActorAccess,
+        make_ref: MakeRef,
+        make_generator: MakeGenerator,
+        wait_for_room: Callable[[Connection], None],
+    ) -> None:
+        self._reactor = reactor
+        self._lock = reactor.lock
+        self._refs = refs
+        self._address = refs.self_address
+        self._releases = releases
+        self._contexts = contexts
+        self._streams = streams
+        self._arguments = arguments
+        self._outcomes = outcomes
+        #: Unanswered tasks.
+        self.tasks = outcomes.tasks
+        self._submitter = submitter
+        self._actors = actors
+        self._make_ref = make_ref
+        self._make_generator = make_generator
+        self._wait_for_room = wait_for_room
 
-    # -- out -------------------------------------------------------------------------------------
+    # -- tasks -----------------------------------------------------------------------------------
 
     def submit_task(
         self,
@@ -121,43 +84,49 @@ class Submission:
         call_site: CallSite | None = None,
     ) -> Any:
         """Have a function run somewhere; its reference(s): one, a list, or None for num_returns 0."""
-        prepared = self.prepare(args, kwargs, template.name, template.parameters)
-        core = self._core
-        with core.lock:
+        prepared = self._arguments.prepare(args, kwargs, template.name, template.parameters)
+        with self._lock:
             if len(released) > _RELEASE_BATCH:
-                core.drain_released()
-            context = core.context()
+                self._releases.drain()
+            context = self._contexts.current()
             task_id = context.children.next_task()
-            message = PushTask(
-                0, task_id, template.function, template.name, template.num_returns, prepared.payload
-            )
-            message.resources = template.resources
-            if template.max_calls:
-                message.max_calls = template.max_calls
             refs, returns = self._new_returns(task_id, template.num_returns, call_site)
-            pending = Pending(
-                message, returns, (), template.max_retries, template.retry_exceptions, template.key
-            )
-            if template.num_returns == STREAMING:
-                message.stream_limit = template.stream_limit
-                pending.stream, refs = self._new_stream(task_id, template.stream_limit, refs)
-            pending.call_site = call_site
-            pending.parent = context.task_id
-            self.tasks[task_id] = pending
             if prepared.deps or prepared.nested:
-                self.hold(pending, prepared)
-            if not pending.unresolved and not pending.cancelled:
-                self._push_task(pending)
+                deps, nested = prepared.dep_ids(), prepared.nested
+                spec = TaskSpec(template, task_id, prepared.payload, call_site, context.task_id, deps, nested)
+            else:
+                spec = TaskSpec(template, task_id, prepared.payload, call_site, context.task_id)
+            task = Pending(spec, returns, template.max_retries)
+            if template.num_returns == STREAMING:
+                refs = self._new_stream(task_id, template.stream_limit, refs)
+            self.tasks[task_id] = task
+            if spec.deps or spec.nested:
+                self._push_when_complete(task)
+            else:
+                self._push_task(task)
         return refs
 
-    def _push_task(self, pending: Pending) -> None:
-        worker = self._core.tasks.submit(pending)
+    def _push_when_complete(self, task: PendingTask) -> None:
+        failed = self._arguments.hold(task, self._push_task, self._task_failed)
+        if failed is not None:
+            self._task_failed(task, failed)
+            self._releases.perform()
+        elif not task.unresolved:
+            self._push_task(task)
+
+    def _push_task(self, task: PendingTask) -> None:
+        worker = self._submitter.submit(task)
         if worker is not None:
-            self._flush_soon(worker.link)  # type: ignore[arg-type]
+            self._flush_soon(worker.link)
+
+    def _task_failed(self, task: PendingTask, failed: FailedArgument) -> None:
+        self._outcomes.fail_for(task, failed)
+
+    # -- calls -----------------------------------------------------------------------------------
 
     def submit_call(
         self,
-        link: ActorLink,
+        link: ActorLink[Peer],
         method: MethodTemplate,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -170,41 +139,59 @@ class Submission:
             plain = dumps_plain(args, kwargs)
             if plain is None:
                 name = method.shown_as or f"{link.name}.{method.name}"
-                prepared = self.prepare(args, kwargs, name, method.parameters)
+                prepared = self._arguments.prepare(args, kwargs, name, method.parameters)
                 payload = prepared.payload
             else:
                 payload = plain
-        core = self._core
-        with core.lock:
+        with self._lock:
             if len(released) > _RELEASE_BATCH:
-                core.drain_released()
-            task_id = core.context().children.next_call(link.actor_id)
-            message = CallActor(0, task_id, method.name, method.num_returns, payload)
-            if method.group:
-                message.group = method.group
+                self._releases.drain()
+            task_id = self._contexts.current().children.next_call(link.actor_id)
             if method.num_returns == 1:
                 object_id = ObjectId(task_id + FIRST_RETURN)
                 record = self._refs.new_owned(object_id)
                 record.call_site = call_site
                 returns: Sequence[ObjectRecord] = (record,)
-                refs: Any = self._make_ref(object_id, core.address)
+                refs: Any = self._make_ref(object_id, self._address)
             else:
                 refs, returns = self._new_returns(task_id, method.num_returns, call_site)
-            pending = Pending(message, returns, (), method.max_task_retries, method.retry_exceptions, link)
             if method.num_returns == STREAMING:
-                message.stream_limit = method.stream_limit
-                pending.stream, refs = self._new_stream(task_id, method.stream_limit, refs)
-            if prepared is not None and (prepared.deps or prepared.nested):
-                self.hold(pending, prepared)
+                refs = self._new_stream(task_id, method.stream_limit, refs)
+            if prepared is None:
+                call = Pending(CallSpec(method, task_id, payload), returns, method.max_task_retries)
+            else:
+                spec = CallSpec(method, task_id, payload, prepared.dep_ids(), prepared.nested)
+                call = Pending(spec, returns, method.max_task_retries)
+                if not self._held(link, call):
+                    return refs
             if not link.holds_handle:
-                core.actors.hold_handle(link)
-            if pending.cancelled:
-                pass  # an argument is an error already: its result is on the way
-            elif not link.submit(pending):
-                core.actors.fail_dead(link, [pending])
+                self._actors.hold_handle(link)
+            if not link.submit(call):
+                self._actors.refuse(link, call)
             elif link.link is not None:
-                self._flush_soon(link.link)  # type: ignore[arg-type]
+                self._flush_soon(link.link)
         return refs
+
+    def _held(self, link: ActorLink[Peer], call: PendingCall) -> bool:
+        """Count what the arguments refer to. False if one is an error: the call has failed."""
+        drain = partial(self._drain, link)
+        failed = self._arguments.hold(call, drain, partial(self._call_failed, link))
+        if failed is not None:
+            self._outcomes.fail_for(call, failed)
+            self._releases.perform()
+        return failed is None
+
+    def _drain(self, link: ActorLink[Peer], _: PendingCall) -> None:
+        link.drain()
+        if link.link is not None:
+            self._flush_soon(link.link)
+
+    def _call_failed(self, link: ActorLink[Peer], call: PendingCall, failed: FailedArgument) -> None:
+        link.drop(call)
+        self._outcomes.fail_for(call, failed)
+        self._actors.settle(link)
+
+    # -- both ------------------------------------------------------------------------------------
 
     def _new_returns(
         self, task_id: TaskId, count: int, call_site: CallSite | None
@@ -220,12 +207,12 @@ class Submission:
             record = self._refs.new_owned(object_id)
             record.call_site = call_site
             records.append(record)
-            refs.append(self._make_ref(object_id, self._core.address))
+            refs.append(self._make_ref(object_id, self._address))
         return (refs[0] if len(refs) == 1 and count <= 1 else refs if count else None), records
 
-    def _new_stream(self, task_id: TaskId, limit: int, completion: Any) -> tuple[Stream, Any]:
-        stream = Stream(task_id, limit)
-        return stream, self._core.make_generator(self._core.streams, stream, completion)
+    def _new_stream(self, task_id: TaskId, limit: int, completion: Ref) -> Any:
+        stream = self._outcomes.streams[task_id] = Stream(task_id, limit)
+        return self._make_generator(self._streams, stream, completion)
 
     def _flush_soon(self, peer: Peer) -> None:
         """Write now if the line was quiet or much is queued; else leave it to whoever waits next."""
@@ -235,287 +222,6 @@ class Submission:
         if connection.queued_count >= _FLUSH_COUNT or monotonic() - connection.last_flush > _FLUSH_QUIET_S:
             connection.flush()
             if connection.has_backlog and connection.backlog_bytes > _BACKLOG_MAX_BYTES:
-                self._core.wait_for_room(connection)
+                self._wait_for_room(connection)
         else:
-            self._core.reactor.ask_flush()
-
-    # -- arguments -------------------------------------------------------------------------------
-
-    def prepare(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, parameters: tuple[str, ...] = ()
-    ) -> Prepared:
-        """Serialize the arguments; without the lock, in the caller's thread."""
-        if not args and not kwargs:
-            return Prepared(NO_ARGUMENTS)
-        payload = dumps_plain(args, kwargs)
-        if payload is not None:
-            return Prepared(payload)
-        deps: list[Any] = []
-        ref_type = self._make_ref
-
-        def cut_out(value: Any) -> Any:
-            if type(value) is ref_type:
-                deps.append(value)
-                return Slot(len(deps) - 1)
-            return value
-
-        args = tuple(cut_out(arg) for arg in args)
-        kwargs = {key: cut_out(arg) for key, arg in kwargs.items()}
-        payload = dumps_plain(args, kwargs) if deps else None
-        if payload is not None:
-            return Prepared(payload, deps)
-        try:
-            serialized = serialize_arguments(args, kwargs)
-            temporary: list[Any] = []
-            if serialized.total_bytes > INLINE_MAX_BYTES:
-                args, kwargs = self._store_large(args, kwargs, cut_out, temporary, name)
-                serialized = serialize_arguments(args, kwargs)
-        except Exception as error:
-            explain_unpicklable(error, args, kwargs, name, parameters)
-            raise
-        return Prepared(pack(serialized), deps, serialized.contained, temporary)
-
-    def _store_large(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        cut_out: Callable[[Any], Any],
-        temporary: list[Any],
-        name: str,
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Replace arguments too large for a message by references to stored copies."""
-
-        def store_if_large(value: Any) -> Any:
-            if type(value) is Slot:
-                return value
-            data = dumps(value)
-            if type(data) is bytes and len(data) <= INLINE_MAX_BYTES // 8:
-                return value
-            if isinstance(data, Serialized) and data.total_bytes <= INLINE_MAX_BYTES // 8:
-                return value
-            self._core.advisor.large_argument(value, data, name)
-            ref = self._core.put(value)
-            temporary.append(ref)
-            return cut_out(ref)
-
-        return (
-            tuple(store_if_large(arg) for arg in args),
-            {key: store_if_large(arg) for key, arg in kwargs.items()},
-        )
-
-    def hold(self, pending: Pending, prepared: Prepared) -> None:
-        """Count what the arguments refer to until the answer, and fill in what is known of it."""
-        held = [ref._id for ref in prepared.deps]
-        held += [ObjectId(object_id) for object_id, _ in prepared.nested]
-        self._refs.add_submitted(held)
-        pending.held = held
-        message = pending.message
-        message.nested = prepared.nested
-        if prepared.deps:
-            message.deps = [_UNRESOLVED] * len(prepared.deps)
-            for slot, ref in enumerate(prepared.deps):
-                self._resolve(pending, slot, ref._id)
-
-    def _resolve(self, pending: Pending, slot: int, object_id: ObjectId) -> None:
-        record = self._refs.objects[object_id]
-        if record.state != PENDING:
-            self._fill_in(pending, slot, object_id, record)
-            return
-        pending.unresolved += 1
-
-        def ready(record: ObjectRecord) -> None:
-            pending.unresolved -= 1
-            self._fill_in(pending, slot, object_id, record)
-            if not pending.unresolved and not pending.cancelled:
-                self._resolved(pending)
-
-        self._core.objects.when_ready(object_id, record, ready)
-
-    def _fill_in(self, pending: Pending, slot: int, object_id: ObjectId, record: ObjectRecord) -> None:
-        """Write the dependency into the message; a failed one fails the task with the original error."""
-        owner = Address(record.owner) or self._core.address
-        if record.state == INLINE:
-            dep: InlineDep | StoreDep = InlineDep(record.payload)
-            if is_error(record.payload):
-                self._core.unseen.seen(object_id)
-                self._fail_for_argument(pending, record.payload, object_id)
-        elif record.state == STORED and record.node is not None:
-            dep = StoreDep(object_id, owner, record.node)
-        else:
-            self._fail_for_argument(
-                pending, dump_error(self._core.objects.decoder.loss_of(object_id, record))
-            )
-            return
-        deps = pending.message.deps
-        assert isinstance(deps, list), "hold() made it, so that it could be filled in"
-        deps[slot] = dep
-
-    def _fail_for_argument(self, pending: Pending, error: bytes, argument: ObjectId | None = None) -> None:
-        """Its argument is an error: that is its result too. Deferred, because it is not submitted yet."""
-        if pending.cancelled:
-            return
-        pending.cancelled = True
-        self._core.reactor.call_soon(lambda: self._give_error(pending, error, argument))
-
-    def _give_error(self, pending: Pending, error: bytes, argument: ObjectId | None) -> None:
-        route = pending.route
-        if isinstance(route, ActorLink):
-            route.remove(pending)
-            self._core.actors.settle(route)
-        elif not isinstance(route, SchedulingKey):
-            self._core.actors.argument_failed(pending, error)
-        guard = self._refs.guard_copies(argument) if argument is not None else None
-        self.finish_with(pending, error, guard)
-        if guard is not None:
-            self._refs.settle(guard)
-            self._core.perform_effects()
-
-    def _resolved(self, pending: Pending) -> None:
-        route = pending.route
-        if isinstance(route, ActorLink):
-            route.drain()
-        elif isinstance(route, SchedulingKey):
-            self._push_task(pending)
-        else:
-            route(pending)
-
-    # -- in --------------------------------------------------------------------------------------
-
-    def take_result(self, peer: Peer, result: Result) -> None:
-        """The common answer: one small value."""
-        pending = self._pop(peer, result.seq, result.busy_us)
-        if pending is None:
-            return
-        record = pending.returns[0]
-        if record.state != FREED:
-            record.payload = result.payload
-            record.state = INLINE
-            if record.waiters is not None:
-                self._core.objects.notify(record)
-        if pending.held:
-            self._refs.remove_submitted(pending.held)
-        link = peer.actor
-        if link is not None and not link.in_flight and not link.queue:
-            self._core.actors.settle(link)
-
-    def _pop(self, peer: Peer, seq: int, busy_us: int) -> Pending | None:
-        link = peer.actor
-        if link is not None:
-            return link.answered(seq)
-        worker = peer.leased
-        if worker is None:
-            return None
-        pending = self._core.tasks.take_result(worker, seq, busy_us)
-        if pending is not None:
-            self.tasks.pop(pending.message.task_id, None)
-        return pending
-
-    def take_results(self, peer: Peer, results: Results) -> None:
-        """The general answer."""
-        if results.leaving and peer.leased is not None:
-            peer.leased.leaving = True
-        pending = self._pop(peer, results.seq, results.busy_us)
-        guard = ResultsGuard(peer.address, results.hold)
-        if pending is None:
-            self._refs.settle(guard)
-            return
-        if results.failed and self._worth_retrying(pending, results):
-            self._refs.settle(guard)  # nobody will see this error, or what it refers to
-            self._retry(pending)
-            return
-        error = results.items[0] if results.failed else None
-        assert error is None or isinstance(error, bytes), "errors are never stored"
-        last: dict[ObjectId, ObjectRecord] = {}
-        if pending.stream is not None:
-            inside = results.contained[0] if results.contained else ()
-            last = self._core.streams.end(pending.stream, error, inside, guard, pending.returns[0].call_site)
-            results.items = [error or _NONE]
-        if error is not None:
-            self._tell_if_unseen(pending, error, last)
-        contained = results.contained or [[]] * len(results.items)
-        for index, item in enumerate(results.items):
-            record = pending.returns[index]
-            if record.state == FREED:
-                if type(item) is StoredAt:
-                    object_id = return_id(pending.message.task_id, index + 1)
-                    self._refs.discard_stored(object_id, item.node)
-                continue
-            if type(item) is StoredAt:
-                self._refs.set_stored(record, item.node, item.size, contained[index], guard)
-            else:
-                self._refs.set_inline(record, item, contained[index], guard)  # type: ignore[arg-type]
-        self._refs.settle(guard)
-        for record in pending.returns:
-            self._core.objects.notify(record)
-        if pending.held:
-            self._refs.remove_submitted(pending.held)
-        link = peer.actor
-        if link is not None and not link.in_flight and not link.queue:
-            self._core.actors.settle(link)
-
-    def _tell_if_unseen(self, pending: Pending, error: bytes, last: dict[ObjectId, ObjectRecord]) -> None:
-        """``last``: the item by which a generator's user sees it; return 0 says that the task is over."""
-        message = pending.message
-        first = 0 if pending.stream is not None else 1
-        ids = [return_id(message.task_id, first + index) for index in range(len(pending.returns))]
-        name = message.name or getattr(message, "method", "a task")
-        self._core.unseen.failed(name, [*ids, *last], [*pending.returns, *last.values()], error)
-
-    def take_yield(self, peer: Peer, message: Yielded) -> None:
-        """An item of a generator that goes on."""
-        link, worker = peer.actor, peer.leased
-        in_flight = link.in_flight if link is not None else worker.in_flight if worker is not None else {}
-        pending = in_flight.get(message.seq)
-        if pending is not None and pending.stream is not None:
-            self._core.streams.take(peer, pending.stream, message)
-        else:
-            self._refs.settle(ResultsGuard(peer.address, message.hold))
-
-    def _worth_retrying(self, pending: Pending, results: Results) -> bool:
-        if not pending.retries_left or not pending.retry_exceptions or pending.cancelled:
-            return False
-        return is_worth_retrying(pending.retry_exceptions, results.error_types)
-
-    def _retry(self, pending: Pending) -> None:
-        pending.retries_left -= pending.retries_left > 0
-        route = pending.route
-        if isinstance(route, ActorLink):
-            route.send_again(pending)
-        else:
-            pending.message.attempt += 1
-            self.tasks[pending.message.task_id] = pending
-            self._core.tasks.requeue([pending])
-
-    # -- ends ------------------------------------------------------------------------------------
-
-    def fail(self, pending: Pending, error: BaseException) -> None:
-        self.finish_with(pending, dump_error(error))
-
-    def finish_with(self, pending: Pending, payload: bytes, guard: Guard | None = None) -> None:
-        """Every return value of ``pending`` is this error; ``guard``: what its references came under."""
-        contained = contained_of(payload)
-        self.tasks.pop(pending.message.task_id, None)
-        for record in pending.returns:
-            if record.state == PENDING:
-                self._refs.set_inline(record, payload, contained, guard)
-                self._core.objects.notify(record)
-        if pending.stream is not None:
-            self._core.streams.end(pending.stream, payload, contained, guard)
-        held, pending.held = pending.held, ()
-        if held:
-            self._refs.remove_submitted(held)
-
-    def crashed(self, tasks: list[Pending], error: Callable[[Pending], BaseException]) -> None:
-        """The worker that had ``tasks`` (oldest first) died: only the first can have been running."""
-        again: list[Pending] = []
-        for position, task in enumerate(tasks):
-            if task.cancelled:
-                continue
-            if position == 0:
-                if not task.retries_left:
-                    self.fail(task, error(task))
-                    continue
-                task.retries_left -= task.retries_left > 0
-                task.message.attempt += 1
-            again.append(task)
-        self._core.tasks.requeue(again)
+            self._reactor.ask_flush()

@@ -17,11 +17,11 @@ once per batch of results; call ``tick`` at ``next_tick``.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
-import msgspec
-
-from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.pending import PendingTask
+from beamlet.core_worker.submitting.task_spec import SchedulingKey
 from beamlet.protocol.message import Message
 from beamlet.protocol.node import LeaseName
 from beamlet.protocol.peer import PushTask, StealTasks
@@ -40,20 +40,13 @@ TURN_S = 0.2
 MAX_LEASE_REQUESTS = 10
 
 
-class SchedulingKey(msgspec.Struct, frozen=True):
-    """What makes two tasks interchangeable for a worker. Amounts as sorted (name, units) pairs."""
-
-    resources: tuple[tuple[str, int], ...]
-    env_vars: tuple[tuple[str, str], ...] = ()
-    strategy: str = "DEFAULT"
-    #: Functions with max_calls keep their workers to themselves.
-    alone: bytes = b""
-
-
 class Link(Protocol):
     """What carries messages to a worker."""
 
     def send(self, message: Message) -> None: ...
+
+
+L = TypeVar("L", bound=Link)
 
 
 class SubmitterPort(Protocol):
@@ -67,7 +60,7 @@ class SubmitterPort(Protocol):
     def return_lease(self, lease: LeaseName, dispose: bool) -> None: ...
 
 
-class LeasedWorker:
+class LeasedWorker(Generic[L]):
     """A worker that is ours to push tasks of one key to."""
 
     __slots__ = (
@@ -89,14 +82,14 @@ class LeasedWorker:
         "stealing",
     )
 
-    def __init__(self, lease: LeaseName, address: bytes, pid: int, link: Link, key: KeyState) -> None:
+    def __init__(self, lease: LeaseName, address: bytes, pid: int, link: L, key: KeyState[L]) -> None:
         self.lease = lease
         self.address = address
         self.pid = pid
         self.link = link
         self.key = key
         #: By ``seq``, oldest first: the first is running, the rest wait behind it.
-        self.in_flight: dict[int, Pending] = {}
+        self.in_flight: dict[int, PendingTask] = {}
         self.next_seq = 1
         #: When it ran dry (monotonic); 0.0 while it has work.
         self.idle_since = 0.0
@@ -110,21 +103,24 @@ class LeasedWorker:
         self.asked_at_seq = 0
         #: It takes no more tasks (max_calls).
         self.leaving = False
-        self.accelerators: dict[str, list[int]] = {}
+        self.accelerators: dict[str, list[int]] | None = None
         #: ``next_seq`` at which the shell looks at the pace again, and when it did (monotonic; 0.0: never).
         self.review_at = 1
         self.reviewed_s = 0.0
 
 
-class KeyState:
+class KeyState(Generic[L]):
     """Queue, workers and pace of one scheduling key."""
 
-    __slots__ = ("average_us", "key", "queue", "requests", "workers")
+    __slots__ = ("average_us", "dropped_count", "key", "queue", "requests", "workers")
 
     def __init__(self, key: SchedulingKey) -> None:
         self.key = key
-        self.queue: deque[Pending] = deque()
-        self.workers: list[LeasedWorker] = []
+        #: What waits for a worker. Settled tasks in it (cancelled ones) are passed over; the first is none.
+        self.queue: deque[PendingTask] = deque()
+        #: Settled tasks in ``queue``.
+        self.dropped_count = 0
+        self.workers: list[LeasedWorker[L]] = []
         #: ``req`` of unanswered lease requests.
         self.requests: dict[int, None] = {}
         #: Moving average of run times; negative while unknown.
@@ -134,7 +130,41 @@ class KeyState:
         """The task that one more worker would run: the next in the queue, else one behind another."""
         behind = (task for worker in self.workers for task in worker.in_flight.values())
         task = self.queue[0] if self.queue else next(behind, None)
-        return task.message.name if task is not None else ""
+        return task.spec.name if task is not None else ""
+
+    @property
+    def queued_count(self) -> int:
+        return len(self.queue) - self.dropped_count
+
+    def take(self) -> PendingTask:
+        """The next task off the queue."""
+        task = self.queue.popleft()
+        if self.dropped_count:
+            self._trim()
+        return task
+
+    def drop(self, task: PendingTask) -> None:
+        """A task of the queue is settled. Costs the same wherever in the queue it stands."""
+        task.settled = True
+        self.dropped_count += 1
+        if self.dropped_count * 2 > len(self.queue):
+            kept = [task for task in self.queue if not task.settled]
+            self.queue.clear()
+            self.queue.extend(kept)
+            self.dropped_count = 0
+        else:
+            self._trim()
+
+    def _trim(self) -> None:
+        while self.queue and self.queue[0].settled:
+            self.queue.popleft()
+            self.dropped_count -= 1
+
+    def put_back(self, tasks: Sequence[PendingTask]) -> None:
+        """Before all others, in this order."""
+        for task in tasks:
+            task.seq = 0
+        self.queue.extendleft(reversed(tasks))
 
     def depth(self) -> int:
         """How many tasks one worker may have at once."""
@@ -143,24 +173,27 @@ class KeyState:
         return max(1, min(PIPELINE_MAX, int(PIPELINE_US / (self.average_us + _OVERHEAD_US))))
 
 
-class TaskSubmitter:
+class TaskSubmitter(Generic[L]):
     """All scheduling keys of one core worker. Guarded by the core worker's lock."""
 
     def __init__(self, port: SubmitterPort) -> None:
         self._port = port
-        self.keys: dict[SchedulingKey, KeyState] = {}
-        self._request_keys: dict[int, KeyState] = {}
+        self.keys: dict[SchedulingKey, KeyState[L]] = {}
+        self._request_keys: dict[int, KeyState[L]] = {}
+        #: What ``keys`` says of the key used last: hashing a key costs more than all else in ``submit``.
+        self._last_key: SchedulingKey | None = None
+        self._last_state: KeyState[L] | None = None
         #: When the raylet asked for leases back (monotonic); 0.0: it has not, or they have changed since.
         self._asked_at = 0.0
 
     # -- tasks -----------------------------------------------------------------------------------
 
-    def submit(self, task: Pending) -> LeasedWorker | None:
+    def submit(self, task: PendingTask) -> LeasedWorker[L] | None:
         """Push ``task``, or queue it. Returns the worker it was pushed to."""
-        key: SchedulingKey = task.route
-        state = self.keys.get(key)
-        if state is None:
-            state = self.keys[key] = KeyState(key)
+        key = task.spec.template.key
+        state = self._last_state
+        if state is None or key is not self._last_key:
+            state = self._state_of(key)
         if not state.queue:
             worker = self._roomiest(state)
             if worker is not None:
@@ -173,28 +206,52 @@ class TaskSubmitter:
             self._want_workers(state)
         return None
 
-    def _roomiest(self, state: KeyState, except_for: LeasedWorker | None = None) -> LeasedWorker | None:
+    def _state_of(self, key: SchedulingKey) -> KeyState[L]:
+        state = self.keys.get(key)
+        if state is None:
+            state = self.keys[key] = KeyState(key)
+        self._last_key, self._last_state = key, state
+        return state
+
+    def _roomiest(
+        self, state: KeyState[L], except_for: LeasedWorker[L] | None = None
+    ) -> LeasedWorker[L] | None:
         """The worker with the fewest tasks that may take another."""
-        best, best_load = None, state.depth()
+        best: LeasedWorker[L] | None = None
+        best_load = state.depth()
         for worker in state.workers:
             load = len(worker.in_flight)
             if load < best_load and not worker.blocked and not worker.leaving and worker is not except_for:
                 best, best_load = worker, load
         return best
 
-    def _push(self, worker: LeasedWorker, task: Pending) -> None:
-        seq = worker.next_seq
+    def _push(self, worker: LeasedWorker[L], task: PendingTask) -> None:
+        task.seq = seq = worker.next_seq
         worker.next_seq = seq + 1
-        task.message.seq = seq
         worker.in_flight[seq] = task
         worker.idle_since = 0.0
         worker.barren = False
-        worker.barren = False
-        if worker.accelerators:
-            task.message.accelerators = worker.accelerators  # type: ignore[union-attr]
-        worker.link.send(task.message)
+        spec = task.spec
+        template = spec.template
+        worker.link.send(
+            PushTask(
+                seq,
+                spec.task_id,
+                template.function,
+                template.name,
+                template.num_returns,
+                spec.payload,
+                task.deps,
+                spec.nested,
+                task.attempt,
+                template.resources,
+                template.max_calls,
+                worker.accelerators,
+                template.stream_limit,
+            )
+        )
 
-    def take_result(self, worker: LeasedWorker, seq: int, busy_us: int) -> Pending | None:
+    def take_result(self, worker: LeasedWorker[L], seq: int, busy_us: int) -> PendingTask | None:
         """The task answered by ``seq``; None if it is no longer this worker's."""
         task = worker.in_flight.pop(seq, None)
         state = worker.key
@@ -205,7 +262,7 @@ class TaskSubmitter:
             state.average_us += (busy_us - state.average_us) * 0.1
         return task
 
-    def refill(self, worker: LeasedWorker, now: float) -> None:
+    def refill(self, worker: LeasedWorker[L], now: float) -> None:
         """After results: push what waits, steal if nothing does, or start the idle clock."""
         state = worker.key
         if state.queue and not (self._asked_at and now - self._asked_at > TURN_S):
@@ -220,32 +277,37 @@ class TaskSubmitter:
         worker.idle_since = now
         self._steal_for(state, worker)
 
-    def _waiting(self, state: KeyState) -> int:
+    def _waiting(self, state: KeyState[L]) -> int:
         """Tasks that nobody is running: queued here, or behind another at a worker."""
-        waiting = len(state.queue)
+        waiting = len(state.queue) - state.dropped_count
         for worker in state.workers:
             if len(worker.in_flight) > 1:
                 waiting += len(worker.in_flight) - 1
         return waiting
 
-    def _fill(self, state: KeyState, worker: LeasedWorker) -> None:
+    def _fill(self, state: KeyState[L], worker: LeasedWorker[L]) -> None:
         if worker.blocked or worker.leaving:
             return
-        share = -(-len(state.queue) // max(1, len(state.workers)))
+        share = -(-state.queued_count // max(1, len(state.workers)))
         room = min(state.depth() - len(worker.in_flight), share)
         while room > 0 and state.queue:
-            self._push(worker, state.queue.popleft())
+            self._push(worker, state.take())
             room -= 1
 
-    def handed_back(self, worker: LeasedWorker, seqs: list[int], blocked: bool, now: float) -> None:
-        """``worker`` returned tasks it had not begun: they go to the head of the queue, in order."""
+    def handed_back(
+        self, worker: LeasedWorker[L], seqs: list[int], blocked: bool, now: float
+    ) -> list[PendingTask]:
+        """``worker`` returned tasks it had not begun: they go to the head of the queue, in order.
+
+        But for those that were cancelled meanwhile, which come back to be ended.
+        """
         worker.stealing = False
         # An answer to a question asked before the latest push says nothing about what was pushed.
         worker.barren = not seqs and worker.next_seq == worker.asked_at_seq
         worker.blocked = worker.blocked or blocked
         state = worker.key
         tasks = [task for seq in sorted(seqs) if (task := worker.in_flight.pop(seq, None)) is not None]
-        state.queue.extendleft(reversed(tasks))
+        state.put_back([task for task in tasks if not task.unwanted])
         # Not back to it, unless it has run dry meanwhile: what it runs now may take long.
         self._spread(state, worker if worker.in_flight else None)
         self._want_workers(state)
@@ -253,28 +315,35 @@ class TaskSubmitter:
             if not other.in_flight:
                 other.idle_since = other.idle_since or now
                 self._steal_for(state, other)
+        return [task for task in tasks if task.unwanted]
 
-    def _spread(self, state: KeyState, except_for: LeasedWorker | None = None) -> None:
+    def _spread(self, state: KeyState[L], except_for: LeasedWorker[L] | None = None) -> None:
         """Push what is queued to whoever has least to do; idle workers first."""
         while state.queue:
             worker = self._roomiest(state, except_for)
             if worker is None:
                 return
-            self._push(worker, state.queue.popleft())
+            self._push(worker, state.take())
 
-    def remove(self, task: Pending) -> bool:
-        """Take a task that was not pushed yet out of the queue (cancel)."""
-        state = self.keys.get(task.route)
-        if state is None or task not in state.queue:
-            return False
-        state.queue.remove(task)
+    def remove(self, task: PendingTask) -> None:
+        """Settle a task that is in the queue (cancel)."""
+        assert not task.seq, "it was pushed"
+        state = self.keys[task.spec.template.key]
+        state.drop(task)
         if not self._waiting(state):
             self._cancel_requests(state)
-        return True
+
+    def worker_of(self, task: PendingTask) -> LeasedWorker[L] | None:
+        """The worker that has the task, if one has."""
+        state = self.keys.get(task.spec.template.key) if task.seq else None
+        for worker in state.workers if state is not None else ():
+            if worker.in_flight.get(task.seq) is task:
+                return worker
+        return None
 
     # -- leases ----------------------------------------------------------------------------------
 
-    def _want_workers(self, state: KeyState) -> None:
+    def _want_workers(self, state: KeyState[L]) -> None:
         """Ask for as many workers as there are tasks nobody is running, within bounds."""
         waiting = self._waiting(state)
         if waiting:
@@ -284,7 +353,7 @@ class TaskSubmitter:
             state.requests[req] = None
             self._request_keys[req] = state
 
-    def _cancel_requests(self, state: KeyState) -> None:
+    def _cancel_requests(self, state: KeyState[L]) -> None:
         for req in state.requests:
             del self._request_keys[req]
             self._port.cancel_lease_request(req)
@@ -296,18 +365,18 @@ class TaskSubmitter:
         lease: LeaseName,
         address: bytes,
         pid: int,
-        link: Link,
+        link: L,
         now: float,
         accelerators: dict[str, list[int]] | None = None,
-    ) -> LeasedWorker | None:
+    ) -> LeasedWorker[L] | None:
         """A lease came. None: nobody wants it any more and it was returned."""
         state = self._answered(req)
         if state is None:
             self._port.return_lease(lease, False)
             return None
         self._asked_at = 0.0
-        worker = LeasedWorker(lease, address, pid, link, state)
-        worker.accelerators = accelerators or {}
+        worker: LeasedWorker[L] = LeasedWorker(lease, address, pid, link, state)
+        worker.accelerators = accelerators or None
         state.workers.append(worker)
         self._fill(state, worker)
         if not worker.in_flight:
@@ -317,14 +386,15 @@ class TaskSubmitter:
             self._want_workers(state)
         return worker
 
-    def refused(self, req: int) -> list[Pending]:
+    def refused(self, req: int) -> list[PendingTask]:
         """A request was refused for good. The tasks of its key that nothing can run any more."""
         state = self._answered(req)
         if state is None or state.workers:
             return []
         self._cancel_requests(state)
-        tasks = list(state.queue)
+        tasks = [task for task in state.queue if not task.settled]
         state.queue.clear()
+        state.dropped_count = 0
         return tasks
 
     def cancelled(self, req: int) -> None:
@@ -333,15 +403,16 @@ class TaskSubmitter:
         if state is not None:
             self._want_workers(state)
 
-    def _answered(self, req: int) -> KeyState | None:
+    def _answered(self, req: int) -> KeyState[L] | None:
         state = self._request_keys.pop(req, None)
         if state is not None:
             del state.requests[req]
         return state
 
-    def _steal_for(self, state: KeyState, thief: LeasedWorker) -> None:
+    def _steal_for(self, state: KeyState[L], thief: LeasedWorker[L]) -> None:
         """Have the most loaded worker hand back half of what waits behind its running task."""
-        victim, most = None, 1
+        victim: LeasedWorker[L] | None = None
+        most = 1
         for worker in state.workers:
             load = len(worker.in_flight)
             if load > most and not worker.stealing and not worker.barren and worker is not thief:
@@ -351,7 +422,7 @@ class TaskSubmitter:
             victim.asked_at_seq = victim.next_seq
             victim.link.send(StealTasks(most // 2))
 
-    def lost(self, worker: LeasedWorker) -> list[Pending]:
+    def lost(self, worker: LeasedWorker[L]) -> list[PendingTask]:
         """``worker`` died. What it had, oldest first; only the first can have been running.
 
         The lease is void: the raylet has taken it back already.
@@ -364,13 +435,14 @@ class TaskSubmitter:
             self._want_workers(state)
         return tasks
 
-    def requeue(self, tasks: list[Pending]) -> None:
+    def requeue(self, tasks: Sequence[PendingTask]) -> None:
         """Run these again, before what is queued."""
-        for task in reversed(tasks):
-            state = self.keys.setdefault(task.route, KeyState(task.route))
-            state.queue.appendleft(task)
-        for key in dict.fromkeys(task.route for task in tasks):
-            state = self.keys[key]
+        by_key: dict[SchedulingKey, list[PendingTask]] = {}
+        for task in tasks:
+            by_key.setdefault(task.spec.template.key, []).append(task)
+        for key, again in by_key.items():
+            state = self._state_of(key)
+            state.put_back(again)
             self._spread(state)
             self._want_workers(state)
 
@@ -384,7 +456,7 @@ class TaskSubmitter:
             for worker in [w for w in state.workers if not w.in_flight and not w.stealing]:
                 self._give_up(worker, dispose=False)
 
-    def _give_up(self, worker: LeasedWorker, dispose: bool) -> None:
+    def _give_up(self, worker: LeasedWorker[L], dispose: bool) -> None:
         state = worker.key
         state.workers.remove(worker)
         self._asked_at = 0.0
@@ -392,6 +464,7 @@ class TaskSubmitter:
         self._want_workers(state)
         if not state.workers and not state.queue and not state.requests:
             self.keys.pop(state.key, None)
+            self._last_key = self._last_state = None
 
     def tick(self, now: float) -> float | None:
         """Return leases idle for IDLE_LEASE_S. When to call again, or None if there are none idle."""
@@ -410,7 +483,7 @@ class TaskSubmitter:
     # -- looking in ------------------------------------------------------------------------------
 
     def queued_count(self) -> int:
-        return sum(len(state.queue) for state in self.keys.values())
+        return sum(state.queued_count for state in self.keys.values())
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the books do not balance."""
@@ -419,13 +492,15 @@ class TaskSubmitter:
             assert len(state.requests) <= MAX_LEASE_REQUESTS
             for req in state.requests:
                 assert self._request_keys[req] is state
+            assert state.dropped_count == sum(task.settled for task in state.queue)
+            assert not (state.queue and state.queue[0].settled)
+            assert all(not task.seq for task in state.queue)
             for task in [*state.queue, *(t for w in state.workers for t in w.in_flight.values())]:
                 assert id(task) not in seen, "a task is in two places"
                 seen.add(id(task))
             for worker in state.workers:
                 for seq, task in worker.in_flight.items():
-                    assert isinstance(task.message, PushTask)
-                    assert task.message.seq == seq
+                    assert task.seq == seq
             if state.queue:
                 able = any(not w.blocked and not w.leaving for w in state.workers)
                 assert able or state.requests or state.workers, "tasks wait and nobody was asked"
@@ -434,8 +509,8 @@ class TaskSubmitter:
         """What waits per key, for GetTimeoutError and ``why``."""
         return [
             {
-                "name": state.queue[0].message.name if state.queue else "",
-                "queued": len(state.queue),
+                "name": state.queue[0].spec.name if state.queue else "",
+                "queued": state.queued_count,
                 "in_flight": sum(len(w.in_flight) for w in state.workers),
                 "workers": len(state.workers),
                 "requests": list(state.requests),

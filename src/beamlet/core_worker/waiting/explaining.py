@@ -16,6 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from time import monotonic
+from typing import Any
 
 import msgspec
 
@@ -25,9 +26,10 @@ from beamlet.core_worker.node_link import NodeLink, RayletGone
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
 from beamlet.core_worker.owning.ports import Peers, Ref, Sends
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
 from beamlet.core_worker.submitting.actors import ActorAccess
-from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.pending import Pending, PendingTask
 from beamlet.core_worker.submitting.submission import Submission
 from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.core_worker.waiting.waits import CallWaits, call_name, unresolved_of, user_site
@@ -73,7 +75,7 @@ class Explaining:
         link: NodeLink,
         peers: Peers,
         refs: ReferenceCounter,
-        submitter: TaskSubmitter,
+        submitter: TaskSubmitter[Peer],
         submission: Submission,
         actors: ActorAccess,
     ) -> None:
@@ -157,24 +159,23 @@ class Explaining:
             return Cause(f"object {short(object_id)}…", "is on its way")
         return self._cause_of_call(link, task_of_object(object_id), record, depth)
 
-    def _cause_of_task(self, task: Pending, record: ObjectRecord, depth: int) -> Cause:
-        what = f"task {task.message.name}{_submitted(record)}"
+    def _cause_of_task(self, task: PendingTask, record: ObjectRecord, depth: int) -> Cause:
+        what = f"task {task.spec.name}{_submitted(record)}"
         if task.unresolved:
             return self._cause_of_argument(what, task, depth)
-        for state in self._submitter.keys.values():
-            for worker in state.workers:
-                for position, flying in enumerate(worker.in_flight.values()):
-                    if flying is task:
-                        where = f"on worker pid={worker.pid}"
-                        how = f"is queued behind {position} others" if position else "is running"
-                        asked = Address(worker.address), TaskId(task.message.task_id)
-                        return Cause(what, f"{how} {where}", executor=asked)
-            if any(queued is task for queued in state.queue):
-                req = next(iter(state.requests), 0)
-                return Cause(what, "waits for a worker", bool(state.workers), lease_req=req)
-        return Cause(what, "is about to be run again: its worker died")
+        worker = self._submitter.worker_of(task)
+        if worker is not None:
+            position = list(worker.in_flight).index(task.seq)
+            how = f"is queued behind {position} others" if position else "is running"
+            asked = Address(worker.address), task.spec.task_id
+            return Cause(what, f"{how} on worker pid={worker.pid}", executor=asked)
+        state = self._submitter.keys.get(task.spec.template.key)
+        if state is None or task.seq:
+            return Cause(what, "is about to be run again: its worker died")
+        req = next(iter(state.requests), 0)
+        return Cause(what, "waits for a worker", bool(state.workers), lease_req=req)
 
-    def _cause_of_argument(self, what: str, work: Pending, depth: int) -> Cause:
+    def _cause_of_argument(self, what: str, work: Pending[Any], depth: int) -> Cause:
         unresolved = unresolved_of(work, self._refs.objects)
         count = f"{len(unresolved)} of its arguments" if len(unresolved) > 1 else "its argument"
         if depth >= _DEPTH_MAX or not unresolved:
@@ -183,13 +184,15 @@ class Explaining:
         cause.what = f"{what} waits for {count}: {cause.what}"
         return cause
 
-    def _cause_of_call(self, link: ActorLink, task_id: TaskId, record: ObjectRecord, depth: int) -> Cause:
+    def _cause_of_call(
+        self, link: ActorLink[Peer], task_id: TaskId, record: ObjectRecord, depth: int
+    ) -> Cause:
         actor = self._actor_text(link)
-        for call in link.in_flight.values():
-            if call.message.task_id == task_id:
-                what = f"{call_name(link, call)}{_submitted(record)}"
-                return Cause(what, f"is running or queued on {actor}", executor=(link.address, task_id))
-        for call in link.queue:
+        asked = link.find(task_id)
+        if asked is not None and asked.seq:
+            what = f"{call_name(link, asked)}{_submitted(record)}"
+            return Cause(what, f"is running or queued on {actor}", executor=(link.address, task_id))
+        for call in link.waiting():
             if link.state is LinkState.READY and call.unresolved:
                 what = f"{call_name(link, call)}{_submitted(record)}"
                 return self._cause_of_argument(what, call, depth)
@@ -201,7 +204,7 @@ class Explaining:
             return Cause(actor, how, actor=link.actor_id)
         return Cause(actor, f"cannot be reached: {link.state.value}", progresses=False)
 
-    def _actor_text(self, link: ActorLink) -> str:
+    def _actor_text(self, link: ActorLink[Peer]) -> str:
         site = self._actors.created_at(link.actor_id)
         return f"actor {link.name} ({f'created at {site}' if site else link.actor_id.hex()[:8] + '…'})"
 
@@ -281,7 +284,7 @@ class WorkerExplaining(Explaining):
         link: NodeLink,
         peers: Peers,
         refs: ReferenceCounter,
-        submitter: TaskSubmitter,
+        submitter: TaskSubmitter[Peer],
         submission: Submission,
         actors: ActorAccess,
         work: Work,

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
+from typing import Any
 
 from beamlet.base.ids import ActorId, Address, ObjectId, TaskId, actor_creation_task_id, task_of_object
 from beamlet.base.own_code import OUR_FOLDER
@@ -19,14 +20,15 @@ from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
 from beamlet.core_worker.owning.ports import Peers
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
 from beamlet.core_worker.submitting.actors import ActorAccess
-from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.pending import Pending, PendingCall
 from beamlet.core_worker.submitting.submission import Submission
 from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.core_worker.waiting.deadlocks import Blocker, DeadlockDetector, Lead, Wait
 from beamlet.exceptions import CallSite
-from beamlet.protocol.peer import BlockedOn, PushTask
+from beamlet.protocol.peer import BlockedOn
 from beamlet.rpc.turns import SharedReactor, Waiter
 
 #: When a wait sends its first probe, and how long until the next one; the last interval repeats.
@@ -45,7 +47,7 @@ class Waits:
         reactor: SharedReactor,
         peers: Peers,
         refs: ReferenceCounter,
-        submitter: TaskSubmitter,
+        submitter: TaskSubmitter[Peer],
         submission: Submission,
         actors: ActorAccess,
     ) -> None:
@@ -90,23 +92,22 @@ class Waits:
         task = self._submission.tasks[task_id]
         if task.unresolved:
             return self.leads(unresolved_of(task, self._refs.objects))
-        for state in self._submitter.keys.values():
-            for worker in state.workers:
-                if any(flying is task for flying in worker.in_flight.values()):
-                    return [Lead(Address(worker.address), task_id, task.message.name)]
-        return []  # it waits for a worker, which is no circle: blocked calls lend theirs
+        worker = self._submitter.worker_of(task)
+        if worker is None:
+            return []  # it waits for a worker, which is no circle: blocked calls lend theirs
+        return [Lead(Address(worker.address), task_id, task.spec.name)]
 
     def _call_leads(self, actor_id: ActorId, task_ids: set[TaskId]) -> list[Lead]:
         link = self._actors.links.get(actor_id)
         if link is None:
             return []
-        flying = [call for call in link.in_flight.values() if call.message.task_id in task_ids]
+        flying = [call for call in link.in_flight.values() if call.spec.task_id in task_ids]
         if link.ordered:
             flying = flying[-1:]  # whoever waits for the last one waits for all before it
-        found = [Lead(link.address, call.message.task_id, call_name(link, call)) for call in flying]
-        queued = [call for call in link.queue if call.message.task_id in task_ids]
+        found = [Lead(link.address, call.spec.task_id, call_name(link, call)) for call in flying]
+        queued = [call for call in link.waiting() if call.spec.task_id in task_ids]
         if queued and link.ordered:
-            queued = [link.queue[0]]
+            queued = link.waiting()[:1]
         for call in queued:
             if call.unresolved:
                 found += self.leads(unresolved_of(call, self._refs.objects))
@@ -132,7 +133,7 @@ class CallWaits(Waits):
         reactor: SharedReactor,
         peers: Peers,
         refs: ReferenceCounter,
-        submitter: TaskSubmitter,
+        submitter: TaskSubmitter[Peer],
         submission: Submission,
         actors: ActorAccess,
         contexts: Contexts,
@@ -243,15 +244,15 @@ class CallWaits(Waits):
         return f"queues behind {wait.name} on the same actor (max_concurrency=1)" if queued else ""
 
 
-def unresolved_of(work: Pending, objects: Mapping[ObjectId, ObjectRecord]) -> list[ObjectId]:
+def unresolved_of(work: Pending[Any], objects: Mapping[ObjectId, ObjectRecord]) -> list[ObjectId]:
     """The arguments that ``work`` still waits for."""
-    arguments = work.held[: len(work.message.deps)]
+    arguments = work.held[: len(work.spec.deps)]
     return [i for i in arguments if (record := objects.get(i)) is not None and record.state == PENDING]
 
 
-def call_name(link: ActorLink, call: Pending) -> str:
-    message = call.message
-    return message.name if isinstance(message, PushTask) else message.name or f"{link.name}.{message.method}"
+def call_name(link: ActorLink[Peer], call: PendingCall) -> str:
+    method = call.spec.method
+    return method.shown_as or f"{link.name}.{method.name}"
 
 
 def user_site() -> CallSite | None:

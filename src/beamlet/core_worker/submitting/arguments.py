@@ -1,0 +1,221 @@
+"""Arguments on their way out: made into bytes, counted, completed by values still awaited."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from beamlet.base.ids import Address, ObjectId
+from beamlet.core_worker.habits import Advisor, NoAdvisor
+from beamlet.core_worker.owning.object_record import INLINE, PENDING, STORED, ObjectRecord
+from beamlet.core_worker.owning.objects import ObjectAccess, stale_reference
+from beamlet.core_worker.owning.ports import MakeRef, Ref
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.unseen import UnseenErrors
+from beamlet.core_worker.submitting.pending import Pending
+from beamlet.core_worker.submitting.task_spec import CallSpec, CreationSpec, TaskSpec
+from beamlet.protocol.message import ContainedRef
+from beamlet.protocol.peer import InlineDep, StoreDep
+from beamlet.serialization.arguments import NO_ARGUMENTS, Slot, dumps_plain, serialize_arguments
+from beamlet.serialization.unpicklable import explain_unpicklable
+from beamlet.serialization.values import INLINE_MAX_BYTES, Serialized, dump_error, dumps, is_error, pack
+
+S = TypeVar("S", bound=TaskSpec | CallSpec | CreationSpec)
+
+#: Stands for a dependency that is still awaited.
+_UNRESOLVED = InlineDep(b"")
+
+
+class Prepared(msgspec.Struct):
+    """Arguments ready to travel, but for dependencies still to be filled in."""
+
+    payload: bytes
+    #: Top-level references, by slot; alive as long as this.
+    deps: list[Ref] = []
+    nested: list[ContainedRef] = []
+    #: References made here for large arguments; they live until the task is submitted.
+    temporary: list[Ref] = []
+
+    def dep_ids(self) -> tuple[ObjectId, ...]:
+        return tuple(ref._id for ref in self.deps)
+
+
+class FailedArgument(msgspec.Struct):
+    """Why work cannot run: one of its arguments is this error."""
+
+    payload: bytes
+    #: The object that has the error as its value; None: it has no value, ``payload`` says why.
+    object_id: ObjectId | None = None
+
+
+class Arguments:
+    """``prepare`` is called without the core worker's lock, all else under it."""
+
+    #: Set by a driver that wants advice.
+    advice: Advisor = NoAdvisor()
+
+    def __init__(
+        self, refs: ReferenceCounter, objects: ObjectAccess, unseen: UnseenErrors, make_ref: MakeRef
+    ) -> None:
+        self._refs = refs
+        self._objects = objects
+        self._unseen = unseen
+        self._make_ref = make_ref
+        #: Failures to be told, in order, while one is being told.
+        self._failures: deque[Callable[[], None]] | None = None
+
+    # -- into bytes ------------------------------------------------------------------------------
+
+    def prepare(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, parameters: tuple[str, ...] = ()
+    ) -> Prepared:
+        """Serialize the arguments of ``name``, in the caller's thread.
+
+        Raises what pickling raises, and RaySystemError for a reference of an earlier session.
+        """
+        if not args and not kwargs:
+            return Prepared(NO_ARGUMENTS)
+        payload = dumps_plain(args, kwargs)
+        if payload is not None:
+            return Prepared(payload)
+        deps: list[Ref] = []
+        ref_type: object = self._make_ref
+
+        def cut_out(value: Any) -> Any:
+            if type(value) is ref_type:
+                deps.append(value)
+                return Slot(len(deps) - 1)
+            return value
+
+        args = tuple(cut_out(arg) for arg in args)
+        kwargs = {key: cut_out(arg) for key, arg in kwargs.items()}
+        for ref in deps:
+            self._objects.record_of(ref)
+        payload = dumps_plain(args, kwargs) if deps else None
+        if payload is not None:
+            return Prepared(payload, deps)
+        try:
+            serialized = serialize_arguments(args, kwargs)
+            temporary: list[Ref] = []
+            if serialized.total_bytes > INLINE_MAX_BYTES:
+                args, kwargs = self._store_large(args, kwargs, cut_out, temporary, name)
+                serialized = serialize_arguments(args, kwargs)
+        except Exception as error:
+            explain_unpicklable(error, args, kwargs, name, parameters)
+            raise
+        for object_id, _ in serialized.contained:
+            if object_id not in self._refs.objects:
+                raise stale_reference(ObjectId(object_id))
+        return Prepared(pack(serialized), deps, serialized.contained, temporary)
+
+    def _store_large(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        cut_out: Callable[[Any], Any],
+        temporary: list[Ref],
+        name: str,
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Replace arguments too large for a message by references to stored copies."""
+
+        def store_if_large(value: Any) -> Any:
+            if type(value) is Slot:
+                return value
+            data = dumps(value)
+            if type(data) is bytes and len(data) <= INLINE_MAX_BYTES // 8:
+                return value
+            if isinstance(data, Serialized) and data.total_bytes <= INLINE_MAX_BYTES // 8:
+                return value
+            self.advice.large_argument(value, data, name)
+            ref = self._make_ref(self._objects.put(value), self._refs.self_address)
+            temporary.append(ref)
+            return cut_out(ref)
+
+        return (
+            tuple(store_if_large(arg) for arg in args),
+            {key: store_if_large(arg) for key, arg in kwargs.items()},
+        )
+
+    # -- until the answer --------------------------------------------------------------------------
+
+    def hold(
+        self,
+        work: Pending[S],
+        when_complete: Callable[[Pending[S]], None],
+        when_failed: Callable[[Pending[S], FailedArgument], None],
+    ) -> FailedArgument | None:
+        """Count what the arguments refer to until the answer, and fill in the values of those at top level.
+
+        One of the two is called once for work that has ``unresolved`` arguments when this returns.  An
+        argument that is an error already is returned: then ``work`` is settled, and neither is called.
+        """
+        spec = work.spec
+        work.held = [*spec.deps, *(ObjectId(object_id) for object_id, _ in spec.nested)]
+        self._refs.add_submitted(work.held)
+        if not spec.deps:
+            return None
+        deps: list[InlineDep | StoreDep] = [_UNRESOLVED] * len(spec.deps)
+        work.deps = deps
+        for slot, object_id in enumerate(spec.deps):
+            record = self._refs.objects[object_id]
+            if record.state == PENDING:
+                work.unresolved += 1
+                arrived = partial(self._arrived, work, deps, slot, object_id, when_complete, when_failed)
+                self._objects.when_ready(object_id, record, arrived)
+                continue
+            failed = self._fill_in(deps, slot, object_id, record)
+            if failed is not None:
+                work.settled = True
+                return failed
+        return None
+
+    def _arrived(
+        self,
+        work: Pending[S],
+        deps: list[InlineDep | StoreDep],
+        slot: int,
+        object_id: ObjectId,
+        when_complete: Callable[[Pending[S]], None],
+        when_failed: Callable[[Pending[S], FailedArgument], None],
+        record: ObjectRecord,
+    ) -> None:
+        work.unresolved -= 1
+        if work.settled:
+            return
+        failed = self._fill_in(deps, slot, object_id, record)
+        if failed is not None:
+            self._tell(partial(when_failed, work, failed))
+        elif not work.unresolved:
+            when_complete(work)
+
+    def _tell(self, failure: Callable[[], None]) -> None:
+        """A failure fails what waits for its result, and so on: one after another, however long the chain."""
+        if self._failures is not None:
+            self._failures.append(failure)
+            return
+        self._failures = deque([failure])
+        try:
+            while self._failures:
+                self._failures.popleft()()
+        finally:
+            self._failures = None
+
+    def _fill_in(
+        self, deps: list[InlineDep | StoreDep], slot: int, object_id: ObjectId, record: ObjectRecord
+    ) -> FailedArgument | None:
+        """What travels for the argument, or its error."""
+        if record.state == INLINE:
+            if is_error(record.payload):
+                self._unseen.seen(object_id)
+                return FailedArgument(record.payload, object_id)
+            deps[slot] = InlineDep(record.payload)
+        elif record.state == STORED and record.node is not None:
+            owner = Address(record.owner) or self._refs.self_address
+            deps[slot] = StoreDep(object_id, owner, record.node)
+        else:
+            return FailedArgument(dump_error(self._objects.decoder.loss_of(object_id, record)))
+        return None

@@ -1,0 +1,116 @@
+"""Answers on their way in: which task or call a message answers, and whether that is run again."""
+
+from __future__ import annotations
+
+from beamlet.base.class_names import is_worth_retrying
+from beamlet.core_worker.owning.borrowing import ResultsGuard
+from beamlet.core_worker.owning.object_record import FREED, INLINE
+from beamlet.core_worker.owning.objects import ObjectAccess
+from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.streams import Streams
+from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.submitting.actors import ActorAccess
+from beamlet.core_worker.submitting.leases import Leases
+from beamlet.core_worker.submitting.outcomes import Outcomes
+from beamlet.core_worker.submitting.pending import PendingCall, PendingTask
+from beamlet.protocol.peer import Result, Results, Yielded
+
+
+class ResultTaker:
+    """Handlers run under the core worker's lock."""
+
+    def __init__(
+        self,
+        refs: ReferenceCounter,
+        objects: ObjectAccess,
+        streams: Streams,
+        outcomes: Outcomes,
+        leases: Leases,
+        actors: ActorAccess,
+    ) -> None:
+        self._refs = refs
+        self._objects = objects
+        self._streams = streams
+        self._outcomes = outcomes
+        self._tasks = outcomes.tasks
+        self._leases = leases
+        self._submitter = leases.submitter
+        self._actors = actors
+
+    def take_result(self, sender: Peer, result: Result) -> None:
+        """The common answer: one small value."""
+        link = sender.actor
+        work: PendingTask | PendingCall | None
+        if link is not None:
+            work = link.answered(result.seq)
+        else:
+            work = self._task_answered(sender, result.seq, result.busy_us)
+        if work is None:
+            return
+        record = work.returns[0]
+        if record.state != FREED:
+            record.payload = result.payload
+            record.state = INLINE
+            if record.waiters is not None:
+                self._objects.notify(record)
+        if work.held:
+            self._refs.remove_submitted(work.held)
+        if link is not None and not link.in_flight and not link.queue:
+            self._actors.settle(link)
+
+    def _task_answered(self, sender: Peer, seq: int, busy_us: int) -> PendingTask | None:
+        worker = sender.leased
+        if worker is None:
+            return None
+        task = self._submitter.take_result(worker, seq, busy_us)
+        if task is not None:
+            self._tasks.pop(task.spec.task_id, None)
+        return task
+
+    def take_results(self, sender: Peer, results: Results) -> None:
+        """The general answer."""
+        guard = ResultsGuard(sender.address, results.hold)
+        link, worker = sender.actor, sender.leased
+        if link is not None:
+            call = link.answered(results.seq)
+            if call is not None and not _is_retried(call, results):
+                self._outcomes.answered(call, results, guard)
+                self._actors.settle(link)
+                return
+            self._refs.settle(guard)  # nobody will see this answer, or what it refers to
+            if call is not None:
+                link.send_again(call)
+        elif worker is not None:
+            worker.leaving = worker.leaving or results.leaving
+            task = self._task_answered(sender, results.seq, results.busy_us)
+            if task is not None and not _is_retried(task, results):
+                self._outcomes.answered(task, results, guard)
+                return
+            self._refs.settle(guard)
+            if task is not None:
+                self._leases.run_again(task)
+        else:
+            self._refs.settle(guard)
+
+    def take_yield(self, sender: Peer, message: Yielded) -> None:
+        """An item of a generator that goes on."""
+        link, worker = sender.actor, sender.leased
+        work: PendingTask | PendingCall | None = None
+        if link is not None:
+            work = link.in_flight.get(message.seq)
+        elif worker is not None:
+            work = worker.in_flight.get(message.seq)
+        stream = self._outcomes.streams.get(work.spec.task_id) if work is not None else None
+        if stream is not None:
+            self._streams.take(sender, stream, message)
+        else:
+            self._refs.settle(ResultsGuard(sender.address, message.hold))
+
+
+def _is_retried(work: PendingTask | PendingCall, results: Results) -> bool:
+    """Whether a failed attempt is followed by another, which this uses up."""
+    wanted = results.failed and work.retries_left and not work.unwanted
+    if not wanted or not is_worth_retrying(work.spec.retry_exceptions, results.error_types):
+        return False
+    work.retries_left -= work.retries_left > 0
+    return True
