@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from beamlet.api import backend, cluster_state
@@ -79,19 +80,29 @@ def test_nodes_have_rays_keys_and_the_dead_say_why(answers: dict[type, Any]) -> 
     assert dead["DeathReasonMessage"] == "its connection closed"
 
 
-EVENT = gcs.TaskEvent(TaskId(b"t" * 24), "f", "task:execute", 42, b"w" * 28, 1_000, 1_500)
+SPANS = gcs.Spans(["f"], [(TaskId(b"t" * 24), 0, 1_000, 500, False)])
+EVENTS = gcs.TaskEvents(b"w" * 28, 42, 1, msgspec.msgpack.encode(SPANS))
 
 
 def test_a_span_becomes_a_chrome_trace_event(answers: dict[type, Any]) -> None:
-    answers[gcs.QueryTimeline] = gcs.Timeline(1, [EVENT], 0)
+    answers[gcs.QueryTimeline] = gcs.Timeline(1, [EVENTS], 0)
     (row,) = cluster_state.timeline() or []
     assert (row["ph"], row["ts"], row["dur"], row["name"]) == ("X", 1_000, 500, "f")
     assert (row["pid"], row["tid"]) == ("10.0.0.1", "worker:" + "77" * 28)
     assert row["cname"] == "rail_animation"
 
 
+def test_timeline_says_what_it_does_not_show(
+    answers: dict[type, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    answers[gcs.QueryTimeline] = gcs.Timeline(1, [EVENTS], 28_000, 2)
+    cluster_state.timeline()
+    assert "28000 tasks and calls that ran are not shown" in caplog.text
+    assert "2 busy workers did not say in time" in caplog.text
+
+
 def test_timeline_to_a_file(answers: dict[type, Any], tmp_path: Path) -> None:
-    answers[gcs.QueryTimeline] = gcs.Timeline(1, [EVENT], 0)
+    answers[gcs.QueryTimeline] = gcs.Timeline(1, [EVENTS], 0)
     rows = cluster_state.timeline()
     assert cluster_state.timeline(filename=str(tmp_path / "t.json")) is None
     assert json.loads((tmp_path / "t.json").read_text()) == rows

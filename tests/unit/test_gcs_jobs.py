@@ -4,30 +4,39 @@ from beamlet.base.ids import Address, JobId, NodeId, job_id_of_int
 from beamlet.gcs.effects import ToRaylet
 from beamlet.gcs.jobs import JobTable
 from beamlet.gcs.storage import MemoryStorage
-from beamlet.protocol.cluster import EndJob, JobStarted
+from beamlet.protocol.cluster import EndJob, JobStarted, StartJob
 
 NODES = [NodeId(b"n1"), NodeId(b"n2")]
 
 
-def started(job: JobId, driver: bytes = b"driver") -> JobStarted:
-    return JobStarted(job, Address(driver), 4711, "space", "app.py")
+def begin(jobs: JobTable, driver: bytes = b"driver", wall_now: float = 1.0) -> JobId:
+    start = StartJob(Address(driver), 4711, "space", "app.py")
+    (answer,) = jobs.handle_start(NODES[0], start, wall_now)
+    assert isinstance(answer, ToRaylet)
+    assert isinstance(answer.message, JobStarted)
+    assert (answer.node, answer.message.driver) == (NODES[0], driver)
+    return answer.message.job_id
 
 
 def test_ids_count_from_one() -> None:
     jobs = JobTable(MemoryStorage())
-    assert [jobs.new_id(), jobs.new_id()] == [job_id_of_int(1), job_id_of_int(2)]
+    assert [begin(jobs, b"d1"), begin(jobs, b"d2")] == [job_id_of_int(1), job_id_of_int(2)]
 
 
 def test_ids_go_on_counting_where_another_gcs_stopped() -> None:
     storage = MemoryStorage()
-    JobTable(storage).new_id()
-    assert JobTable(storage).new_id() == job_id_of_int(2)
+    begin(JobTable(storage))
+    assert begin(JobTable(storage)) == job_id_of_int(2)
+
+
+def test_a_start_told_twice_is_one_job() -> None:
+    jobs = JobTable(MemoryStorage())
+    assert begin(jobs) == begin(jobs)
 
 
 def test_life_of_a_job() -> None:
     jobs = JobTable(MemoryStorage())
-    job = jobs.new_id()
-    jobs.handle_started(started(job), wall_now=100.0)
+    job = begin(jobs, wall_now=100.0)
     assert jobs.driven_by(Address(b"driver")) == job
     assert jobs.handle_ended(job, NODES, wall_now=105.0) == [ToRaylet(n, EndJob(job)) for n in NODES]
     assert jobs.driven_by(Address(b"driver")) is None
@@ -37,13 +46,11 @@ def test_life_of_a_job() -> None:
     jobs.check_invariants()
 
 
-def test_the_end_is_told_once_and_a_late_start_does_not_revive() -> None:
+def test_the_end_is_told_once() -> None:
     jobs = JobTable(MemoryStorage())
-    job = jobs.new_id()
-    jobs.handle_started(started(job), 1.0)
+    job = begin(jobs)
     jobs.handle_ended(job, NODES, 2.0)
     assert jobs.handle_ended(job, NODES, 3.0) == []
-    jobs.handle_started(started(job), 4.0)
     assert jobs.driven_by(Address(b"driver")) is None
     assert [each.ended_at for each in jobs.records()] == [2.0]
 
@@ -51,10 +58,10 @@ def test_the_end_is_told_once_and_a_late_start_does_not_revive() -> None:
 def test_ended_jobs_are_bounded_and_leave_the_storage() -> None:
     storage = MemoryStorage()
     jobs = JobTable(storage, most_ended=2)
-    ids = [jobs.new_id() for _ in range(3)]
-    for at, job in enumerate(ids):
-        jobs.handle_started(started(job), at)
-        jobs.handle_ended(job, [], at + 0.5)
+    ids = []
+    for at in range(3):
+        ids.append(begin(jobs, wall_now=at))
+        jobs.handle_ended(ids[-1], [], at + 0.5)
     assert [each.job_id for each in jobs.records()] == ids[1:]
     assert len(list(storage.scan("jobs", b"job:"))) == 2
     jobs.check_invariants()

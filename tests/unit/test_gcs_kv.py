@@ -29,8 +29,8 @@ def value_of(kv: KvTable, namespace: str, key: bytes) -> bytes | None:
 
 
 def test_put_then_get(kv: KvTable) -> None:
-    assert kv.handle_put(ANN, KvPut(1, "fun", b"k", b"v")) == [ToCoreWorker(ANN, KvDone(1, True))]
-    assert kv.handle_get(BOB, KvGet(7, "fun", b"k")) == [ToCoreWorker(BOB, KvValue(7, b"v"))]
+    assert kv.handle_put(ANN, KvPut(1, "space", b"k", b"v")) == [ToCoreWorker(ANN, KvDone(1, True))]
+    assert kv.handle_get(BOB, KvGet(7, "space", b"k")) == [ToCoreWorker(BOB, KvValue(7, b"v"))]
 
 
 def test_namespaces_do_not_see_each_other(kv: KvTable) -> None:
@@ -53,26 +53,26 @@ def test_an_empty_value_is_a_value(kv: KvTable) -> None:
 
 
 def test_a_waiting_get_is_answered_once_when_the_key_appears(kv: KvTable) -> None:
-    assert kv.handle_get(BOB, KvGet(5, "fun", b"k", wait=True)) == []
-    assert kv.handle_get(ANN, KvGet(6, "fun", b"k", wait=True)) == []
+    assert kv.handle_get(BOB, KvGet(5, "space", b"k", wait=True)) == []
+    assert kv.handle_get(ANN, KvGet(6, "space", b"k", wait=True)) == []
     kv.handle_put(ANN, KvPut(1, "other", b"k", b"wrong namespace"))
-    assert kv.handle_put(ANN, KvPut(2, "fun", b"k", b"v")) == [
+    assert kv.handle_put(ANN, KvPut(2, "space", b"k", b"v")) == [
         ToCoreWorker(ANN, KvDone(2, True)),
         ToCoreWorker(BOB, KvValue(5, b"v")),
         ToCoreWorker(ANN, KvValue(6, b"v")),
     ]
-    assert kv.handle_put(ANN, KvPut(3, "fun", b"k", b"w")) == [ToCoreWorker(ANN, KvDone(3, True))]
+    assert kv.handle_put(ANN, KvPut(3, "space", b"k", b"w")) == [ToCoreWorker(ANN, KvDone(3, True))]
     kv.check_invariants()
 
 
 def test_a_waiter_that_died_is_not_answered(kv: KvTable) -> None:
-    kv.handle_get(BOB, KvGet(5, "fun", b"k", wait=True))
-    kv.handle_get(ANN, KvGet(6, "fun", b"k", wait=True))
-    kv.handle_get(BOB, KvGet(7, "fun", b"alone", wait=True))
+    kv.handle_get(BOB, KvGet(5, "space", b"k", wait=True))
+    kv.handle_get(ANN, KvGet(6, "space", b"k", wait=True))
+    kv.handle_get(BOB, KvGet(7, "space", b"alone", wait=True))
     kv.handle_core_worker_gone(BOB)
     kv.check_invariants()
     assert kv.waiting_count == 1
-    assert kv.handle_put(ANN, KvPut(1, "fun", b"k", b"v"))[1:] == [ToCoreWorker(ANN, KvValue(6, b"v"))]
+    assert kv.handle_put(ANN, KvPut(1, "space", b"k", b"v"))[1:] == [ToCoreWorker(ANN, KvValue(6, b"v"))]
 
 
 def test_delete_says_whether_there_was_something(kv: KvTable) -> None:

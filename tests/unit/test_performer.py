@@ -15,9 +15,13 @@ class Second(NamedTuple):
     number: int
 
 
+def fail(error: Exception, where: str) -> None:
+    raise AssertionError(f"{where}: {error}")
+
+
 def test_a_decision_made_while_another_is_carried_out_waits_its_turn() -> None:
     done: list[object] = []
-    performer = Performer()
+    performer = Performer(fail)
 
     def first(effect: First) -> None:
         performer.perform([Second(effect.number)])
@@ -31,10 +35,10 @@ def test_a_decision_made_while_another_is_carried_out_waits_its_turn() -> None:
 
 def test_an_effect_that_fails_is_reported_and_the_others_are_carried_out() -> None:
     done: list[object] = []
-    failures: list[tuple[object, str]] = []
+    failures: list[tuple[str, str]] = []
     rearmed: list[int] = []
     performer = Performer(
-        lambda: rearmed.append(len(done)), lambda effect, error: failures.append((effect, str(error)))
+        lambda error, where: failures.append((where, str(error))), lambda: rearmed.append(len(done))
     )
 
     def first(effect: First) -> None:
@@ -44,5 +48,5 @@ def test_an_effect_that_fails_is_reported_and_the_others_are_carried_out() -> No
     performer.on(Second, done.append)
     performer.perform([Second(1), First(2), Second(3)])
     assert done == [Second(1), Second(3)]
-    assert failures == [(First(2), "no room for 2")]
+    assert failures == [("carrying out First", "no room for 2")]
     assert rearmed == [2]

@@ -7,29 +7,28 @@ a cluster: asking about one that is not there is a mistake, and is called one.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from time import monotonic
 from typing import Any
+
+import msgspec
 
 from beamlet.api import backend
 from beamlet.api.argument_table import checked
 from beamlet.base.own_code import for_users
 from beamlet.base.resources import UNIT, to_floats
 from beamlet.exceptions import RaySystemError
-from beamlet.protocol.gcs import ClusterState, NodeInfo, QueryCluster, QueryTimeline, TaskEvent, Timeline
+from beamlet.protocol.gcs import ClusterState, NodeInfo, QueryCluster, QueryTimeline, Spans, Timeline
 
 #: The GCS is in the head's own loop: an answer that takes longer is none.
 _ANSWER_S = 30.0
-#: Colours of Chrome's trace viewer, as Ray chooses them.
-_COLOURS = {
-    "task:execute": "rail_animation",
-    "task:deserialize_arguments": "rail_load",
-    "task:store_outputs": "rail_idle",
-    "ray.get": "good",
-    "ray.put": "terrible",
-    "ray.wait": "vsync_highlight_color",
-}
+_CATEGORY = "task:execute"
+#: Of Chrome's trace viewer, as Ray chooses them.
+_COLOUR, _FAILED_COLOUR = "rail_animation", "terrible"
+_decode_spans = msgspec.msgpack.Decoder(Spans).decode
+log = logging.getLogger(__name__)
 
 
 @for_users
@@ -57,8 +56,9 @@ def available_resources() -> dict[str, float]:
 def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     """What the workers did when, for chrome://tracing or ui.perfetto.dev.
 
-    filename: write JSON there and return None. Only the newest 100 000 events are kept.
-    Raises RuntimeError before ``init()``.
+    filename: write JSON there and return None. The newest 100 000 tasks and calls of each job are kept; a
+    warning says how many are missing, and of which workers nobody knows. Raises RuntimeError before
+    ``init()``.
     """
     filename = checked("timeline", "filename", filename)
     core = backend.current_or_none()
@@ -67,26 +67,46 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
             "timeline() is about a running cluster, and there is none: call beamlet.init() first."
         )
     answer: Timeline = core.link.call(QueryTimeline(0), monotonic() + _ANSWER_S)
-    rows = [event_row(event, core.identity.node_ip) for event in answer.events]
+    if missing := what_is_missing(answer):
+        log.warning("timeline(): %s", missing)
+    rows = event_rows(answer, core.identity.node_ip)
     if filename is None:
         return rows
     Path(filename).write_text(json.dumps(rows))
     return None
 
 
-def event_row(event: TaskEvent, node_ip: str) -> dict[str, Any]:
-    """One span as a Chrome trace event of phase X (complete)."""
-    return {
-        "cat": event.category,
-        "name": event.name,
-        "pid": node_ip,
-        "tid": f"worker:{event.worker_id.hex()}",
-        "ts": event.start_us,
-        "dur": event.end_us - event.start_us,
-        "ph": "X",
-        "cname": "terrible" if event.failed else _COLOURS.get(event.category, "generic_work"),
-        "args": {"task_id": event.task_id.hex(), "worker_pid": event.pid, "failed": event.failed},
-    }
+def what_is_missing(answer: Timeline) -> str:
+    """ "" if nothing is, as far as anybody knows."""
+    parts = []
+    if answer.dropped:
+        parts.append(f"{answer.dropped} tasks and calls that ran are not shown, for only the newest are kept")
+    if answer.silent:
+        parts.append(f"{answer.silent} busy workers did not say in time what they ran last")
+    return "; ".join(parts)
+
+
+def event_rows(answer: Timeline, node_ip: str) -> list[dict[str, Any]]:
+    """Every span as a Chrome trace event of phase X (complete)."""
+    rows = []
+    for batch in answer.batches:
+        spans = _decode_spans(batch.spans)
+        shown = f"worker:{batch.worker_id.hex()}"
+        for task_id, name, start_us, duration_us, failed in spans.rows:
+            rows.append(
+                {
+                    "cat": _CATEGORY,
+                    "name": spans.names[name],
+                    "pid": node_ip,
+                    "tid": shown,
+                    "ts": start_us,
+                    "dur": duration_us,
+                    "ph": "X",
+                    "cname": _FAILED_COLOUR if failed else _COLOUR,
+                    "args": {"task_id": task_id.hex(), "worker_pid": batch.pid, "failed": failed},
+                }
+            )
+    return rows
 
 
 def _node_row(node: NodeInfo) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from beamlet.api.cluster_state import event_row
+from beamlet.api.cluster_state import event_rows, what_is_missing
 from beamlet.cli.observer import ask, choose_session
 from beamlet.processes.host import node_ip
 from beamlet.protocol.gcs import QueryTimeline, Timeline
@@ -30,9 +30,9 @@ def run(options: argparse.Namespace) -> int:
     answer: Timeline = ask(choose_session(options.address), QueryTimeline(1))
     ip = node_ip()
     path = Path(options.output or time.strftime("beamlet-timeline-%Y-%m-%d_%H-%M-%S.json"))
-    path.write_text(json.dumps([event_row(event, ip) for event in answer.events]))
-    lost = f" ({answer.dropped} older ones were dropped)" if answer.dropped else ""
-    print(
-        f"{len(answer.events)} events{lost} written to {path}: open it in chrome://tracing or ui.perfetto.dev"
-    )
+    rows = event_rows(answer, ip)
+    path.write_text(json.dumps(rows))
+    missing = what_is_missing(answer)
+    lost = f" ({missing})" if missing else ""
+    print(f"{len(rows)} events{lost} written to {path}: open it in chrome://tracing or ui.perfetto.dev")
     return 0

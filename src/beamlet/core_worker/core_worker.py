@@ -253,8 +253,13 @@ class CoreWorker:
     def _on_idle(self) -> None:
         if self.releases.is_due:
             self.releases.drain()
-        if self.task_events.noted:
-            self.link.send(self.task_events.take())
+        if self.task_events.is_due:
+            self.send_task_events()
+
+    def send_task_events(self) -> None:
+        """Tell the GCS what ran since we last did. Under the lock."""
+        for batch in self.task_events.take():
+            self.link.send(batch)
 
     # -- messages --------------------------------------------------------------------------------
 

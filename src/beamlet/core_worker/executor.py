@@ -54,7 +54,7 @@ class ExecutorCore(CoreWorker):
         blocking = WorkerBlocking(self.reactor, self.link, explaining, blocked, waits)
         self.compose_waiting(waits, explaining, blocking)
         self.answers = Answers(self.reactor, self.link, self.refs, self.releases, self.work)
-        self.leaving = Leaving(self.reactor, self.link, self.answers, self.output)
+        self.leaving = Leaving(self.reactor, self.link, self.answers, self.output, self.task_events)
         self.releases.on_reply_may_go = self.answers.may_go
         self.producers = Producers(self.reactor, blocking, self.work)
         self.execution = Execution(
@@ -104,8 +104,14 @@ class ExecutorCore(CoreWorker):
             node.AssignJob: lambda message: on_job(message.job),
             gcs.StartActor: execution.order_arrived,
             node.ExitWorker: execution.exit_asked,
+            node.TellEvents: self._tell_events,
             node.OutputDelivered: lambda message: self.answers.may_go(message.token),
         }
+
+    def _tell_events(self, message: node.TellEvents) -> None:
+        """Somebody wants the timeline."""
+        self.send_task_events()
+        self.link.send(node.EventsTold(message.token))
 
     def _on_idle(self) -> None:
         super()._on_idle()

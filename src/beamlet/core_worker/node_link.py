@@ -36,20 +36,9 @@ FromRaylet = (
     | node.OutputLines
     | node.Notice
     | node.WhyPendingAnswer
-    | gcs.KvDone
-    | gcs.KvValue
-    | gcs.KvKeyList
-    | gcs.ActorAccepted
-    | gcs.ActorNameTaken
-    | gcs.ActorRefused
-    | gcs.ActorFound
-    | gcs.ActorNotFound
-    | gcs.NamedActors
-    | gcs.Done
-    | gcs.ActorUpdate
+    | node.TellEvents
     | gcs.StartActor
-    | gcs.ClusterState
-    | gcs.Timeline
+    | gcs.Answer
 )
 # Building it takes milliseconds and most of a megabyte: once, before workers are forked.
 decoder_for(FromRaylet)

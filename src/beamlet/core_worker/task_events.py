@@ -1,51 +1,75 @@
-"""What ran when, for ``timeline()``: noted per task in a tuple, sent to the GCS in batches.
+"""What ran when, for ``timeline()``: noted per task in a tuple, packed by the thousand, sent to the GCS.
 
-Bounded: of a worker that runs more than EVENTS_MAX tasks between two batches the rest is counted as dropped.
+Nothing is lost in silence. A worker that is too busy to send keeps packed batches, up to BATCHES_MAX;
+what is beyond that is counted. Whoever asks for the timeline has all workers send what they have first.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+from collections import deque
+
+import msgspec
 
 from beamlet.base.ids import TaskId
-from beamlet.protocol.gcs import TaskEvent, TaskEvents
+from beamlet.protocol.gcs import Spans, TaskEvents
 
-EVENTS_MAX = 1000
+#: Spans of one batch.
+BATCH_EVENTS = 1000
+#: Batches kept until they can be sent: 100,000 spans in 4 MB.
+BATCHES_MAX = 100
+#: Of a name that is longer, the rest is left out.
+NAME_CHARACTERS = 200
 
-_Noted = tuple[bytes, str, int, int, bool]
+_Noted = tuple[TaskId, str, int, int, bool]
 
 
 class TaskEventBuffer:
-    """One worker's spans since the last batch. Appending is all that the hot path does."""
+    """One worker's spans since it last told. Appending is all that the hot path does. Thread-safe."""
 
     def __init__(self, worker_id: bytes) -> None:
         self._worker_id = worker_id
-        #: (task, name, start ns, end ns, failed), wall clock.
-        self.noted: list[_Noted] = []
-        self.dropped_count = 0
+        #: (task, name, start ns, end ns, failed), wall clock. Always the same deque: other threads append.
+        self._noted: deque[_Noted] = deque()
+        self._lock = threading.Lock()
+        self._packed: deque[TaskEvents] = deque()
+        self._dropped_count = 0
 
-    def note(self, task_id: bytes, name: str, start_ns: int, end_ns: int, failed: bool) -> None:
-        if len(self.noted) < EVENTS_MAX:
-            self.noted.append((task_id, name, start_ns, end_ns, failed))
-        else:
-            self.dropped_count += 1
+    def note(self, task_id: TaskId, name: str, start_ns: int, end_ns: int, failed: bool) -> None:
+        noted = self._noted
+        noted.append((task_id, name, start_ns, end_ns, failed))
+        if len(noted) >= BATCH_EVENTS:
+            with self._lock:
+                self._pack()
 
-    def take(self) -> TaskEvents:
-        """The batch to send; the buffer is empty after it."""
-        noted, self.noted = self.noted, []
-        dropped, self.dropped_count = self.dropped_count, 0
-        pid = os.getpid()
-        events = [
-            TaskEvent(
-                TaskId(task_id),
-                name,
-                "task:execute",
-                pid,
-                self._worker_id,
-                start // 1000,
-                end // 1000,
-                failed,
-            )
-            for task_id, name, start, end, failed in noted
-        ]
-        return TaskEvents(events, dropped)
+    @property
+    def is_due(self) -> bool:
+        return bool(self._noted or self._packed)
+
+    def take(self) -> list[TaskEvents]:
+        """The batches to send; the buffer is empty after it."""
+        with self._lock:
+            while self._noted:
+                self._pack()
+            packed = list(self._packed)
+            self._packed.clear()
+            if packed:
+                packed[0].dropped += self._dropped_count
+                self._dropped_count = 0
+        return packed
+
+    def _pack(self) -> None:
+        names: dict[str, int] = {}
+        rows = []
+        for _ in range(min(len(self._noted), BATCH_EVENTS)):
+            task_id, name, start, end, failed = self._noted.popleft()
+            index = names.setdefault(name[:NAME_CHARACTERS], len(names))
+            rows.append((task_id, index, start // 1000, max(0, end - start) // 1000, failed))
+        if not rows:
+            return  # another thread was quicker
+        spans = msgspec.msgpack.encode(Spans(list(names), rows))
+        self._packed.append(TaskEvents(self._worker_id, os.getpid(), len(rows), spans))
+        if len(self._packed) > BATCHES_MAX:
+            oldest = self._packed.popleft()
+            self._dropped_count += oldest.count + oldest.dropped

@@ -51,6 +51,7 @@ from beamlet.protocol.gcs import (
     ActorSpec,
     ActorStarted,
     ActorUpdate,
+    Answer,
     CreateActor,
     Done,
     FindActor,
@@ -59,7 +60,6 @@ from beamlet.protocol.gcs import (
     NamedActors,
     SubscribeActor,
 )
-from beamlet.protocol.message import Message
 
 TABLE = "actors"
 #: Processes known to be gone: what arrives from them is late, and creates nothing.
@@ -229,9 +229,13 @@ class ActorTable:
             self._end(record, cause, now)
         return self._done()
 
+    def any_of_job(self, job_id: JobId) -> bool:
+        """Whether one of its actors lives: after the job's end, a detached one, or what works for it."""
+        return self._live.any_of_job(job_id)
+
     def handle_job_ended(self, job_id: JobId, now: float) -> list[Effect]:
         """Its actors end, except detached ones and what these, or theirs, have created."""
-        for record in self._live:
+        for record in self._live if self._live.any_of_job(job_id) else ():
             if record.spec.job.job_id == job_id and not self._live.outlives_job(record):
                 self._end(record, actor_causes.job_ended(record.spec, job_id), now)
         return self._done()
@@ -384,7 +388,7 @@ class ActorTable:
 
     # --- small things -----------------------------------------------------------------------------
 
-    def _tell(self, address: Address, message: Message) -> None:
+    def _tell(self, address: Address, message: Answer) -> None:
         self._effects.append(ToCoreWorker(address, message))
 
     def _publish(self, update: ActorUpdate) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from beamlet.base.ids import Address, NodeId
+from beamlet.protocol.gcs import Answer
 from beamlet.protocol.message import Message
 
 
@@ -12,7 +13,14 @@ class ToCoreWorker(NamedTuple):
     """An answer to a request of ``address``, or an update it has subscribed to."""
 
     address: Address
-    message: Message
+    message: Answer
+
+
+class Misuse(NamedTuple):
+    """``address`` said what it must not: its raylet closes its connection."""
+
+    address: Address
+    reason: str
 
 
 class ToRaylet(NamedTuple):
@@ -22,4 +30,4 @@ class ToRaylet(NamedTuple):
     message: Message
 
 
-Effect = ToCoreWorker | ToRaylet
+Effect = ToCoreWorker | ToRaylet | Misuse

@@ -11,7 +11,7 @@ import msgspec
 from beamlet.base.ids import Address, JobId, NodeId, job_id_of_int, short
 from beamlet.gcs.effects import Effect, ToRaylet
 from beamlet.gcs.storage import Storage
-from beamlet.protocol.cluster import EndJob, JobStarted
+from beamlet.protocol.cluster import EndJob, JobStarted, StartJob
 
 TABLE = "jobs"
 COUNTER_KEY = b"next"
@@ -35,10 +35,24 @@ class JobTable:
         self._most_ended = most_ended
         self._last_number = 0
         self._running: dict[JobId, JobRecord] = {}
+        self._by_driver: dict[Address, JobId] = {}
         #: In order of ending; the oldest are forgotten.
         self._ended: dict[JobId, JobRecord] = {}
 
-    def new_id(self) -> JobId:
+    def handle_start(self, node: NodeId, message: StartJob, wall_now: float) -> list[Effect]:
+        """``wall_now``: seconds since the epoch. Repeat-safe: a driver has one job."""
+        job_id = self.driven_by(message.driver)
+        if job_id is None:
+            job_id = self._new_id()
+            record = JobRecord(
+                job_id, message.driver, message.pid, message.namespace, message.entrypoint, wall_now
+            )
+            self._running[job_id] = record
+            self._by_driver[message.driver] = job_id
+            self._save(record)
+        return [ToRaylet(node, JobStarted(message.driver, job_id))]
+
+    def _new_id(self) -> JobId:
         """1, 2, 3 … for as long as the storage lasts: an id is never given twice."""
         if not self._last_number:
             self._last_number = int.from_bytes(self._storage.get(TABLE, COUNTER_KEY) or b"", "big")
@@ -46,21 +60,12 @@ class JobTable:
         self._storage.put(TABLE, COUNTER_KEY, self._last_number.to_bytes(4, "big"))
         return job_id_of_int(self._last_number)
 
-    def handle_started(self, message: JobStarted, wall_now: float) -> None:
-        """``wall_now``: seconds since the epoch. Repeat-safe: the first start counts."""
-        if message.job_id in self._running or message.job_id in self._ended:
-            return
-        record = JobRecord(
-            message.job_id, message.driver, message.pid, message.namespace, message.entrypoint, wall_now
-        )
-        self._running[message.job_id] = record
-        self._save(record)
-
     def handle_ended(self, job_id: JobId, nodes: list[NodeId], wall_now: float) -> list[Effect]:
         """Nothing for a job that has ended before: both JobEnded and the driver's death say so."""
         record = self._running.pop(job_id, None)
         if record is None:
             return []
+        del self._by_driver[record.driver]
         record.ended_at = wall_now
         self._ended[job_id] = record
         self._save(record)
@@ -72,7 +77,7 @@ class JobTable:
 
     def driven_by(self, address: Address) -> JobId | None:
         """The running job that ends if this process is gone."""
-        return next((job for job, record in self._running.items() if record.driver == address), None)
+        return self._by_driver.get(address)
 
     def is_running(self, job_id: JobId) -> bool:
         return job_id in self._running
@@ -84,6 +89,7 @@ class JobTable:
         return sorted((*self._running.values(), *self._ended.values()), key=lambda each: each.started_at)
 
     def check_invariants(self) -> None:
+        assert self._by_driver == {record.driver: job_id for job_id, record in self._running.items()}
         for job_id, record in self._running.items():
             assert record.ended_at is None, f"job {short(job_id)} has ended and is listed as running"
             assert job_id not in self._ended, f"job {short(job_id)} both runs and has ended"

@@ -5,9 +5,10 @@ Keeps these four ways to the same record in step; decides nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
-from beamlet.base.ids import ActorId, Address, NodeId, node_of, short
+from beamlet.base.ids import ActorId, Address, JobId, NodeId, node_of, short
 from beamlet.gcs.actor_history import NOWHERE
 from beamlet.gcs.actor_names import ActorNames
 from beamlet.gcs.actor_record import ActorRecord
@@ -17,6 +18,8 @@ from beamlet.gcs.actor_states import State
 class LivingActors:
     def __init__(self) -> None:
         self.names = ActorNames()
+        #: How many of each job.
+        self._of_job: Counter[JobId] = Counter()
         #: In order of creation.
         self._records: dict[ActorId, ActorRecord] = {}
         self._at: dict[Address, ActorRecord] = {}
@@ -34,6 +37,9 @@ class LivingActors:
         """None also if that incarnation is not the present one."""
         record = self._records.get(actor_id)
         return record if record and record.incarnation == incarnation else None
+
+    def any_of_job(self, job: JobId) -> bool:
+        return job in self._of_job
 
     def at(self, address: Address) -> ActorRecord | None:
         return self._at.get(address)
@@ -62,6 +68,7 @@ class LivingActors:
     def add(self, record: ActorRecord) -> None:
         spec = record.spec
         self._records[spec.actor_id] = record
+        self._of_job[spec.job.job_id] += 1
         if spec.name:
             self.names.take(spec.namespace, spec.name, spec.actor_id)
         if not spec.detached:
@@ -86,9 +93,14 @@ class LivingActors:
         if siblings.pop(record.spec.actor_id, None) and not siblings:
             del self._owned[record.spec.owner]
         del self._records[record.spec.actor_id]
+        job = record.spec.job.job_id
+        self._of_job[job] -= 1
+        if not self._of_job[job]:
+            del self._of_job[job]
 
     def check_invariants(self) -> None:
         records = self._records.items()
+        assert self._of_job == Counter(record.spec.job.job_id for _, record in records)
         for actor_id, record in records:
             _check_record(short(actor_id), record)
         named = {(r.spec.namespace, r.spec.name, i) for i, r in records if r.is_named}

@@ -15,7 +15,6 @@ import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,8 +103,11 @@ class Head:
         from beamlet.head.session_keeper import SessionKeeper
         from beamlet.object_store.store import ObjectStore
         from beamlet.processes.log_writer import LogStream, LogWriter
-        from beamlet.raylet.raylet import NodeConfig, Raylet
+        from beamlet.protocol import cluster
+        from beamlet.raylet.node_services import NodeConfig
+        from beamlet.raylet.raylet import Raylet
         from beamlet.rpc.listener import Listener
+        from beamlet.rpc.loopback import loopback
         from beamlet.rpc.reactor import Reactor
 
         self._reactor = Reactor()
@@ -113,12 +115,14 @@ class Head:
         # From here on nobody in the loop waits for the disk, neither for workers' logs nor for its own.
         sys.stderr = LogStream(self._logs.open(_LOG))
         self._gcs = Gcs(
-            lambda address, message: self._raylet.to_core_worker(address, message),
-            lambda _, message: self._raylet.on_gcs_message(message),
-            time.monotonic,
+            self._reactor,
+            self._reactor.containment.contain,
             session_dir=options.session_dir,
             validate=options.validate,
         )
+        accepted = (cluster.FromGcs, cluster.ToGcs) if options.validate else ()
+        to_gcs, to_raylet = loopback(self._reactor, *accepted)
+        self._gcs.attach(to_raylet)
         config = NodeConfig(
             node_id=node_id,
             session_dir=self.session.path,
@@ -130,20 +134,14 @@ class Head:
             hostname=options.hostname,
             version=options.version,
             python=f"{sys.version_info.major}.{sys.version_info.minor}",
+            owned=options.owned,
         )
         store = ObjectStore(options.object_store_bytes, options.store_full_timeout_s)
         self._raylet = Raylet(
-            self._reactor,
-            config,
-            self._factory.link,
-            self._arena,
-            store,
-            self._gcs,
-            self._end,
-            self._logs,
+            self._reactor, config, self._factory.link, self._arena, store, to_gcs, self._end, self._logs
         )
-        self._gcs.ask_freshly(node_id, self._raylet.report)
         self._reactor.containment.on_broken = self._broken
+        to_gcs.listen(self._raylet.on_gcs_message)
         self._raylet.start()
         secret = self.session.secret()
 

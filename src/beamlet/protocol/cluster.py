@@ -1,19 +1,23 @@
 """Raylet ↔ GCS: nodes, placing actors, deaths, and the core workers' own messages passed on.
 
-On the head both live in one process and hand each other these objects; elsewhere they travel as frames.
+On the head both live in one process, and the messages pass through a loopback (rpc/loopback.py): sent now,
+heard in a later turn of the loop, as through a socket.  Elsewhere they travel as frames.
 
     raylet → GCS                                  GCS → raylet
-    NodeJoined, NodeReport                        PlaceActor, CancelPlacement
-    JobStarted, JobEnded                          StopActor
-    ActorPlaced, ActorUnplaceable                 ToCoreWorker (message for one of its core workers)
-    CoreWorkerGone                                EndJob
-    FromCoreWorker (gcs.py message, and who sent it)
+    NodeJoined                                    PlaceActor, CancelPlacement, StopActor
+    NodeReport                                    AskReport
+    EventsTold                                    AskEvents
+    StartJob, JobEnded                            JobStarted, EndJob
+    ActorPlaced, ActorUnplaceable                 Deliver (an answer or update for one of its core workers)
+    CoreWorkerGone                                Misbehaved
+    Forwarded (a gcs.py message, and who sent it)
 """
 
 from __future__ import annotations
 
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import ActorId, Address, JobId
+from beamlet.protocol import gcs
 from beamlet.protocol.gcs import ActorSpec, NodeInfo, WorkerInfo
 from beamlet.protocol.message import Message
 
@@ -23,21 +27,15 @@ class NodeJoined(Message, tag=150):
 
 
 class NodeReport(Message, tag=151):
-    """What is free now, who waits, who runs; sent on change, and when asked by QueryCluster."""
+    """What is free now, who waits, who runs: the answer to AskReport."""
 
     node: NodeInfo
     workers: list[WorkerInfo]
     pending: list[tuple[str, int, str]]
     store_used: int
     store_capacity: int
-
-
-class JobStarted(Message, tag=152):
-    job_id: JobId
-    driver: Address
-    pid: int
-    namespace: str
-    entrypoint: str
+    #: Which AskReport it answers.
+    round: int = 0
 
 
 class JobEnded(Message, tag=153):
@@ -98,3 +96,81 @@ class EndJob(Message, tag=160):
     """The job's driver is gone: end its workers, forget its queued leases."""
 
     job_id: JobId
+
+
+class StartJob(Message, tag=161):
+    """A driver has come: its job begins, under an id that only the GCS can give. Answered by JobStarted."""
+
+    driver: Address
+    pid: int
+    namespace: str
+    entrypoint: str
+
+
+class JobStarted(Message, tag=162):
+    driver: Address
+    job_id: JobId
+
+
+class AskReport(Message, tag=163):
+    """Somebody wants to know what the cluster is: answer with a NodeReport of this moment."""
+
+    round: int
+
+
+class AskEvents(Message, tag=164):
+    """Somebody wants the timeline: have all workers tell what they have noted, then say EventsTold."""
+
+    round: int
+
+
+class EventsTold(Message, tag=165):
+    round: int
+    #: Workers that did not answer in time: what they noted last is missing.
+    silent: int
+
+
+class Forwarded(Message, tag=166):
+    """What a core worker says to the GCS. ``job``: its own, as its raylet knows it; b"" if it has none."""
+
+    sender: Address
+    job: bytes
+    message: gcs.Request
+
+
+class Deliver(Message, tag=167):
+    """What the GCS says to a core worker; if that is gone, nobody misses it."""
+
+    address: Address
+    message: gcs.Answer
+
+
+class Misbehaved(Message, tag=168):
+    """The core worker said what it must not, or what we cannot digest: close its connection."""
+
+    address: Address
+    reason: str
+
+
+ToGcs = (
+    NodeJoined
+    | NodeReport
+    | StartJob
+    | JobEnded
+    | ActorPlaced
+    | ActorUnplaceable
+    | CoreWorkerGone
+    | EventsTold
+    | Forwarded
+)
+FromGcs = (
+    PlaceActor
+    | CancelPlacement
+    | StopActor
+    | EndJob
+    | JobStarted
+    | AskReport
+    | AskEvents
+    | Deliver
+    | Misbehaved
+)

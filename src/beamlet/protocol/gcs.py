@@ -12,6 +12,8 @@ Same ``req`` discipline as node.py: one answer per request.
 
 from __future__ import annotations
 
+import msgspec
+
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import ActorId, Address, FunctionKey, JobId, NodeId, TaskId
 from beamlet.protocol.message import ContainedRef, Message
@@ -260,23 +262,24 @@ class ClusterState(Message, tag=118):
     session_dir: str
 
 
-class TaskEvent(Message, tag=119):
-    """One span in a worker's life, for timeline(). Times are wall-clock microseconds."""
+class Spans(msgspec.Struct, array_like=True, gc=False):
+    """What one worker ran, in the order of ending. Names stand once: thousands of spans share a few."""
 
-    task_id: TaskId
-    name: str
-    #: "task:execute", "task:deserialize_arguments", "task:store_outputs", …
-    category: str
-    pid: int
-    worker_id: bytes
-    start_us: int
-    end_us: int
-    failed: bool = False
+    names: list[str]
+    #: (task, its name's index, start, duration, failed); times are microseconds, start by the wall clock.
+    rows: list[tuple[TaskId, int, int, int, bool]]
 
 
 class TaskEvents(Message, tag=120):
-    events: list[TaskEvent]
-    #: Ran too, but are not among the events, for there were too many.
+    """Worker → GCS, for timeline(): some of what it ran since it last said so."""
+
+    worker_id: bytes
+    pid: int
+    #: How many spans.
+    count: int
+    #: ``Spans``, encoded: who keeps them need not look into them.
+    spans: bytes
+    #: Ran too, but are not among the spans, for there were too many.
     dropped: int = 0
 
 
@@ -286,9 +289,11 @@ class QueryTimeline(Message, tag=121):
 
 class Timeline(Message, tag=122):
     req: int
-    events: list[TaskEvent]
-    #: How many older events were dropped to keep the table bounded.
+    batches: list[TaskEvents]
+    #: How many spans are not among them, because there were too many or too large ones.
     dropped: int
+    #: Workers that did not tell in time what they noted last.
+    silent: int = 0
 
 
 class ActorReady(Message, tag=123):
@@ -297,3 +302,39 @@ class ActorReady(Message, tag=123):
     spec: ActorSpec
     #: Pickled error of the argument that failed.
     error: bytes = b""
+
+
+#: What a core worker may say to the GCS.
+Request = (
+    KvPut
+    | KvGet
+    | KvDel
+    | KvKeys
+    | CreateActor
+    | ActorReady
+    | FindActor
+    | ListNamedActors
+    | KillActor
+    | ActorOutOfScope
+    | SubscribeActor
+    | ActorStarted
+    | QueryCluster
+    | TaskEvents
+    | QueryTimeline
+)
+#: What the GCS may say to a core worker.
+Answer = (
+    KvDone
+    | KvValue
+    | KvKeyList
+    | ActorAccepted
+    | ActorNameTaken
+    | ActorRefused
+    | ActorFound
+    | ActorNotFound
+    | NamedActors
+    | Done
+    | ActorUpdate
+    | ClusterState
+    | Timeline
+)

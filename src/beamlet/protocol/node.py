@@ -14,6 +14,7 @@ Messages marked *+fd* travel with one file descriptor (SCM_RIGHTS), in order.
     SealObject, AbortObject, UnpinObject, DeleteObjects
     OutputMark        → OutputDelivered
     ExitWorker        → Staying, or the end of the connection      (if optional)
+    TellEvents        → EventsTold                         (behind the TaskEvents)
 """
 
 from __future__ import annotations
@@ -342,6 +343,16 @@ class LeaseWanted(Message, tag=72):
 
 class Staying(Message, tag=73):
     """Worker → raylet: the answer to an optional ExitWorker; what it owns is still in use."""
+
+
+class TellEvents(Message, tag=75):
+    """Raylet → worker: somebody wants the timeline; send TaskEvents, then EventsTold."""
+
+    token: int
+
+
+class EventsTold(Message, tag=76):
+    token: int
 
 
 class ForceCancel(Message, tag=74):

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct
 
 from beamlet.base.death import DeathCertificate
-from beamlet.base.ids import NodeId, make_address
+from beamlet.base.ids import make_address
 from beamlet.protocol.cluster import CoreWorkerGone
 from beamlet.protocol.node import WorkerDied
-from beamlet.raylet.introductions import Introductions
-from beamlet.raylet.lease_manager import LeaseManager
-from beamlet.raylet.members import Member, Members
+from beamlet.raylet.event_service import EventService
+from beamlet.raylet.members import Member
+from beamlet.raylet.node_services import NodeServices
 from beamlet.raylet.output_service import OutputService
-from beamlet.raylet.performer import Performer
 from beamlet.raylet.store_service import StoreService
-from beamlet.raylet.worker_pool import WorkerPool
 from beamlet.raylet.worker_record import Announce
 
 
@@ -29,38 +26,30 @@ class _Mourn(Struct, frozen=True):
 
 
 class DeathService:
-    """``on_mourned`` gets what the GCS must be told."""
+    """``on_mourned`` gets what the GCS was told."""
 
     def __init__(
         self,
-        node_id: NodeId,
-        manager: LeaseManager,
-        pool: WorkerPool,
-        members: Members,
-        introductions: Introductions,
+        services: NodeServices,
         output: OutputService,
         store: StoreService,
-        performer: Performer,
+        events: EventService,
         on_mourned: Callable[[CoreWorkerGone], None],
     ) -> None:
-        self._node_id = node_id
-        self._manager = manager
-        self._pool = pool
-        self._members = members
-        self._introductions = introductions
+        self._node = services
         self._output = output
         self._store = store
-        self._performer = performer
+        self._events = events
         self._on_mourned = on_mourned
-        performer.on(Announce, self._announced)
-        performer.on(_Mourn, self._mourn)
+        services.performer.on(Announce, self._announced)
+        services.performer.on(_Mourn, self._mourn)
 
     def driver_gone(self, driver: Member, reason: str, intended: bool) -> None:
         """Nobody waits for a driver's exit status: it is no child of ours."""
-        now = time.monotonic()
+        now = self._node.now()
         certificate = DeathCertificate(
             worker_id=driver.worker_id,
-            node_id=self._node_id,
+            node_id=self._node.node_id,
             pid=driver.pid,
             killed_by="" if not intended else "it said goodbye",
             uptime_s=now - driver.joined_at,
@@ -70,26 +59,28 @@ class DeathService:
 
     def _announced(self, death: Announce) -> None:
         self._output.finish(death.worker)
-        self._performer.perform([_Mourn(death)])
+        self._node.perform([_Mourn(death)])
 
     def _mourn(self, effect: _Mourn) -> None:
         death = effect.death
         last_words = self._output.forget(death.worker)
         certificate = msgspec.structs.replace(death.certificate, last_words=last_words)
-        address = make_address(self._node_id, death.worker)
-        member = self._members.get(address)
+        address = make_address(self._node.node_id, death.worker)
+        member = self._node.members.get(address)
         assert member is not None, "a worker is known from its fork to its death"
         member.connection.close()
-        now = time.monotonic()
-        self._performer.perform(self._manager.worker_gone(death.worker, now))
+        now = self._node.now()
+        self._node.perform(self._node.leases.worker_gone(death.worker, now))
         actor_id = death.actor if death.actor is not None else b""
         gone = CoreWorkerGone(address, certificate, death.intended, actor_id, death.incarnation)
         self._bury(member, gone, now)
 
     def _bury(self, member: Member, gone: CoreWorkerGone, now: float) -> None:
-        self._members.leave(member.address, gone.certificate)
-        for other in self._introductions.forget(member.address):
+        self._node.members.leave(member.address, gone.certificate)
+        for other in self._node.introductions.forget(member.address):
             other.send(WorkerDied(member.address, gone.certificate))
-        self._performer.perform(self._manager.client_gone(member.address, now))
+        self._node.perform(self._node.leases.client_gone(member.address, now))
         self._store.forget(member.number, member.address)
+        self._events.gone(member.address)
+        self._node.gcs.send(gone)
         self._on_mourned(gone)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 from beamlet.base.ids import ActorId, WorkerId
 from beamlet.protocol import cluster, node
 from beamlet.protocol.gcs import StartActor
 from beamlet.protocol.message import Message
 from beamlet.raylet import lease_effects as effects
-from beamlet.raylet.introductions import Introductions
-from beamlet.raylet.lease_manager import LeaseManager
+from beamlet.raylet.event_service import EventService
 from beamlet.raylet.lease_queue import Request, RequestKey, env_key
-from beamlet.raylet.members import Member, Members, PeerMisuse, check_amounts
-from beamlet.raylet.performer import Performer
-from beamlet.raylet.worker_pool import WorkerPool
+from beamlet.raylet.members import Member, PeerMisuse, check_amounts
+from beamlet.raylet.node_services import NodeServices
 from beamlet.raylet.worker_record import Found, NotFound, Want
 
 #: Sums of backlogs must fit into what a message can carry.
@@ -23,27 +18,18 @@ _BACKLOG_MAX = 1 << 32
 
 
 class LeaseService:
-    """``tell_gcs`` takes cluster.py messages."""
-
-    def __init__(
-        self,
-        manager: LeaseManager,
-        pool: WorkerPool,
-        members: Members,
-        introductions: Introductions,
-        performer: Performer,
-        tell_gcs: Callable[[Message], None],
-    ) -> None:
-        self._manager = manager
-        self._pool = pool
-        self._members = members
-        self._introductions = introductions
-        self._performer = performer
-        self._tell_gcs = tell_gcs
+    def __init__(self, services: NodeServices, events: EventService) -> None:
+        self._node = services
+        self._events = events
+        self._manager = services.leases
+        self._pool = services.pool
+        self._members = services.members
+        self._introductions = services.introductions
         #: What the GCS asked to place and is not answered for yet.
         self._placements: dict[RequestKey, cluster.PlaceActor] = {}
         #: Where each living incarnation is.
         self._seats: dict[RequestKey, WorkerId] = {}
+        performer, manager, pool = services.performer, services.leases, services.pool
         performer.on(effects.WantWorker, self._want_worker)
         performer.on(effects.UnwantWorker, lambda effect: pool.unwant(effect.lease_id))
         performer.on(effects.Granted, self._granted)
@@ -52,7 +38,7 @@ class LeaseService:
         performer.on(effects.Cancelled, self._cancelled)
         performer.on(effects.Pending, self._pending)
         performer.on(
-            effects.WorkerFree, lambda e: performer.perform(pool.returned(e.worker, time.monotonic()))
+            effects.WorkerFree, lambda e: performer.perform(pool.returned(e.worker, self._node.now()))
         )
         performer.on(effects.EndWorker, self._end_worker)
         performer.on(effects.AskBack, self._ask_back)
@@ -78,33 +64,33 @@ class LeaseService:
             strategy=message.strategy,
             backlog=max(1, min(message.backlog, _BACKLOG_MAX)),
         )
-        self._performer.perform(self._manager.submit(request, time.monotonic()))
+        self._node.perform(self._manager.submit(request, self._node.now()))
 
     def cancel(self, sender: Member, message: node.CancelLeaseRequest) -> None:
         key = (sender.address, message.req)
-        self._performer.perform(self._manager.cancel(key, "", time.monotonic()))
+        self._node.perform(self._manager.cancel(key, "", self._node.now()))
 
     def give_back(self, sender: Member, message: node.ReturnLease) -> None:
         if message.lease.node != self._members.node_id:
             return  # not ours: that node, or what it lent, is gone
-        number, now = message.lease.number, time.monotonic()
-        self._performer.perform(self._manager.return_lease(sender.address, number, message.dispose, now))
+        number, now = message.lease.number, self._node.now()
+        self._node.perform(self._manager.return_lease(sender.address, number, message.dispose, now))
 
     def force_cancel(self, sender: Member, message: node.ForceCancel) -> None:
         if message.lease.node == self._members.node_id:
             reason = f"cancel(force=True) of task {message.name}"
-            self._performer.perform(
+            self._node.perform(
                 self._manager.force_cancel(sender.address, message.lease.number, reason, message.task)
             )
 
     def blocked(self, sender: Member) -> None:
-        self._performer.perform(self._manager.blocked(sender.worker_id, time.monotonic()))
+        self._node.perform(self._manager.blocked(sender.worker_id, self._node.now()))
 
     def unblocked(self, sender: Member) -> None:
         self._manager.unblocked(sender.worker_id)
 
     def why(self, sender: Member, message: node.WhyPending) -> None:
-        reasons = self._manager.why(sender.address, time.monotonic())
+        reasons = self._manager.why(sender.address, self._node.now())
         if message.lease_req:
             reason = self._manager.why_request((sender.address, message.lease_req))
             reasons = [reason] if reason else []
@@ -134,23 +120,27 @@ class LeaseService:
             detached=spec.detached,
             call_site=spec.call_site,
         )
-        self._performer.perform(self._manager.submit(request, time.monotonic()))
+        self._node.perform(self._manager.submit(request, self._node.now()))
 
     def cancel_placement(self, message: cluster.CancelPlacement) -> None:
         key = (message.actor_id, message.incarnation)
-        self._performer.perform(self._manager.cancel(key, "the GCS withdrew it", time.monotonic()))
+        self._node.perform(self._manager.cancel(key, "the GCS withdrew it", self._node.now()))
 
     def stop_actor(self, message: cluster.StopActor) -> None:
         """End the incarnation wherever it is: still waiting, or in its worker."""
         key = (message.actor_id, message.incarnation)
-        now = time.monotonic()
+        now = self._node.now()
         worker = self._seats.get(key)
         if worker is None:
-            self._performer.perform(self._manager.cancel(key, message.reason, now))
+            self._node.perform(self._manager.cancel(key, message.reason, now))
         elif message.graceful:
-            self._performer.perform(self._pool.ask_to_exit(worker, message.reason, now, patient=True))
+            self._node.perform(self._pool.ask_to_exit(worker, message.reason, now, patient=True))
         else:
-            self._performer.perform(self._pool.kill(worker, message.reason, now))
+            self._events.last_words(worker, lambda: self._kill(key, worker, message.reason))
+
+    def _kill(self, key: RequestKey, worker: WorkerId, reason: str) -> None:
+        if self._seats.get(key) == worker:  # it is still there, and still this
+            self._node.perform(self._pool.kill(worker, reason, self._node.now()))
 
     def forget_actor(self, actor: ActorId, incarnation: int) -> None:
         """Its worker is gone."""
@@ -162,7 +152,7 @@ class LeaseService:
         request = effect.request
         incarnation = request.key[1] if request.actor is not None else 0
         want = Want(effect.lease_id, request.job, request.env, request.actor, incarnation, request.detached)
-        self._performer.perform(self._pool.want(want, time.monotonic()))
+        self._node.perform(self._pool.want(want, self._node.now()))
 
     def _granted(self, effect: effects.Granted) -> None:
         worker = self._members.worker(effect.worker)
@@ -182,10 +172,8 @@ class LeaseService:
             try:
                 self._introductions.introduce(holder, worker, answer)
             except OSError as error:
-                now = time.monotonic()
-                self._performer.perform(
-                    self._manager.return_lease(holder.address, effect.lease_id, False, now)
-                )
+                now = self._node.now()
+                self._node.perform(self._manager.return_lease(holder.address, effect.lease_id, False, now))
                 reason = f"the node has no descriptors left for a connection: {error.strerror}"
                 self._answer(effect.request, node.LeaseCancelled(effect.request.key[1], reason))
         else:
@@ -195,7 +183,7 @@ class LeaseService:
     def _granted_a_dead_worker(self, effect: effects.Granted) -> None:
         """It was buried between being found and being granted: the lease ends, and is asked for again."""
         request = effect.request
-        self._performer.perform(self._manager.worker_gone(effect.worker, time.monotonic()))
+        self._node.perform(self._manager.worker_gone(effect.worker, self._node.now()))
         if request.actor is None:
             self._answer(request, node.LeaseCancelled(request.key[1], ""))
         else:
@@ -205,7 +193,7 @@ class LeaseService:
         placement = self._placements.pop(effect.request.key)
         self._seats[effect.request.key] = effect.worker
         worker.send(StartActor(placement.spec, placement.incarnation, effect.accelerators))
-        self._tell_gcs(
+        self._node.gcs.send(
             cluster.ActorPlaced(placement.spec.actor_id, placement.incarnation, worker.address, worker.pid)
         )
 
@@ -213,7 +201,7 @@ class LeaseService:
         request = effect.request
         if request.actor is not None:
             self._placements.pop(request.key, None)
-            self._tell_gcs(cluster.ActorUnplaceable(request.actor, request.key[1], effect.reason, True))
+            self._node.gcs.send(cluster.ActorUnplaceable(request.actor, request.key[1], effect.reason, True))
         elif effect.infeasible:
             self._answer(request, node.LeaseInfeasible(request.key[1], effect.reason))
         else:
@@ -232,25 +220,23 @@ class LeaseService:
     def _pending(self, effect: effects.Pending) -> None:
         request = effect.request
         if request.actor is not None:
-            self._tell_gcs(cluster.ActorUnplaceable(request.actor, request.key[1], effect.reason, False))
+            self._node.gcs.send(cluster.ActorUnplaceable(request.actor, request.key[1], effect.reason, False))
         else:
             self._answer(request, node.LeasePending(request.key[1], effect.reason))
 
     def _end_worker(self, effect: effects.EndWorker) -> None:
-        now = time.monotonic()
+        now = self._node.now()
         if effect.at_once:
-            self._performer.perform(
-                self._pool.kill(effect.worker, effect.reason, now, cancelled=effect.cancelled)
-            )
+            self._node.perform(self._pool.kill(effect.worker, effect.reason, now, cancelled=effect.cancelled))
         else:
-            self._performer.perform(self._pool.ask_to_exit(effect.worker, effect.reason, now))
+            self._node.perform(self._pool.ask_to_exit(effect.worker, effect.reason, now))
 
     def _ask_back(self, effect: effects.AskBack) -> None:
         if (holder := self._members.get(effect.holder)) is not None:
             holder.send(node.LeaseWanted())
 
     def _no_worker(self, effect: NotFound) -> None:
-        self._performer.perform(self._manager.no_worker(effect.ticket, effect.reason, time.monotonic()))
+        self._node.perform(self._manager.no_worker(effect.ticket, effect.reason, self._node.now()))
 
     def _answer(self, request: Request, message: Message) -> None:
         if (asker := self._members.get(request.client)) is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -14,7 +15,6 @@ from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import Address, JobId, NodeId, WorkerId, make_address, short
 from beamlet.protocol import gcs, node
 from beamlet.protocol.message import Message
-from beamlet.rpc.connection import Connection
 from beamlet.rpc.containment import Misuse
 
 #: Everything a core worker may say to its raylet; anything else closes its connection.
@@ -41,21 +41,8 @@ FromCoreWorker = (
     | node.Goodbye
     | node.DescribeTask
     | node.WhyPending
-    | gcs.KvPut
-    | gcs.KvGet
-    | gcs.KvDel
-    | gcs.KvKeys
-    | gcs.CreateActor
-    | gcs.ActorReady
-    | gcs.FindActor
-    | gcs.ListNamedActors
-    | gcs.KillActor
-    | gcs.ActorOutOfScope
-    | gcs.SubscribeActor
-    | gcs.ActorStarted
-    | gcs.QueryCluster
-    | gcs.TaskEvents
-    | gcs.QueryTimeline
+    | node.EventsTold
+    | gcs.Request
 )
 
 #: How many of the dead are remembered, so that those who ask for them later learn how they ended.
@@ -77,12 +64,26 @@ def check_amounts(name: str, *amounts: dict[str, int]) -> None:
         raise PeerMisuse(f"{name!r} asks for impossible amounts: {amounts}")
 
 
+class Line(Protocol):
+    """What services use of a member's connection."""
+
+    context: Any
+    label: str
+
+    @property
+    def backlog_bytes(self) -> int: ...
+    def send(self, message: Message, fd: int = -1, /) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+    def limit_frames(self, most_bytes: int, /) -> None: ...
+
+
 class Member(Struct, eq=False):
     """A driver, an observer (CLI) or a worker process."""
 
     worker_id: WorkerId
     address: Address
-    connection: Connection
+    connection: Line
     #: What the object store knows it by.
     number: int
     pid: int = 0
@@ -121,7 +122,7 @@ class Members:
     def __iter__(self) -> Iterator[Member]:
         return iter(list(self._by_address.values()))
 
-    def join(self, worker_id: WorkerId, connection: Connection, now: float) -> Member:
+    def join(self, worker_id: WorkerId, connection: Line, now: float) -> Member:
         address = make_address(self.node_id, worker_id)
         member = Member(worker_id, address, connection, next(self._numbers), joined_at=now)
         self._by_address[address] = self._by_number[member.number] = member

@@ -8,33 +8,25 @@ something could be done for another.
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from beamlet.base.say import say
-
 E = TypeVar("E")
 
 
-def report(effect: object, error: Exception) -> None:
-    """To the head's log, with the stack: it is a mistake of ours."""
-    what = type(effect).__name__
-    stack = "".join(traceback.format_exception(error))
-    say(f"{what} was decided and could not be carried out:\n{stack}")
-
-
 class Performer:
-    """One per raylet. Each type of effect has one handler. ``on_done``: after a run of effects."""
+    """One per raylet. Each type of effect has one handler.
+
+    contain: is told of an effect that failed, as ``Containment.contain``. on_done: called after a run of
+    effects.
+    """
 
     def __init__(
-        self,
-        on_done: Callable[[], None] = lambda: None,
-        on_failure: Callable[[object, Exception], None] = report,
+        self, contain: Callable[[Exception, str], None], on_done: Callable[[], None] = lambda: None
     ) -> None:
+        self._contain = contain
         self._on_done = on_done
-        self._on_failure = on_failure
         self._handlers: dict[type, Callable[[Any], None]] = {}
         self._waiting: deque[object] = deque()
         self._busy = False
@@ -54,7 +46,7 @@ class Performer:
                 try:
                     self._handlers[type(effect)](effect)
                 except Exception as error:
-                    self._on_failure(effect, error)
+                    self._contain(error, f"carrying out {type(effect).__name__}")
         finally:
             self._busy = False
         self._on_done()

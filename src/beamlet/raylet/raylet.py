@@ -12,40 +12,29 @@ The ● parts decide, the services beside them (``*_service.py``) carry out, ``P
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from msgspec import Struct
-
-from beamlet.base.ids import JobId, NodeId, new_worker_id, node_of
-from beamlet.base.resources import Amounts
+from beamlet.base.ids import ActorId
 from beamlet.base.say import say
 from beamlet.object_store.arena import Arena
 from beamlet.object_store.outcomes import StoreMisuse
 from beamlet.object_store.store import ObjectStore
 from beamlet.protocol import cluster, gcs, node
 from beamlet.protocol.message import Message
-from beamlet.raylet.alarm import Alarm
 from beamlet.raylet.death_service import DeathService
 from beamlet.raylet.driver_service import DriverService
-from beamlet.raylet.introductions import Introductions
-from beamlet.raylet.lease_manager import LeaseManager
+from beamlet.raylet.event_service import EventService
 from beamlet.raylet.lease_service import LeaseService
-from beamlet.raylet.members import (
-    FromCoreWorker,
-    Member,
-    Members,
-    PeerMisuse,
-    check_amounts,
-)
+from beamlet.raylet.members import FromCoreWorker, Line, Member, PeerMisuse
+from beamlet.raylet.node_services import GcsPort, NodeConfig, NodeServices
 from beamlet.raylet.output_service import Logs, OutputService
 from beamlet.raylet.performer import Performer
-from beamlet.raylet.resource_ledger import ResourceLedger
+from beamlet.raylet.permissions import check
 from beamlet.raylet.store_service import StoreService
-from beamlet.raylet.worker_pool import MAX_STARTING, WorkerPool
+from beamlet.raylet.worker_pool import MAX_STARTING
 from beamlet.raylet.worker_service import FromFactory, WorkerService
+from beamlet.rpc.alarm import Alarm
 from beamlet.rpc.connection import Connection, Limits
 from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.framing import FrameBudget
@@ -65,31 +54,6 @@ _DEAF_BYTES = 16 << 20
 _UNREAD_BYTES = 256 << 20
 
 
-class NodeConfig(Struct, frozen=True):
-    node_id: NodeId
-    session_dir: Path
-    socket_path: str
-    #: What the node offers, in 1/10 000.
-    resources: Amounts
-    #: Workers started before anyone asks, and idle ones kept while a job is active.
-    warm_workers: int
-    #: Seconds an infeasible request waits before it is refused; None: for ever.
-    infeasible_grace_s: float | None
-    node_ip: str
-    hostname: str
-    version: str
-    #: "3.11": drivers must run the same, for pickles to fit.
-    python: str
-
-
-class GcsPort(Protocol):
-    """What the raylet needs of the GCS."""
-
-    def new_job_id(self) -> JobId: ...
-    def on_core_worker_message(self, sender: Any, message: Message) -> None: ...
-    def on_raylet_message(self, node_id: NodeId, message: Message) -> None: ...
-
-
 class Raylet:
     """``on_end(reason)`` is called when the cluster should end: its owner left, or the factory died."""
 
@@ -100,31 +64,26 @@ class Raylet:
         factory_socket: Wire,
         arena: Arena,
         store: ObjectStore,
-        gcs_port: GcsPort,
+        gcs: GcsPort,
         on_end: Callable[[str], None],
         logs: Logs,
     ) -> None:
         self._reactor = reactor
-        self._config = config
         self._limits = Limits(
             frame_bytes=_HELLO_BYTES,
             budget=FrameBudget(_UNFINISHED_BYTES),
             deaf_bytes=_DEAF_BYTES,
             most_bytes=_UNREAD_BYTES,
         )
-        self._gcs = gcs_port
         self._on_end = on_end
         self._ending = False
         #: The driver that started the cluster said goodbye.
         self.owner_left = False
-        self._members = Members(config.node_id)
-        performer = self._performer = Performer(self._rearm)
-        ledger = ResourceLedger(config.resources)
-        self._manager = LeaseManager(config.node_id, ledger, config.infeasible_grace_s, config.socket_path)
-        self._pool = WorkerPool(config.node_id, config.warm_workers, new_worker_id)
+        performer = Performer(reactor.containment.contain, self._rearm)
+        self._node = NodeServices.build(config, reactor, reactor.descriptors, performer, gcs)
         self._lease_alarm = Alarm(reactor, self._tick_leases)
         self._pool_alarm = Alarm(reactor, self._tick_pool)
-        factory_link = Connection(
+        self._factory_link = Connection(
             factory_socket,
             reactor,
             messages=FromFactory,
@@ -134,42 +93,25 @@ class Raylet:
             # There is one, and no node without it: an error costs the message that led to it.
             indispensable=True,
         )
-        self._factory_link = factory_link
-        introductions = Introductions(self._members, reactor.descriptors)
-        self._introductions = introductions
-        self._output = OutputService(logs, self._members, performer, reactor, self._drained)
-        self._store = StoreService(store, arena, self._members, performer, reactor)
-        self._leases = LeaseService(
-            self._manager, self._pool, self._members, introductions, performer, self._tell_gcs
-        )
-        self._workers = WorkerService(
-            self._pool, self._members, self._output, performer, factory_link, self._link
-        )
-        deaths = DeathService(
-            config.node_id,
-            self._manager,
-            self._pool,
-            self._members,
-            introductions,
-            self._output,
-            self._store,
-            performer,
-            self._mourned,
-        )
-        self._drivers = DriverService(
-            config, arena, self._members, self._pool, self._manager, self._workers, self._output, deaths,
-            performer, gcs_port,
-        )  # fmt: skip
+        members, pool = self._node.members, self._node.pool
+        self._output = OutputService(logs, members, performer, reactor, self._drained)
+        self._store = StoreService(self._node, store, arena)
+        self._events = EventService(self._node)
+        self._leases = LeaseService(self._node, self._events)
+        self._workers = WorkerService(pool, members, self._output, performer, self._factory_link, self._link)
+        deaths = DeathService(self._node, self._output, self._store, self._events, self._mourned)
+        self._drivers = DriverService(self._node, arena, self._output, deaths)
         self._handlers = self._message_handlers()
+        self._orders = self._gcs_handlers()
 
     # ---- from the composition root ----
 
     def start(self) -> None:
         """Join the cluster and fork the first workers."""
-        self._tell_gcs(cluster.NodeJoined(self.info()))
+        self._node.gcs.send(cluster.NodeJoined(self.info()))
         # A machine of 200 CPUs does not need 200 processes before anybody asked for one.
-        count = min(self._config.warm_workers, MAX_STARTING)
-        self._performer.perform(self._pool.prestart(count, time.monotonic()))
+        count = min(self._node.config.warm_workers, MAX_STARTING)
+        self._node.perform(self._node.pool.prestart(count, self._node.now()))
 
     def on_connection(self, sock: Wire) -> None:
         """A visitor that has proven the session's secret; it must say DriverHello first."""
@@ -182,23 +124,10 @@ class Raylet:
         self._reactor.call_later(_HELLO_S, show_out)
 
     def on_gcs_message(self, message: Message) -> None:
-        match message:
-            case cluster.PlaceActor():
-                self._leases.place(message)
-            case cluster.CancelPlacement():
-                self._leases.cancel_placement(message)
-            case cluster.StopActor():
-                self._leases.stop_actor(message)
-            case cluster.EndJob():
-                self._drivers.end_job(message.job_id)
-            case _:
-                raise TypeError(f"the GCS sent a raylet {type(message).__name__}")
-
-    def to_core_worker(self, address: Any, message: Message) -> None:
-        """Pass on what the GCS says to one of our core workers; if it is gone, nobody misses it."""
-        assert node_of(address) == self._config.node_id, "the GCS knows which node an address is on"
-        if (member := self._members.get(address)) is not None:
-            member.send(message)
+        handler = self._orders.get(type(message))
+        if handler is None:
+            raise TypeError(f"the GCS sent a raylet {type(message).__name__}")
+        handler(message)
 
     @property
     def driver_has_joined(self) -> bool:
@@ -206,27 +135,28 @@ class Raylet:
 
     @property
     def has_drivers(self) -> bool:
-        return any(member.is_driver and member.job is not None for member in self._members)
+        return any(member.is_driver and member.job is not None for member in self._node.members)
 
-    def report(self) -> cluster.NodeReport:
+    def report(self, round: int = 0) -> cluster.NodeReport:
         """What there is, who runs, who waits: for QueryCluster."""
-        now = time.monotonic()
+        now = self._node.now()
         workers = [
             gcs.WorkerInfo(w.worker_id, w.pid, w.state.value, self._name_of(w.worker_id), now - w.since)
-            for w in self._pool
+            for w in self._node.pool
         ]
         usage = self._store.usage()
-        demand = self._manager.demand()
-        return cluster.NodeReport(self.info(), workers, demand, usage.used_bytes, usage.capacity_bytes)
+        demand = self._node.leases.demand()
+        used, capacity = usage.used_bytes, usage.capacity_bytes
+        return cluster.NodeReport(self.info(), workers, demand, used, capacity, round)
 
     def info(self) -> gcs.NodeInfo:
-        view = self._manager.view[self._config.node_id]
+        view = self._node.leases.view[self._node.config.node_id]
         return gcs.NodeInfo(
-            node_id=self._config.node_id,
+            node_id=self._node.config.node_id,
             alive=True,
-            ip=self._config.node_ip,
-            hostname=self._config.hostname,
-            socket_path=self._config.socket_path,
+            ip=self._node.config.node_ip,
+            hostname=self._node.config.hostname,
+            socket_path=self._node.config.socket_path,
             total=dict(view.total),
             available={name: max(0, units) for name, units in view.available.items()},
             labels=dict(view.labels),
@@ -235,7 +165,7 @@ class Raylet:
     def warn_drivers(self, text: str) -> None:
         """Say it in the head's log and, through their logging, to all drivers here."""
         say(text)
-        for member in self._members:
+        for member in self._node.members:
             if member.is_driver:
                 member.send(node.Notice(_WARNING, text))
 
@@ -245,6 +175,7 @@ class Raylet:
         self._lease_alarm.cancel()
         self._pool_alarm.cancel()
         self._store.close()
+        self._events.close()
         self._drivers.last_output()
         self._factory_link.close()
         self._output.close()
@@ -269,20 +200,28 @@ class Raylet:
         try:
             if member is None:
                 self._drivers.hello(connection, message)
-            elif (handler := self._handlers.get(type(message))) is not None:
+                return
+            check(member, message)
+            handler = self._handlers.get(type(message))
+            if handler is not None:
                 handler(member, message)
             else:
-                _check_sizes(message)
-                self._gcs.on_core_worker_message(member.address, message)
+                job = member.job.job_id if member.job is not None else b""
+                self._node.gcs.send(cluster.Forwarded(member.address, job, message))
         except (PeerMisuse, StoreMisuse) as error:
-            pid = member.pid if member is not None else 0
-            say(f"closed the connection of process {pid}: {error}")
-            connection.close()
-            self._on_close(connection, str(error))
+            self._expel(connection, str(error))
 
-    def _on_close(self, connection: Connection, reason: str) -> None:
+    def _expel(self, connection: Line, reason: str) -> None:
+        """What it said cannot be: it is not listened to any more. A worker without connection ends."""
         member: Member | None = connection.context
-        if member is None or self._ending or self._members.get(member.address) is not member:
+        pid = member.pid if member is not None else 0
+        say(f"closed the connection of process {pid}: {reason}")
+        connection.close()
+        self._on_close(connection, reason)
+
+    def _on_close(self, connection: Line, reason: str) -> None:
+        member: Member | None = connection.context
+        if member is None or self._ending or self._node.members.get(member.address) is not member:
             return
         if member.is_driver:
             self._drivers.gone(member, reason)
@@ -292,7 +231,7 @@ class Raylet:
             self._workers.link_closed(member)
 
     def _message_handlers(self) -> dict[type, Callable[[Member, Any], None]]:
-        leases, store, pool = self._leases, self._store, self._pool
+        leases, store, pool = self._leases, self._store, self._node.pool
         return {
             node.DriverHello: _said_hello_twice,
             node.WorkerReady: self._workers.ready,
@@ -303,7 +242,7 @@ class Raylet:
             node.Blocked: lambda sender, _: leases.blocked(sender),
             node.Unblocked: lambda sender, _: leases.unblocked(sender),
             node.WhyPending: leases.why,
-            node.ConnectPeer: self._introductions.connect,
+            node.ConnectPeer: self._node.introductions.connect,
             node.CreateObject: store.create,
             node.SealObject: store.seal,
             node.AbortObject: store.abort,
@@ -312,68 +251,79 @@ class Raylet:
             node.DeleteObjects: store.delete,
             node.OutputMark: lambda sender, message: self._output.mark(sender.worker_id, message.token),
             node.OutputPrinted: lambda _, message: self._output.printed(message.token),
-            node.Staying: lambda sender, _: self._performer.perform(
-                pool.stays(sender.worker_id, time.monotonic())
+            node.Staying: lambda sender, _: self._node.perform(
+                pool.stays(sender.worker_id, self._node.now())
             ),
             node.ExitedOnPurpose: lambda sender, _: pool.leaves_on_purpose(sender.worker_id),
             node.DescribeTask: lambda sender, message: pool.described(sender.worker_id, message.name),
+            node.EventsTold: self._events.told,
             node.Goodbye: lambda sender, _: self._goodbye(sender),
         }
 
     def _goodbye(self, sender: Member) -> None:
-        if not sender.is_driver:
-            raise PeerMisuse("only a driver says Goodbye")
         self._drivers.goodbye(sender)
         if sender.owns_cluster:
             self.owner_left = True
             self._on_end(f"its driver (pid {sender.pid}) said goodbye")
 
-    # ---- the rest ----
+    def _gcs_handlers(self) -> dict[type, Callable[[Any], None]]:
+        leases, drivers = self._leases, self._drivers
+        return {
+            cluster.PlaceActor: leases.place,
+            cluster.CancelPlacement: leases.cancel_placement,
+            cluster.StopActor: leases.stop_actor,
+            cluster.JobStarted: drivers.job_started,
+            cluster.EndJob: lambda order: drivers.end_job(order.job_id),
+            cluster.AskReport: lambda order: self._node.gcs.send(self.report(order.round)),
+            cluster.AskEvents: self._events.ask,
+            cluster.Deliver: self._deliver,
+            cluster.Misbehaved: self._misbehaved,
+        }
 
-    def _tell_gcs(self, message: Message) -> None:
-        self._gcs.on_raylet_message(self._config.node_id, message)
+    def _deliver(self, order: cluster.Deliver) -> None:
+        if (member := self._node.members.get(order.address)) is not None:
+            member.send(order.message)
+
+    def _misbehaved(self, order: cluster.Misbehaved) -> None:
+        if (member := self._node.members.get(order.address)) is not None:
+            self._expel(member.connection, order.reason)
+
+    # ---- the rest ----
 
     def _drained(self, worker: Any) -> None:
         self._workers.drained(worker)
 
     def _mourned(self, message: cluster.CoreWorkerGone) -> None:
         if message.actor_id:
-            self._leases.forget_actor(message.actor_id, message.incarnation)  # type: ignore[arg-type]
-        self._tell_gcs(message)
+            self._leases.forget_actor(ActorId(message.actor_id), message.incarnation)
         self._drivers.farewells()
 
     def _factory_gone(self, _: Connection, reason: str) -> None:
         if self._ending:
             return
         text = f"the factory, which forks this node's workers, has died ({reason}): the cluster ends"
-        for member in self._members:
+        for member in self._node.members:
             if member.is_driver:
                 member.send(node.Notice(40, text))
                 member.connection.flush()
         self._on_end(text)
 
     def _name_of(self, worker: Any) -> str:
-        request = self._manager.holder_of(worker)
+        request = self._node.leases.holder_of(worker)
         return request.name if request is not None else ""
 
     def _rearm(self) -> None:
         """After decisions were carried out: look again when they say so."""
         if not self._ending:
-            self._lease_alarm.by(self._manager.next_wake(time.monotonic()))
-            self._pool_alarm.by(self._pool.next_wake())
+            self._lease_alarm.by(self._node.leases.next_wake(self._node.now()))
+            self._pool_alarm.by(self._node.pool.next_wake())
 
     def _tick_leases(self) -> None:
-        self._performer.perform(self._manager.tick(time.monotonic()))
+        self._node.perform(self._node.leases.tick(self._node.now()))
 
     def _tick_pool(self) -> None:
-        self._performer.perform(self._pool.tick(time.monotonic()))
+        self._node.perform(self._node.pool.tick(self._node.now()))
 
 
 def _said_hello_twice(sender: Member, _: Message) -> None:
     raise PeerMisuse("DriverHello is a driver's first message, and no other")
-
-
-def _check_sizes(message: Message) -> None:
-    if isinstance(message, gcs.CreateActor | gcs.ActorReady):
-        spec = message.spec
-        check_amounts(spec.class_name, spec.placement_resources, spec.lifetime_resources)

@@ -44,8 +44,8 @@ def watch(cluster: VirtualCluster) -> None:
 def _check_books(cluster: VirtualCluster, process: VirtualProcess) -> None:
     if process is cluster.head.process:
         raylet = cluster.head.raylet
-        raylet._manager.check_invariants()
-        raylet._pool.check_invariants()
+        raylet._node.leases.check_invariants()
+        raylet._node.pool.check_invariants()
         cluster.head.store.check_invariants()
         cluster.head.gcs.check_invariants()
     elif isinstance(process.core, CoreWorker):
@@ -65,7 +65,7 @@ def core_workers(cluster: VirtualCluster) -> dict[Address, CoreWorker]:
 def audit(cluster: VirtualCluster) -> None:
     """The books of different processes agree. Only when no message is on its way."""
     cores = core_workers(cluster)
-    members = {member.address for member in cluster.head.raylet._members}
+    members = {member.address for member in cluster.head.raylet._node.members}
     assert set(cores) == members, f"living: {_names(cores)}, known to the raylet: {_names(members)}"
     _leases_agree(cluster, cores)
     lent: set[tuple[Address, ObjectId, Address]] = set()
@@ -80,7 +80,7 @@ def audit(cluster: VirtualCluster) -> None:
 
 
 def _leases_agree(cluster: VirtualCluster, cores: dict[Address, CoreWorker]) -> None:
-    manager = cluster.head.raylet._manager
+    manager = cluster.head.raylet._node.leases
     granted = {
         (lease.request.client, lease.lease_id)
         for lease in manager._leases.values()
@@ -111,10 +111,10 @@ def nothing_is_kept(cluster: VirtualCluster) -> None:
     head = cluster.head
     usage = head.store.usage()
     assert not usage.used_bytes, f"the store keeps {usage.used_bytes} bytes"
-    assert not head.raylet._manager._leases, (
-        f"leases are left: {list(head.raylet._manager._leases.values())[:3]}"
+    assert not head.raylet._node.leases._leases, (
+        f"leases are left: {list(head.raylet._node.leases._leases.values())[:3]}"
     )
-    assert not list(head.raylet._manager._queue), "lease requests are left"
+    assert not list(head.raylet._node.leases._queue), "lease requests are left"
     assert not list(head.gcs.actors._live), (
         f"actors are left: {[a.spec.class_name for a in head.gcs.actors._live]}"
     )
@@ -126,7 +126,7 @@ def everybody_left(cluster: VirtualCluster, warm_workers: int) -> None:
     raylet, gcs = cluster.head.raylet, cluster.head.gcs
     workers = cluster.workers
     assert len(workers) <= max(1, warm_workers), f"{len(workers)} workers are left: {workers}"
-    assert not any(record.job for record in raylet._pool), "a worker of an ended job is left"
+    assert not any(record.job for record in raylet._node.pool), "a worker of an ended job is left"
     assert not raylet._drivers._leaving, "a driver waits to be let go"
     assert not gcs.jobs._running, "jobs run without drivers"
     assert not raylet._leases._placements, f"placements are left: {raylet._leases._placements}"

@@ -31,6 +31,7 @@ from beamlet.core_worker.worker_main import Birth, Worker
 from beamlet.gcs.gcs import Gcs
 from beamlet.object_store.arena import Arena
 from beamlet.object_store.store import ObjectStore
+from beamlet.protocol import cluster as cluster_messages
 from beamlet.protocol.factory import ChildExited, Forked, ForkWorker, KillWorker
 from beamlet.protocol.node import (
     DriverHello,
@@ -43,8 +44,10 @@ from beamlet.protocol.node import (
     Welcome,
     WorkerReady,
 )
-from beamlet.raylet.raylet import NodeConfig, Raylet
+from beamlet.raylet.node_services import NodeConfig
+from beamlet.raylet.raylet import Raylet
 from beamlet.rpc.connection import Connection, encode_frame
+from beamlet.rpc.loopback import loopback
 from beamlet.rpc.reactor import Reactor
 from beamlet.rpc.turns import Waiter
 from beamlet.testing.virtual_process import VirtualProcess, VirtualReactor
@@ -120,13 +123,9 @@ class VirtualHead:
         self.node_id = new_node_id()
         ours, theirs = self.process.descriptors.pair()
         self.factory = VirtualFactory(self, theirs)
-        self.gcs = Gcs(
-            lambda address, message: self.raylet.to_core_worker(address, message),
-            lambda _, message: self.raylet.on_gcs_message(message),
-            world.now,
-            session_dir=str(self.session_dir),
-            validate=True,
-        )
+        self.gcs = Gcs(reactor, reactor.containment.contain, session_dir=str(self.session_dir), validate=True)
+        to_gcs, to_raylet = loopback(reactor, cluster_messages.FromGcs, cluster_messages.ToGcs)
+        self.gcs.attach(to_raylet)
         self.config = NodeConfig(
             node_id=self.node_id,
             session_dir=self.session_dir,
@@ -144,9 +143,9 @@ class VirtualHead:
 
         def build() -> None:
             self.raylet = Raylet(
-                reactor, self.config, ours, self.arena, self.store, self.gcs, self._end, VirtualLogs()
+                reactor, self.config, ours, self.arena, self.store, to_gcs, self._end, VirtualLogs()
             )
-            self.gcs.ask_freshly(self.node_id, self.raylet.report)
+            to_gcs.listen(self.raylet.on_gcs_message)
             self.raylet.start()
 
         self.process.run(build)

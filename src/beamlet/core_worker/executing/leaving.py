@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.node_link import NodeLink
+from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.protocol.node import ExitedOnPurpose
 from beamlet.rpc.turns import SharedReactor
 
@@ -26,7 +27,15 @@ _SHOWN_WITHIN_S = 1.0
 class Leaving:
     """All methods are called without the lock, in any thread; those that end the process do not return."""
 
-    def __init__(self, reactor: SharedReactor, link: NodeLink, answers: Answers, output: Output) -> None:
+    def __init__(
+        self,
+        reactor: SharedReactor,
+        link: NodeLink,
+        answers: Answers,
+        output: Output,
+        task_events: TaskEventBuffer,
+    ) -> None:
+        self._task_events = task_events
         self._reactor = reactor
         self._link = link
         self._answers = answers
@@ -44,6 +53,10 @@ class Leaving:
         with contextlib.suppress(BaseException):
             atexit._run_exitfuncs()
         self._output.flush()
+        with self._reactor.lock:
+            for batch in self._task_events.take():
+                self._link.send(batch)
+            self._reactor.flush()
         os._exit(code)
 
     def end_as_asked(self, exit_: SystemExit) -> NoReturn:

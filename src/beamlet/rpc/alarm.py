@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
-from beamlet.rpc.reactor import Reactor, Timer
+
+class Cancellable(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Of the reactor; a simulation has its own."""
+
+    def now(self) -> float: ...
+    def call_later(self, delay_s: float, callback: Callable[[], None], /) -> Cancellable: ...
 
 
 class Alarm:
-    def __init__(self, reactor: Reactor, ring: Callable[[], None]) -> None:
-        self._reactor = reactor
+    def __init__(self, clock: Clock, ring: Callable[[], None]) -> None:
+        self._clock = clock
         self._ring = ring
-        self._timer: Timer | None = None
+        self._timer: Cancellable | None = None
         self._when = 0.0
 
     def by(self, when: float | None) -> None:
@@ -20,7 +30,7 @@ class Alarm:
             return
         self.cancel()
         self._when = when
-        self._timer = self._reactor.call_later(max(0.0, when - self._reactor.now()), self._fire)
+        self._timer = self._clock.call_later(max(0.0, when - self._clock.now()), self._fire)
 
     def cancel(self) -> None:
         if self._timer is not None:

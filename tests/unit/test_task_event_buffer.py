@@ -1,0 +1,79 @@
+"""What a worker notes of what it ran is sent or counted, never lost in silence."""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+
+from beamlet.base.ids import TaskId
+from beamlet.core_worker.task_events import BATCH_EVENTS, BATCHES_MAX, NAME_CHARACTERS, TaskEventBuffer
+from beamlet.protocol.gcs import Spans
+
+TASK = TaskId(b"t" * 24)
+
+
+def test_what_was_noted_is_told_once_with_every_name_written_once() -> None:
+    buffer = TaskEventBuffer(b"w")
+    assert not buffer.is_due
+    buffer.note(TASK, "f", 1_000_000, 1_500_000, False)
+    buffer.note(TASK, "g", 2_000_000, 2_000_900, True)
+    buffer.note(TASK, "f", 3_000_000, 2_000_000, False)  # the clock was set back meanwhile
+    assert buffer.is_due
+    (batch,) = buffer.take()
+    assert (batch.worker_id, batch.count, batch.dropped) == (b"w", 3, 0)
+    spans = msgspec.msgpack.decode(batch.spans, type=Spans)
+    assert spans.names == ["f", "g"]
+    assert [row[1:] for row in spans.rows] == [
+        (0, 1000, 500, False),
+        (1, 2000, 0, True),
+        (0, 3000, 0, False),
+    ]
+    assert not buffer.is_due
+    assert buffer.take() == []
+
+
+def test_thirty_thousand_tasks_between_two_reports_are_all_there() -> None:
+    buffer = TaskEventBuffer(b"w")
+    for _ in range(30_000):
+        buffer.note(TASK, "f", 0, 1000, False)
+    batches = buffer.take()
+    assert sum(batch.count for batch in batches) == 30_000
+    assert sum(batch.dropped for batch in batches) == 0
+    assert sum(len(batch.spans) for batch in batches) < 30_000 * 45
+
+
+def test_what_is_too_much_to_keep_is_counted() -> None:
+    buffer = TaskEventBuffer(b"w")
+    noted = (BATCHES_MAX + 3) * BATCH_EVENTS + 1
+    for _ in range(noted):
+        buffer.note(TASK, "f", 0, 1000, False)
+    batches = buffer.take()
+    assert sum(batch.count + batch.dropped for batch in batches) == noted
+    assert sum(batch.dropped for batch in batches) == 4 * BATCH_EVENTS
+
+
+def test_a_long_name_is_cut() -> None:
+    buffer = TaskEventBuffer(b"w")
+    buffer.note(TASK, "n" * 100_000, 0, 1, False)
+    (batch,) = buffer.take()
+    assert len(batch.spans) < NAME_CHARACTERS + 100
+
+
+def test_threads_of_one_actor_note_at_once() -> None:
+    buffer = TaskEventBuffer(b"w")
+    taken: list[int] = []
+
+    def note() -> None:
+        for _ in range(5_000):
+            buffer.note(TASK, "f", 0, 1, False)
+
+    threads = [threading.Thread(target=note) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        taken += [batch.count + batch.dropped for batch in buffer.take()]
+    for thread in threads:
+        thread.join()
+    taken += [batch.count + batch.dropped for batch in buffer.take()]
+    assert sum(taken) == 20_000
