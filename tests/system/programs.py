@@ -120,5 +120,6 @@ far = SimpleNamespace(
     crash=ray.remote(max_retries=2)(crash),
     numbers=ray.remote(numbers),
     Counter=ray.remote(Counter),
+    Grouped=ray.remote(concurrency_groups={"io": 2}, num_cpus=0)(Counter),
     use_actor=ray.remote(use_actor),
 )

@@ -9,13 +9,16 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import logging
 import os
 import pkgutil
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -48,6 +51,7 @@ def virtual_os(world: World) -> Iterator[None]:
         setattr(target, name, value)
 
     virtual_time = _time_of(world)
+    virtual_threads = _threads_of(world)
     bound = {name: (getattr(time, name), getattr(virtual_time, name)) for name in _BOUND_BY_NAME}
     for name, module in list(sys.modules.items()):
         if not name.startswith("beamlet.") or name.startswith("beamlet.testing"):
@@ -55,6 +59,8 @@ def virtual_os(world: World) -> Iterator[None]:
         for key, value in list(vars(module).items()):
             if value is time:
                 put(module, key, virtual_time)
+            elif value is threading and name.startswith("beamlet.core_worker."):
+                put(module, key, virtual_threads)
             elif value is ObjectRef:
                 put(module, key, VirtualRef)
             elif key in bound and value is bound[key][0]:
@@ -63,7 +69,8 @@ def virtual_os(world: World) -> Iterator[None]:
     put(os, "_exit", lambda code: _active(world).exit(code))
     put(os, "killpg", lambda group, number: _end_by_signal(world, number))
     put(os, "getpid", lambda: world.active.pid if world.active is not None else _REAL_PID)
-    put(signal, "pthread_kill", lambda thread, number: None)
+    put(signal, "pthread_kill", lambda thread, number: _active(world).interrupt(thread))
+    put(logging.getLogger("beamlet"), "disabled", True)
     put(atexit, "_run_exitfuncs", lambda: None)
     if (title := sys.modules.get("setproctitle")) is not None:
         put(title, "setproctitle", lambda text: None)
@@ -96,6 +103,28 @@ def _time_of(world: World) -> SimpleNamespace:
         strftime=time.strftime,
         localtime=time.localtime,
         gmtime=time.gmtime,
+    )
+
+
+def _threads_of(world: World) -> SimpleNamespace:
+    """The ``threading`` module, as far as core workers use it: threads are fibers."""
+
+    def thread(
+        target: Callable[..., None], args: Sequence[Any] = (), name: str = "thread", daemon: bool = True
+    ) -> SimpleNamespace:
+        process = _active(world)
+        return SimpleNamespace(start=lambda: process.start_fiber(name, partial(target, *args)))
+
+    def main_thread() -> SimpleNamespace:
+        return SimpleNamespace(ident=_active(world).main_thread_id)
+
+    return SimpleNamespace(
+        Thread=thread,
+        main_thread=main_thread,
+        current_thread=lambda: SimpleNamespace(ident=threading.get_ident()),
+        get_ident=threading.get_ident,
+        RLock=threading.RLock,
+        Lock=threading.Lock,
     )
 
 

@@ -46,6 +46,7 @@ class VirtualProcess:
         self.poller = VirtualPoller(self)
         self.reactor: Reactor | None = None
         self.fibers: list[Fiber] = []
+        self._main: Fiber | None = None
         #: Until then it gets no turn: a machine is busy, a process is stopped.
         self.stalled_until = 0.0
         #: Called after each of its turns.
@@ -102,6 +103,7 @@ class VirtualProcess:
         """A thread of this process; it begins a moment later."""
         fiber = Fiber(self.world, self, f"{self.name}.{name}", main)
         self.fibers.append(fiber)
+        self._main = self._main or fiber
         fiber.waking = True
         self.world.later(self.world.rng.uniform(0, 20e-6), lambda: self.run_fiber(fiber))
         return fiber
@@ -117,6 +119,17 @@ class VirtualProcess:
         if fiber.ended:
             self.fibers.remove(fiber)
         self._settle()
+
+    @property
+    def main_thread_id(self) -> int:
+        """Of the fiber that was started first."""
+        return self._main.thread_id if self._main is not None else 0
+
+    def interrupt(self, thread_id: int) -> None:
+        """SIGINT for a thread: KeyboardInterrupt where it waits."""
+        for fiber in self.fibers:
+            if fiber.thread_id == thread_id:
+                fiber.interrupted = True
 
     @contextmanager
     def _being_active(self) -> Iterator[None]:

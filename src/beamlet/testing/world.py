@@ -190,6 +190,8 @@ class Fiber:
         self.deadline: float | None = None
         #: An event that will resume it is in the heap.
         self.waking = False
+        #: Its next wait ends with KeyboardInterrupt.
+        self.interrupted = False
         self._alarm: Event | None = None
         self._go = threading.Semaphore(0)
         self._main = main
@@ -220,7 +222,7 @@ class Fiber:
     @property
     def is_ready(self) -> bool:
         """What it waits for is there."""
-        return self.waiter is None or self.waiter.remaining <= 0 or self.process.ended
+        return self.waiter is None or self.waiter.remaining <= 0 or self.interrupted or self.process.ended
 
     @property
     def is_due(self) -> bool:
@@ -231,7 +233,10 @@ class Fiber:
     # -- its own side ----------------------------------------------------------------------------
 
     def wait(self, waiter: Waiter, deadline: float | None) -> None:
-        """Give the baton away until ``waiter`` is complete, or ``deadline``. Raises ProcessEnded."""
+        """Give the baton away until ``waiter`` is complete, or ``deadline``.
+
+        Raises ProcessEnded, or KeyboardInterrupt.
+        """
         self.waiter, self.deadline = waiter, deadline
         if deadline is not None:
             self._alarm = self.world.at(deadline, lambda: self.process.run_fiber(self))
@@ -240,6 +245,9 @@ class Fiber:
         self.waiter = self.deadline = None
         if self.process.ended:
             raise ProcessEnded
+        if self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt
 
     def _live(self) -> None:
         self._go.acquire()
