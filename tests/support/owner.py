@@ -13,6 +13,7 @@ from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ownership import Ownership
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
+from beamlet.core_worker.owning.selecting import Selecting
 from beamlet.core_worker.owning.streams import Streams
 from beamlet.core_worker.owning.unseen import UnseenErrors
 from beamlet.rpc.turns import SharedReactor, Waiter
@@ -90,6 +91,7 @@ class Owner:
             self.refs, self.releases, self.reactor, self.peers, store, self.unseen, contexts
         )
         self.objects.blocking = self.blocking
+        self.selecting = Selecting(self.refs, self.releases, self.objects, self.reactor)
         self.futures = Futures(self.objects, self.reactor)
         self.streams = Streams(self.refs, self.releases, self.objects, self.reactor, FakeRef)
         self.ownership = Ownership(self.refs, self.objects, self.unseen)

@@ -12,6 +12,7 @@ from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.option_rules import brief
 from beamlet.base.own_code import for_users, hide_our_frames
+from beamlet.core_worker.owning.selecting import KEPT_FROM, Mark, mark_of
 
 T = TypeVar("T")
 
@@ -95,6 +96,7 @@ def wait(
     timeout: seconds; None waits for ever. Raises TypeError for anything but a list of references,
     ValueError for duplicates, an impossible ``num_returns`` or a negative timeout.
     """
+    global _last_rest
     try:
         core = backend._current or backend.current()
         if isinstance(ray_waitables, ObjectRef):
@@ -109,19 +111,22 @@ def wait(
             checked("wait", "fetch_local", fetch_local)
         if not ray_waitables:
             return [], []
-        kinds = set(map(type, ray_waitables))
-        if not kinds <= {ObjectRef, ObjectRefGenerator}:
-            _refuse_element("wait", ray_waitables)
         if num_returns > len(ray_waitables):
             raise ValueError(
                 f"num_returns is {num_returns}, but only {len(ray_waitables)} ObjectRefs were given"
             )
-        # Equal references are usually the same object, and identity is cheap to compare for long lists.
-        if len(set(ray_waitables)) != len(ray_waitables):
-            raise ValueError("wait() requires a list of unique ObjectRefs: some are given twice")
-        if ObjectRefGenerator in kinds:
+        is_known = len(ray_waitables) >= KEPT_FROM and _last_rest == mark_of(ray_waitables)
+        if not is_known and _holds_generators(ray_waitables):
             return core.streams.wait(ray_waitables, num_returns, timeout)
-        return core.wait(ray_waitables, num_returns, timeout, fetch_local)
+        try:
+            ready, rest = core.wait(ray_waitables, num_returns, timeout, fetch_local)
+        except AttributeError:  # something was put into a list of ours that is no reference
+            if _holds_generators(ray_waitables):
+                return core.streams.wait(ray_waitables, num_returns, timeout)
+            raise
+        if len(rest) >= KEPT_FROM:
+            _last_rest = mark_of(rest)
+        return ready, rest
     except BaseException as error:
         hide_our_frames(error)
         raise
@@ -143,6 +148,23 @@ def cancel(
         raise TypeError(f"cancel() expected an ObjectRef, got {type(ray_waitable)}; for actors use kill()")
     force, recursive = checked("cancel", "force", force), checked("cancel", "recursive", recursive)
     backend.current().cancel(ray_waitable, force, recursive)
+
+
+#: Marks the list that ``wait`` returned last. Programs pass it back again and again, and looking at each of
+#: thousands of references every time would be most of the work. A list that was changed without
+#: its mark changing is looked at when something in it turns out to be no reference.
+_last_rest: Mark | None = None
+
+
+def _holds_generators(refs: list[Any]) -> bool:
+    """Whether generators are among them. Raises for what is neither, and for duplicates."""
+    kinds = set(map(type, refs))
+    if not kinds <= {ObjectRef, ObjectRefGenerator}:
+        _refuse_element("wait", refs)
+    # Equal references are usually the same object, and identity is cheap to compare for long lists.
+    if len(set(refs)) != len(refs):
+        raise ValueError("wait() requires a list of unique ObjectRefs: some are given twice")
+    return ObjectRefGenerator in kinds
 
 
 def _refuse_element(name: str, refs: list[Any]) -> None:

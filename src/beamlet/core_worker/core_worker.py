@@ -28,6 +28,7 @@ from beamlet.core_worker.owning.ownership import Ownership
 from beamlet.core_worker.owning.ports import Blocking, MakeRef, Ref
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
+from beamlet.core_worker.owning.selecting import Selecting
 from beamlet.core_worker.owning.store_client import StoreClient
 from beamlet.core_worker.owning.streams import Streams
 from beamlet.core_worker.owning.unseen import UnseenErrors
@@ -120,6 +121,7 @@ class CoreWorker:
             self.refs, self.releases, self.reactor, self.peers, self.store, self.unseen, self.contexts
         )
         self.futures = Futures(self.objects, self.reactor)
+        self.selecting = Selecting(self.refs, self.releases, self.objects, self.reactor)
         self.ownership = Ownership(self.refs, self.objects, self.unseen)
         self.streams = Streams(self.refs, self.releases, self.objects, self.reactor, make_ref)
         # Rooms further right still take the core worker; what they use of it is above.
@@ -172,7 +174,7 @@ class CoreWorker:
         self.submit_call = self.submission.submit_call
         self.cancel = self.cancelling.cancel
         self.get = self.objects.get
-        self.wait = self.objects.wait
+        self.wait = self.selecting.wait
         self.await_ref = self.futures.await_ref
         self.future_of = self.futures.future_of
 
@@ -356,6 +358,7 @@ class CoreWorker:
         with self.lock:
             self.peers.close()
             self.link.close()
+            self.objects.lose_promised(self.link.gone())
             self.futures.close()
             self.refs.objects.clear()
             released.clear()

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from beamlet.base.own_code import hide_our_frames
-from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
+from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord, stop_waiting
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ports import Ref
 from beamlet.rpc.turns import SharedReactor
 
 if TYPE_CHECKING:
-    import asyncio
     import concurrent.futures
 
 
@@ -29,32 +28,33 @@ class Futures:
             objects = self._objects
             record = objects.record_of(ref)
             if record.state == PENDING:
-                import asyncio  # a dozen milliseconds and 2 MB: only for those who use it
-
-                loop = asyncio.get_running_loop()
-                future: asyncio.Future[None] = loop.create_future()
-
-                def ready(_: ObjectRecord) -> None:
-                    loop.call_soon_threadsafe(_set_if_waiting, future)
-
-                with self._reactor.lock:
-                    if record.state == PENDING:
-                        objects.when_ready(ref._id, record, ready)
-                    else:
-                        future.set_result(None)
-                    self._reactor.flush()
-                self._reactor.nudge()
-                await future
+                await self._until_ready(ref, record)
             return objects.load(ref._id, record)
         except BaseException as error:
             hide_our_frames(error)
             raise
+
+    async def _until_ready(self, ref: Ref, record: ObjectRecord) -> None:
+        from beamlet.core_worker.owning.coroutine_wait import CoroutineWait
+
+        wait = CoroutineWait()
+        with self._reactor.lock:
+            if record.state != PENDING:
+                return
+            self._objects.when_ready(ref._id, record, wait.on_ready)
+            self._reactor.flush()
+        self._reactor.nudge()
+        try:
+            await wait.future
+        finally:  # cancelled, timed out, or let go with its loop: then it is still listed
+            stop_waiting(record, wait.on_ready)
 
     def future_of(self, ref: Ref) -> concurrent.futures.Future[Any]:
         """A thread-safe future of the value."""
         import concurrent.futures
 
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        record = self._objects.record_of(ref)
 
         def resolve() -> None:
             if not future.set_running_or_notify_cancel():
@@ -73,10 +73,14 @@ class Futures:
                 self._threads = concurrent.futures.ThreadPoolExecutor(1, "beamlet-futures")
             self._threads.submit(resolve)
 
+        def stop_if_cancelled(future: concurrent.futures.Future[Any]) -> None:
+            if future.cancelled():
+                stop_waiting(record, ready)
+
         with self._reactor.lock:
-            record = self._objects.record_of(ref)
             if record.state == PENDING:
                 self._objects.when_ready(ref._id, record, ready)
+                future.add_done_callback(stop_if_cancelled)
             else:
                 ready(record)
             self._reactor.flush()
@@ -84,10 +88,6 @@ class Futures:
         return future
 
     def close(self) -> None:
+        """Whoever waits hears that there is nothing to wait for any more."""
         if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _set_if_waiting(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+            self._threads.shutdown(wait=False)

@@ -8,6 +8,7 @@ stays out of the garbage collector's lists while its fields are plain.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -50,8 +51,8 @@ class ObjectRecord(msgspec.Struct, eq=False, gc=False):
     borrowers: set[Address] | None = None
     #: Ids of the references inside our value, once per occurrence. Only of objects that we own.
     contains: tuple[ObjectId, ...] = ()
-    #: The core worker's callbacks for "has a value now". Whoever waits must also hold a count.
-    waiters: list[Any] | None = None
+    #: Callbacks for "has a value now", as an ordered set. Whoever waits must also hold a count.
+    waiters: dict[Callable[[ObjectRecord], None], None] | None = None
     #: Where the value is and its bytes, while STORED.
     node: NodeId | None = None
     size: int = 0
@@ -69,3 +70,10 @@ class ObjectRecord(msgspec.Struct, eq=False, gc=False):
     def is_kept(self) -> bool:
         """Somebody, here or in another process, can still reach it through this record."""
         return bool(self.local or self.submitted or self.contained_in or self.holds or self.borrowers)
+
+
+def stop_waiting(record: ObjectRecord, callback: Callable[[ObjectRecord], None]) -> None:
+    """``callback`` is not to be called any more. One step in C, so a finalizer may do it without the lock."""
+    waiters = record.waiters
+    if waiters is not None:
+        waiters.pop(callback, None)

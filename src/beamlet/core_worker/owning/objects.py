@@ -1,4 +1,4 @@
-"""get, put, wait: values in and out of the object table.
+"""get and put: values in and out of the object table.
 
 Threads of users wait here; what they wait for is completed by whichever thread reads the sockets (rpc/turns).
 """
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from beamlet.base.ids import Address, NodeId, ObjectId
 from beamlet.core_worker.context import Contexts
 from beamlet.core_worker.owning.decoding import Decoder
-from beamlet.core_worker.owning.object_record import INLINE, LOST, PENDING, ObjectRecord
+from beamlet.core_worker.owning.object_record import INLINE, LOST, PENDING, ObjectRecord, stop_waiting
 from beamlet.core_worker.owning.ports import Blocking, Peers, Ref, WaitAdvice
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
@@ -46,15 +46,6 @@ class GetWaiter(Waiter):
             self.complete(self.remaining)
         else:
             self.complete()
-
-
-class CountWaiter(Waiter):
-    """Waits for some of several objects, whatever they turn out to be."""
-
-    __slots__ = ()
-
-    def on_ready(self, record: ObjectRecord) -> None:
-        self.complete()
 
 
 class ObjectAccess:
@@ -196,18 +187,23 @@ class ObjectAccess:
         with self._lock:
             for ref in refs:
                 record = self._refs.objects.get(ref._id)
-                if record is not None and record.waiters and callback in record.waiters:
-                    record.waiters.remove(callback)
+                if record is not None:
+                    stop_waiting(record, callback)
 
     def when_ready(
         self, object_id: ObjectId, record: ObjectRecord, callback: Callable[[ObjectRecord], None]
     ) -> None:
         """Call ``callback(record)`` under the lock once ``record``, now PENDING, is not. Under the lock."""
         if record.waiters is None:
-            record.waiters = [callback]
+            record.waiters = {callback: None}
         else:
-            record.waiters.append(callback)
-        if record.owner and object_id not in self._asked:
+            record.waiters[callback] = None
+        if record.owner:
+            self.ask_owner(object_id, record)
+
+    def ask_owner(self, object_id: ObjectId, record: ObjectRecord) -> None:
+        """Have the owner of a borrowed, PENDING object tell its value when there is one. Under the lock."""
+        if object_id not in self._asked:
             self._asked[object_id] = None
             self._peers.get(Address(record.owner)).send(GetObject(object_id))
 
@@ -258,57 +254,6 @@ class ObjectAccess:
             if record.state == PENDING:
                 self._refs.set_inline(record, payload)
                 self.notify(record)
-
-    # -- wait ------------------------------------------------------------------------------------
-
-    def wait(
-        self, refs: list[R], num_returns: int, timeout_s: float | None, fetch_local: bool
-    ) -> tuple[list[R], list[R]]:
-        """(at most ``num_returns`` ready ones, the others), each in the order of ``refs``."""
-        objects = self._refs.objects
-        with self._lock:
-            if len(released) > 256:
-                self._releases.drain()
-            ready = self._ready_positions(refs, num_returns)
-            waiter: CountWaiter | None = None
-            if len(ready) < num_returns and timeout_s != 0:
-                waiter = CountWaiter(num_returns - len(ready))
-                for ref in refs:
-                    record = objects[ref._id]
-                    if record.state == PENDING:
-                        self.when_ready(ref._id, record, waiter.on_ready)
-        if waiter is not None:
-            deadline = None if timeout_s is None else monotonic() + timeout_s
-            try:
-                self.blocking.block_until(waiter, deadline, refs, num_returns == len(refs))
-            finally:
-                self._stop_waiting(waiter.on_ready, refs)
-            self.blocking.raise_if_shut()
-            with self._lock:
-                ready = self._ready_positions(refs, num_returns)
-        if ready == [0]:
-            return [refs[0]], refs[1:]
-        chosen = set(ready)
-        return [refs[i] for i in ready], [ref for i, ref in enumerate(refs) if i not in chosen]
-
-    def _ready_positions(self, refs: Sequence[Ref], most: int) -> list[int]:
-        objects = self._refs.objects
-        ready: list[int] = []
-        for position, ref in enumerate(refs):
-            record = objects.get(ref._id)
-            if record is None:
-                raise stale_reference(ref._id)
-            if record.state != PENDING:
-                ready.append(position)
-                if len(ready) == most:
-                    break
-            elif record.owner and ref._id not in self._asked:
-                self.when_ready(ref._id, record, _ask_only)
-        return ready
-
-
-def _ask_only(_: ObjectRecord) -> None:
-    """The callback of someone who only wants a borrowed object's owner to be asked."""
 
 
 def stale_reference(object_id: ObjectId) -> RaySystemError:

@@ -20,7 +20,7 @@ from typing import Any
 
 from beamlet.base.ids import ObjectId, TaskId, return_id
 from beamlet.core_worker.owning.borrowing import Guard, ResultsGuard
-from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
+from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord, stop_waiting
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ports import MakeRef, Ref, Sender, Sends
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
@@ -79,7 +79,7 @@ class Stream:
         self.executor: Sends | None = None
         #: The executor that knows that the stream is abandoned.
         self._told: Sends | None = None
-        self.waiters: list[Callable[[Any], None]] = []
+        self.waiters: dict[Callable[[Any], None], None] = {}
 
     @property
     def can_step(self) -> bool:
@@ -95,7 +95,7 @@ class Stream:
             self.executor.send(StreamDropped(self.task_id))
 
     def notify(self) -> None:
-        waiters, self.waiters = self.waiters, []
+        waiters, self.waiters = self.waiters, {}
         for callback in waiters:
             callback(self)
 
@@ -190,8 +190,13 @@ class Streams:
                 if stream.finished:
                     return None
                 waiter = StepWaiter()
-                stream.waiters.append(waiter.on_ready)
-            if not self._objects.blocking.block_until(waiter, deadline):
+                stream.waiters[waiter.on_ready] = None
+            try:
+                done = self._objects.blocking.block_until(waiter, deadline)
+            finally:
+                with self._lock:
+                    stream.waiters.pop(waiter.on_ready, None)
+            if not done:
                 self._objects.blocking.raise_if_shut()
                 raise GetTimeoutError(f"the generator task yielded nothing within {timeout_s} s")
 
@@ -204,24 +209,22 @@ class Streams:
 
     async def next_async(self, stream: Stream) -> Any:
         """As ``next``, for a coroutine on any loop."""
-        import asyncio
+        from beamlet.core_worker.owning.coroutine_wait import CoroutineWait
 
-        loop = asyncio.get_running_loop()
         while True:
             with self._lock:
                 if stream.ready:
                     return self._pop(stream)
                 if stream.finished:
                     return None
-                future: asyncio.Future[None] = loop.create_future()
-
-                def ready(_: Any, future: asyncio.Future[None] = future) -> None:
-                    loop.call_soon_threadsafe(lambda: None if future.done() else future.set_result(None))
-
-                stream.waiters.append(ready)
+                wait = CoroutineWait()
+                stream.waiters[wait.on_ready] = None
                 self._reactor.flush()
             self._reactor.nudge()
-            await future
+            try:
+                await wait.future
+            finally:
+                stream.waiters.pop(wait.on_ready, None)
 
     def wait(
         self, items: list[Any], num_returns: int, timeout_s: float | None
@@ -240,11 +243,13 @@ class Streams:
                 for item in items:
                     if not self._is_ready(item):
                         self._watch(item, waiter.on_ready)
-            self._objects.blocking.block_until(waiter, deadline)
+            try:
+                self._objects.blocking.block_until(waiter, deadline)
+            finally:
+                with self._lock:
+                    for item in items:
+                        self._unwatch(item, waiter.on_ready)
             self._objects.blocking.raise_if_shut()
-            with self._lock:
-                for item in items:
-                    self._unwatch(item, waiter.on_ready)
 
     def _is_ready(self, item: Any) -> bool:
         stream = getattr(item, "_stream", None)
@@ -253,12 +258,13 @@ class Streams:
     def _watch(self, item: Any, callback: Callable[[Any], None]) -> None:
         stream = getattr(item, "_stream", None)
         if stream is not None:
-            stream.waiters.append(callback)
+            stream.waiters[callback] = None
         else:
             self._objects.when_ready(item._id, self._objects.record_of(item), callback)
 
     def _unwatch(self, item: Any, callback: Callable[[Any], None]) -> None:
         stream = getattr(item, "_stream", None)
-        waiters = stream.waiters if stream is not None else self._objects.record_of(item).waiters
-        if waiters and callback in waiters:
-            waiters.remove(callback)
+        if stream is not None:
+            stream.waiters.pop(callback, None)
+        else:
+            stop_waiting(self._objects.record_of(item), callback)
