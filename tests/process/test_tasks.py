@@ -299,4 +299,32 @@ def test_a_task_of_one_cpu_gets_one_thread_of_numeric_libraries() -> None:
     def threads() -> str | None:
         return os.environ.get("OMP_NUM_THREADS")
 
-    assert get(threads.remote()) == os.environ.get("OMP_NUM_THREADS", "1")
+    def expected(cpus: int) -> str:
+        return os.environ.get("OMP_NUM_THREADS", str(cpus))
+
+    assert get(threads.remote()) == expected(1)
+    assert get(threads.options(num_cpus=2).remote()) == expected(2)
+    assert get(threads.options(num_cpus=0.5).remote()) == expected(1)
+
+
+def test_an_actor_gets_as_many_threads_of_numeric_libraries_as_it_holds_cpus() -> None:
+    @ray.remote
+    class Numeric:
+        def __init__(self) -> None:
+            self.seen = os.environ.get("OMP_NUM_THREADS")
+
+        def threads(self) -> str | None:
+            return self.seen
+
+    assert get(Numeric.options(num_cpus=2).remote().threads.remote()) == os.environ.get(
+        "OMP_NUM_THREADS", "2"
+    )
+    assert get(Numeric.remote().threads.remote()) == os.environ.get("OMP_NUM_THREADS", "1")
+
+
+def test_the_users_number_of_threads_stands() -> None:
+    @ray.remote(num_cpus=2, runtime_env={"env_vars": {"OMP_NUM_THREADS": "7"}})
+    def threads() -> str | None:
+        return os.environ.get("OMP_NUM_THREADS")
+
+    assert get(threads.remote()) == "7"

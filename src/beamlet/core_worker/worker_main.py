@@ -12,8 +12,10 @@ import msgspec
 
 from beamlet.base.ids import own_task_id
 from beamlet.base.invariants import InvariantBroken
+from beamlet.base.resources import UNIT
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import Identity
+from beamlet.core_worker.executing import breakpoints
 from beamlet.core_worker.executing.execution_queue import Item, Order, Pushed
 from beamlet.core_worker.executor import ExecutorCore
 from beamlet.core_worker.interrupts import may_raise, send_again
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 #: What a worker whose own books are wrong exits with; its last words on stderr say which.
 BROKEN_EXIT = 70
+OMP_THREADS = "OMP_NUM_THREADS"
 
 
 class Birth(msgspec.Struct):
@@ -61,11 +64,16 @@ class Worker:
         self.runner = self.core.runner
         self.actor = self.core.actor_process
         self._title = ""
+        #: The user has not said how many threads libraries may start.
+        self._chooses_threads = False
+        #: The resources by which it was chosen.
+        self._offered: dict[str, int] | None = None
         self.core.reactor.containment.on_broken = _broken
 
     def serve(self) -> None:
         """Until the process ends."""
         self.output.install()
+        breakpoints.install()
         signal.signal(signal.SIGINT, self._interrupted)
         self.core.start()
         with self.core.lock:
@@ -85,10 +93,13 @@ class Worker:
             self.actor.run_call(sender, message)
         elif isinstance(message, PushTask):
             self._set_title(message.name)
+            if message.resources != self._offered:
+                self._offer_threads(message.resources)
             self.runner.run_task(sender, message)
 
     def _follow(self, order: Pushed | Order) -> None:
         if isinstance(order, StartActor):
+            self._offer_threads(order.spec.lifetime_resources)
             self.actor.start(order)
             if self.core.work.loop is not None:
                 self._serve_loop(self.core.work.loop)
@@ -127,6 +138,16 @@ class Worker:
                 send_again(signum)
                 return
 
+    def _offer_threads(self, resources: dict[str, int] | None) -> None:
+        """Let numerical libraries use as many threads as the work has CPUs, as Ray does.
+
+        Those that start a thread per core in every worker fight each other for the cores.
+        """
+        self._offered = resources
+        if self._chooses_threads:
+            cpus = resources.get("CPU", 0) // UNIT if resources else 1
+            os.environ[OMP_THREADS] = str(max(1, cpus))
+
     # -- job -------------------------------------------------------------------------------------
 
     def _join_job(self, job: JobDescription) -> None:
@@ -144,9 +165,9 @@ class Worker:
         sys.path[:] = map(os.fsdecode, sys_path)
         if os.path.isdir(job.cwd):
             os.chdir(job.cwd)
-        # As Ray does: libraries that start a thread per core in every worker fight each other for the cores.
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ.update(job.env_vars)
+        self._chooses_threads = OMP_THREADS not in os.environ
+        self._offer_threads(None)
 
     # -- ends ------------------------------------------------------------------------------------
 

@@ -108,7 +108,7 @@ class ActorProcess:
         except SystemExit:
             raise
         except BaseException as raised:
-            error = pack(serialize_error(self._runner.init_error(context, raised)))
+            error = pack(serialize_error(self._runner.captured(context, raised)))
         finally:
             current_task.reset(token)
         self._output.flush()

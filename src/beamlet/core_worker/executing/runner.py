@@ -17,6 +17,7 @@ from beamlet.base.class_names import class_names
 from beamlet.base.ids import NodeId, ObjectId, return_id
 from beamlet.core_worker.context import TaskContext, current_task
 from beamlet.core_worker.executing.answers import Answers
+from beamlet.core_worker.executing.breakpoints import explain_quit
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.executing.producers import Producers
 from beamlet.core_worker.executing.work import Work
@@ -366,17 +367,11 @@ class Runner:
             return serialize_error(TaskCancelledError(context.task_id.hex()))
         if isinstance(error, TaskCancelledError):
             return serialize_error(error)
-        captured = capture(
-            error,
-            function_name=context.function_name,
-            pid=os.getpid(),
-            ip=self._node_ip,
-            actor_repr=self.actor_repr,
-            actor_id=self.actor_id,
-        )
-        return serialize_error(captured)
+        return serialize_error(self.captured(context, error))
 
-    def init_error(self, context: TaskContext, error: BaseException) -> RayTaskError:
+    def captured(self, context: TaskContext, error: BaseException) -> RayTaskError:
+        """What user code raised, as it travels."""
+        explain_quit(error)
         return capture(
             error,
             function_name=context.function_name,
