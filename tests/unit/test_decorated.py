@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+import beamlet
 from beamlet.serialization.decorated import Pickler
 
 SOURCE = """
@@ -94,3 +96,47 @@ def test_an_instance_of_the_plain_class_is_one_of_the_actor_class(module: Module
     assert isinstance(own, module.Child)
     assert not isinstance(module.Base(), module.Child)
     assert issubclass(module.Plain, module.Child)
+
+
+@functools.lru_cache(maxsize=3)
+def cached_in_a_module(x: int) -> int:
+    return x + 1
+
+
+def through(value: Any) -> Any:
+    file = io.BytesIO()
+    Pickler(file, 5).dump(value)
+    return pickle.loads(file.getvalue())
+
+
+def test_a_function_with_a_cache_that_no_name_finds_travels_with_an_empty_one() -> None:
+    @functools.lru_cache(maxsize=7, typed=True)
+    def local(x: int) -> int:
+        return x + 1
+
+    local(1)
+    found = through(local)
+    assert found is not local
+    assert found(1) == 2
+    assert found.cache_parameters() == {"maxsize": 7, "typed": True}
+    assert found.cache_info().currsize == 1
+
+    local.__module__ = "__main__"  # a name that finds another module in a worker
+    local.__qualname__ = "local"
+    assert through(local)(1) == 2
+
+
+def test_one_that_its_module_holds_is_found_there() -> None:
+    assert through(cached_in_a_module) is cached_in_a_module
+
+
+def test_methods_with_a_cache() -> None:
+    class Local:
+        @functools.cache  # noqa: B019 — what users write
+        def double(self, x: int) -> int:
+            return 2 * x
+
+    found = through(Local)()
+    assert found.double(4) == found.double(4) == 8
+    assert found.double.cache_info().hits == 1
+    assert "double" in beamlet.remote(Local)._methods

@@ -35,6 +35,7 @@ from beamlet.exceptions import (
 )
 from beamlet.protocol.gcs import ActorSpec
 from beamlet.serialization.closures import check_closure
+from beamlet.serialization.decorated import CACHED
 
 T = TypeVar("T")
 
@@ -442,7 +443,8 @@ def _functions_of(cls: type) -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for name, member in inspect.getmembers(cls):
         is_special = name.startswith("__") and name.endswith("__") and name != "__call__"
-        is_code = inspect.isfunction(member) or inspect.ismethod(member) or inspect.isbuiltin(member)
+        plain = inspect.unwrap(member) if isinstance(member, CACHED) else member
+        is_code = inspect.isfunction(plain) or inspect.ismethod(plain) or inspect.isbuiltin(plain)
         if is_code and not is_special:
             found[name] = member
     return found

@@ -1,13 +1,17 @@
-"""Classes that their modules know only as actor classes: pickled by that name, not by value.
+"""What decorators have put in the place of a class or function: pickled so that workers get the same.
 
 ``@remote`` replaces a class in its module.  cloudpickle looks a class up by its name, finds something else,
 and would send a copy; but it finds the class's methods (an actor class passes attributes on) and sends those
 by name.  In the worker the copy would then hold methods of the module's class: ``super()``, ``__class__`` and
 class attributes would mean another class than ``type(self)``.
+
+``@lru_cache`` replaces a function by an object that pickles by its name alone, which finds nothing in the
+workers' ``__main__``: there it is made anew, with an empty cache.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Mapping
@@ -20,14 +24,28 @@ PLAIN_CLASS = "__ray_actor_class__"
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
-    """cloudpickle, which finds decorated classes."""
+    """cloudpickle, which finds decorated classes and sends functions with a cache."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, type):
             reduced = by_decorated_name(obj)
             if reduced is not None:
                 return reduced
+        elif isinstance(obj, CACHED) and not _is_found_by_name(obj):
+            return _cached, (obj.__wrapped__, obj.cache_parameters())
         return super().reducer_override(obj)
+
+
+#: What ``@functools.lru_cache`` makes of a function.
+CACHED = type(functools.lru_cache(id))
+
+
+def _is_found_by_name(function: Any) -> bool:
+    return function.__module__ not in _BY_VALUE and "<locals>" not in function.__qualname__
+
+
+def _cached(function: Any, parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
 
 
 def by_decorated_name(cls: type) -> Any:
