@@ -54,9 +54,13 @@ def process_is_gone(pid: int) -> bool:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """The environment of a user's process that can import the implementation under test."""
+    """The environment of a user's process that can import the implementation under test.
+
+    Starting says nothing in it, so that tests of what is printed see the rest alone.
+    """
     path = os.pathsep.join([str(IMPLEMENTATION), *filter(None, [os.environ.get("CONFORMANCE_PATH", "")])])
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
+    quiet = {"BEAMLET_LOGGER_LEVEL": "warning"}
+    return {**os.environ, **quiet, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
 
 
 def start_script(path: Path, *args: str, **extra: str) -> subprocess.Popen[str]:

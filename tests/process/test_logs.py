@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
-from conformance import beamlet_only, run_script
+from conformance import DEADLINE_S, beamlet_only, run_script, start_script
 
 PREFIX = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -180,3 +181,47 @@ def test_dropping_a_new_actor_prints_nothing(path: Path) -> None:
         "ray.get(ray.remote(lambda: 1).remote())\nray.shutdown()\n"
     )
     assert start_script(path).communicate(timeout=DEADLINE_S) == ("", "")
+
+
+LOGGING = """
+import logging
+@ray.remote
+def log():
+    logging.getLogger("beamlet").info("an info")
+    logging.getLogger("beamlet").warning("a warning")
+    logging.getLogger("theirs").info("of theirs")
+ray.get(log.remote())
+"""
+
+
+def program_errors(path: Path, source: str, **env: str) -> str:
+    path.write_text("import beamlet as ray\n" + source)
+    process = start_script(path, **{"BEAMLET_LOGGER_LEVEL": "", **env})
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, err
+    return err
+
+
+@beamlet_only
+def test_the_start_is_one_line_and_workers_speak_from_the_same_level(path: Path) -> None:
+    err = program_errors(path, "ray.init(num_cpus=1)" + LOGGING)
+    assert err.count("Started a local Beamlet cluster: 1 CPUs") == 1
+    assert err.count("an info") == err.count("a warning") == 1
+    assert "of theirs" not in err
+
+
+@beamlet_only
+def test_the_level_counts_in_driver_and_workers(path: Path) -> None:
+    err = program_errors(path, 'ray.init(num_cpus=1, logging_level="warning")' + LOGGING)
+    assert [line for line in err.splitlines() if "a warning" not in line] == []
+    assert err.count("a warning") == 1
+    assert program_errors(path, "ray.init(num_cpus=1)" + LOGGING, RAY_LOGGER_LEVEL="error") == ""
+
+
+@beamlet_only
+def test_a_logging_config_makes_json_in_driver_and_workers(path: Path) -> None:
+    source = 'ray.init(num_cpus=1, logging_config=ray.LoggingConfig(encoding="JSON"))' + LOGGING
+    rows = [json.loads(line) for line in program_errors(path, source).splitlines()]
+    of_theirs = next(row for row in rows if row["message"] == "of theirs")
+    assert (of_theirs["task_name"], of_theirs["levelname"]) == ("log", "INFO")
+    assert {row["message"] for row in rows} >= {"an info", "a warning", "of theirs"}

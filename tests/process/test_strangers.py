@@ -33,7 +33,7 @@ pytestmark = [beamlet_only, pytest.mark.usefixtures("cluster")]
 HELLO = node.DriverHello(
     pid=os.getpid(), python=f"3.{sys.version_info[1]}", version=VERSION, namespace="fuzz",
     entrypoint="", sys_path=[], cwd=b"/", script_dir=b"/", env_vars={}, strict_arrays=False,
-    log_to_driver=False, logging_level=20, owns_cluster=False,
+    log_to_driver=False, owns_cluster=False,
 )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ def check(address: str | None = None, env: dict[str, str] | None = None, **optio
 
 def test_defaults_and_what_is_none_are_the_same() -> None:
     made = check(num_cpus=None, namespace=None, runtime_env=None, job_config=None)
-    assert (made.num_cpus, made.logging_level, made.log_to_driver) == (None, logging.INFO, True)
+    assert (made.num_cpus, made.logging_level, made.log_to_driver) == (None, None, True)
     assert made.runtime_env == {}
 
 

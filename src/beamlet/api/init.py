@@ -16,7 +16,7 @@ from time import monotonic, sleep
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from beamlet.api import backend, driver_output
+from beamlet.api import backend, driver_logging, driver_output
 from beamlet.api.advising import advise
 from beamlet.api.argument_table import checked as checked_argument
 from beamlet.api.context import ClusterContext
@@ -109,8 +109,11 @@ class Driver:
         )
         core.job = _job(hello, welcome, make_address(identity.node_id, identity.worker_id))
         core.runtime_env = dict(self.options.runtime_env)
+        driver_logging.apply(hello.logging, identity)
         core.start()
         backend.set_current(core)
+        for remark in self.options.remarks():
+            logger.warning("%s", remark)
         advise(core, self.options.compat)
         self.context = ClusterContext(identity, str(self.session.socket))
         return self.context
@@ -130,15 +133,15 @@ class Driver:
             env_vars=env_vars_of(options.runtime_env, "this job"),
             strict_arrays=options.compat == "ray",
             log_to_driver=options.log_to_driver,
-            logging_level=options.logging_level,
             owns_cluster=self.head is not None,
             main_file=place.main_file,
+            logging=driver_logging.logging_of(options),
         )
 
     # -- while joined ----------------------------------------------------------------------------
 
     def _show(self, lines: OutputLines) -> None:
-        driver_output.show(lines)
+        driver_output.show(lines, prefix=self.options.logging_config is None)
         if lines.token and self.core is not None:
             self.core.link.send(OutputPrinted(lines.token))
 
@@ -266,20 +269,18 @@ def _start_new(given: InitOptions) -> Driver:
     session = new_session()
     driver: Driver | None = None
     try:
-        head = start_head(
+        options = head_options(
             session,
-            head_options(
-                session,
-                num_cpus=given.num_cpus,
-                num_gpus=given.num_gpus,
-                resources=given.resources,
-                memory=given.memory,
-                object_store_memory=given.object_store_memory,
-                owned=True,
-                infeasible_grace_s=None if given.waits_for_infeasible else given.infeasible_grace_s,
-                preload=given.preload,
-            ),
+            num_cpus=given.num_cpus,
+            num_gpus=given.num_gpus,
+            resources=given.resources,
+            memory=given.memory,
+            object_store_memory=given.object_store_memory,
+            owned=True,
+            infeasible_grace_s=None if given.waits_for_infeasible else given.infeasible_grace_s,
+            preload=given.preload,
         )
+        head = start_head(session, options)
     except BaseException:
         session.remove()
         raise
@@ -287,12 +288,12 @@ def _start_new(given: InitOptions) -> Driver:
         _load_the_rest()
         await_head(head)
         driver = Driver(session, head, given)
-        context = driver.join()
+        driver.join()
         let_go(head)
     except BaseException:
         stop_head(head, at_once=True)
         raise
-    logger.info("Started a local Beamlet instance (%s)", context.session_dir)
+    driver_logging.tell_start(options.resources, str(session.logs))
     return driver
 
 
@@ -441,8 +442,8 @@ def _job(hello: DriverHello, welcome: Welcome, address: Address) -> JobDescripti
         strict_arrays=hello.strict_arrays,
         driver=address,
         log_to_driver=hello.log_to_driver,
-        logging_level=hello.logging_level,
         main_file=hello.main_file,
+        logging=hello.logging,
     )
 
 

@@ -10,20 +10,33 @@ from typing import Any
 
 from beamlet.api import option_rules as rules
 from beamlet.api.job_config import JobConfig
+from beamlet.api.logging_config import LoggingConfig
 from beamlet.api.runtime_env import check_env_vars
 
-#: Ray's arguments that mean nothing here (yet): accepted, because they change nothing that a program sees.
+#: Ray's arguments that mean nothing here: accepted, because they change nothing that a program sees.
 _ACCEPTED = frozenset(
     {
-        "include_dashboard", "dashboard_host", "dashboard_port", "configure_logging",
-        "logging_format", "logging_config", "enable_resource_isolation", "cgroup_path", "system_reserved_cpu",
-        "system_reserved_memory", "proxy_server_url", "object_spilling_directory",
-        "_enable_object_reconstruction",
-        "_redis_username", "_redis_password", "_plasma_directory", "_node_ip_address", "_node_name",
-        "_driver_object_store_memory", "_metrics_export_port", "_temp_dir", "_tracing_startup_hook",
-        "_skip_env_hook", "_system_config", "labels", "_credentials", "_metadata", "ray_debugger_external",
+        "dashboard_host", "dashboard_port", "cgroup_path", "proxy_server_url", "ray_debugger_external",
+        "_enable_object_reconstruction", "_redis_username", "_redis_password", "_driver_object_store_memory",
+        "_metrics_export_port", "_skip_env_hook", "_credentials", "_metadata",
     }
 )  # fmt: skip
+
+#: Ray's arguments that a program may count on: accepted, with a warning that says what to do instead.
+_WITHOUT_EFFECT = {
+    "include_dashboard": "there is no dashboard; `beamlet status` shows what it would",
+    "enable_resource_isolation": "",
+    "system_reserved_cpu": "lower num_cpus instead",
+    "system_reserved_memory": "lower _memory instead",
+    "object_spilling_directory": "objects are not spilled to disk",
+    "labels": "nodes have no labels yet",
+    "_plasma_directory": "the object store has no file",
+    "_node_ip_address": "",
+    "_node_name": "",
+    "_temp_dir": "set the environment variable BEAMLET_TMPDIR instead",
+    "_tracing_startup_hook": "",
+    "_system_config": "",
+}
 
 #: Ray's arguments that are gone there too, and what replaced them.
 _REPLACED = {
@@ -65,13 +78,27 @@ class InitOptions:
     namespace: str = ""
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
     log_to_driver: bool = True
-    logging_level: int = logging.INFO
+    #: None: as the environment or the program's own logging has it.
+    logging_level: int | None = None
+    logging_format: str = ""
+    configure_logging: bool = True
+    logging_config: LoggingConfig | None = None
     compat: str = ""
     preload: list[str] = field(default_factory=list)
     #: Seconds until a request that no node can ever fit fails; "wait": never, as in Ray.
     infeasible: str = "raise"
     infeasible_grace_s: float = 10.0
     given: frozenset[str] = frozenset()
+    #: Arguments that were given and change nothing.
+    without_effect: list[str] = field(default_factory=list)
+
+    def remarks(self) -> list[str]:
+        """What to warn of: one sentence for each argument that was given in vain."""
+        said = [(name, _WITHOUT_EFFECT[name]) for name in self.without_effect]
+        return [
+            f"init({name}=…) has no effect in this release" + (f": {instead}" if instead else "") + "."
+            for name, instead in said
+        ]
 
     @property
     def waits_for_infeasible(self) -> bool:
@@ -93,6 +120,7 @@ def checked(address: str | None, options: Mapping[str, Any], env: Mapping[str, s
     result = InitOptions(address=_address(address), given=frozenset(options))
     result.compat = env.get("BEAMLET_COMPAT", "")
     result.log_to_driver = env.get("BEAMLET_LOG_TO_DRIVER", env.get("RAY_LOG_TO_DRIVER", "1")) != "0"
+    _set_level_by(result, env)
     # What job_config says must find what the arguments of their own have said.
     for name, value in sorted(options.items(), key=lambda item: item[0] == "job_config"):
         if name in _REPLACED and (name != "local_mode" or value):
@@ -101,6 +129,9 @@ def checked(address: str | None, options: Mapping[str, Any], env: Mapping[str, s
         if setter is not None:
             if value is not None:
                 setter(result, value)
+        elif name in _WITHOUT_EFFECT:
+            if value:
+                result.without_effect.append(name)
         elif name not in _ACCEPTED and name != "local_mode":
             _unknown(name)
     result.namespace = result.namespace or str(uuid.uuid4())
@@ -115,7 +146,7 @@ def _unknown(name: str) -> None:
         raise RuntimeError("init(allow_multiple=…) is for connections from another machine only.")
     import difflib
 
-    near = difflib.get_close_matches(name, [*_SETTERS, *_ACCEPTED], n=1)
+    near = difflib.get_close_matches(name, [*_SETTERS, *_ACCEPTED, *_WITHOUT_EFFECT], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise RuntimeError(f"Unknown keyword argument(s): {name}.{hint}")
 
@@ -205,6 +236,41 @@ def _set_level(options: InitOptions, value: Any) -> None:
     options.logging_level = int(level)
 
 
+def _set_level_by(options: InitOptions, env: Mapping[str, str]) -> None:
+    for name in ("BEAMLET_LOGGER_LEVEL", "RAY_LOGGER_LEVEL"):
+        if env.get(name):
+            try:
+                _set_level(options, env[name])
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"the environment variable {name}={env[name]!r} is no logging level; use debug, info, "
+                    "warning, error or critical"
+                ) from None
+            return
+
+
+def _set_format(options: InitOptions, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(_wrong("logging_format", value, f"must be a str, not {rules.a_kind(value)}"))
+    try:
+        logging.Formatter(rules.text(value))
+    except ValueError as problem:
+        raise ValueError(_wrong("logging_format", value, f"is no format of logging: {problem}")) from None
+    options.logging_format = rules.text(value)
+
+
+def _set_logging_config(options: InitOptions, value: Any) -> None:
+    if not isinstance(value, LoggingConfig):
+        raise TypeError(
+            _wrong("logging_config", value, f"must be a LoggingConfig, not {rules.a_kind(value)}")
+        )
+    if value.log_level not in logging.getLevelNamesMapping():
+        raise ValueError(
+            _wrong("logging_config", value, f"has log_level {value.log_level!r}, which does not exist")
+        )
+    options.logging_config = value
+
+
 def _set_namespace(options: InitOptions, value: Any) -> None:
     if not isinstance(value, str):
         raise TypeError(_wrong("namespace", value, f"must be a str, not {rules.a_kind(value)}"))
@@ -231,6 +297,8 @@ def _set_job_config(options: InitOptions, value: Any) -> None:
     """What it says counts where no argument of its own says otherwise; environment variables are merged."""
     if not isinstance(value, JobConfig):
         raise TypeError(_wrong("job_config", value, f"must be a JobConfig, not {rules.a_kind(value)}"))
+    if value.py_logging_config is not None and options.logging_config is None:
+        _set_logging_config(options, value.py_logging_config)
     if value.ray_namespace is not None and not options.namespace:
         _set_namespace(options, value.ray_namespace)
     own = dict(options.runtime_env)
@@ -260,6 +328,9 @@ _SETTERS: dict[str, Any] = {
     "runtime_env": _set_runtime_env,
     "log_to_driver": _bool("log_to_driver"),
     "logging_level": _set_level,
+    "logging_format": _set_format,
+    "configure_logging": _bool("configure_logging"),
+    "logging_config": _set_logging_config,
     "compat": _set_choice("compat", "", "ray"),
     "preload": _set_preload,
     "infeasible": _set_choice("infeasible", "raise", "wait"),

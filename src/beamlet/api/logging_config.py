@@ -25,6 +25,8 @@ class LoggingConfig:
     additional_log_standard_attrs: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.log_level, str):
+            raise TypeError(f"log_level must be a str, such as 'INFO', not {self.log_level!r}")
         if self.encoding not in ENCODINGS:
             raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {self.encoding!r}")
         for name in self.additional_log_standard_attrs:

@@ -111,7 +111,6 @@ def _hello() -> node.DriverHello:
         env_vars={},
         strict_arrays=False,
         log_to_driver=False,
-        logging_level=0,
         owns_cluster=False,
         observer=True,
     )

@@ -13,6 +13,7 @@ import msgspec
 from beamlet.base.ids import own_task_id
 from beamlet.base.invariants import InvariantBroken
 from beamlet.base.resources import UNIT
+from beamlet.core_worker import job_logging
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import Identity
 from beamlet.core_worker.executing import breakpoints
@@ -165,9 +166,28 @@ class Worker:
         sys.path[:] = map(os.fsdecode, sys_path)
         if os.path.isdir(job.cwd):
             os.chdir(job.cwd)
+        job_logging.apply(job.logging, self._logging_facts)
         os.environ.update(job.env_vars)
         self._chooses_threads = OMP_THREADS not in os.environ
         self._offer_threads(None)
+
+    def _logging_facts(self) -> dict[str, str]:
+        """Where a line is logged, for those who asked for it."""
+        core, spec, task = self.core, self.core.work.spec, self.core.context()
+        facts = {
+            "job_id": core.identity.job_id.hex(),
+            "worker_id": core.identity.worker_id.hex(),
+            "node_id": core.identity.node_id.hex(),
+        }
+        if spec is not None:
+            facts |= {"actor_id": spec.actor_id.hex(), "actor_name": spec.name or ""}
+        if task is not core.contexts.base:
+            facts |= {
+                "task_id": task.task_id.hex(),
+                "task_name": task.name,
+                "task_func_name": task.function_name,
+            }
+        return facts
 
     # -- ends ------------------------------------------------------------------------------------
 

@@ -33,6 +33,22 @@ class LeaseName(msgspec.Struct, frozen=True, array_like=True):
     number: int
 
 
+class JobLogging(msgspec.Struct, frozen=True, array_like=True):
+    """How all processes of a job log."""
+
+    #: From which level Beamlet itself speaks.
+    level: int = 20
+    #: Of its lines.
+    format: str = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"
+    #: False: the program has set up everything itself.
+    configure: bool = True
+    #: "TEXT" or "JSON": the root logger, too, writes in this form; "": it is left alone.
+    encoding: str = ""
+    root_level: str = "INFO"
+    #: Attributes of log records that are added to each line.
+    attributes: tuple[str, ...] = ()
+
+
 class JobDescription(Message, tag=30):
     """What a worker must know to run a job's code as its driver would."""
 
@@ -47,7 +63,7 @@ class JobDescription(Message, tag=30):
     strict_arrays: bool
     driver: Address
     log_to_driver: bool = True
-    logging_level: int = 20
+    logging: JobLogging = JobLogging()
     #: The driver's ``__main__`` file; b"" in a notebook or shell.
     main_file: bytes = b""
 
@@ -65,12 +81,12 @@ class DriverHello(Message, tag=31):
     env_vars: dict[str, str]
     strict_arrays: bool
     log_to_driver: bool
-    logging_level: int
     #: The cluster ends when this connection does.
     owns_cluster: bool
     #: CLI and state queries: no job is made.
     observer: bool = False
     main_file: bytes = b""
+    logging: JobLogging = JobLogging()
 
 
 class Welcome(Message, tag=32):

@@ -94,7 +94,7 @@ class DriverService:
             strict_arrays=hello.strict_arrays,
             driver=member.address,
             log_to_driver=hello.log_to_driver,
-            logging_level=hello.logging_level,
+            logging=hello.logging,
             main_file=hello.main_file,
         )
         self._node.members.drives(member, description)

@@ -379,7 +379,6 @@ class VirtualDriver:
             env_vars={},
             strict_arrays=False,
             log_to_driver=True,
-            logging_level=20,
             owns_cluster=False,
         )
 
