@@ -14,6 +14,8 @@ from typing import TextIO
 
 from beamlet.protocol.node import JobLogging
 
+#: Of the program's own lines, where it has a LoggingConfig.
+FORMAT = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
 
 #: Ids and names of the process, the actor and the task that log a line; what is empty is left out.
@@ -115,7 +117,7 @@ def apply(job: JobLogging, facts: Facts) -> None:
         root = logging.getLogger()
         handler = _Installed.root = _Handler()
         kind = _AsJson if job.encoding == "JSON" else _WithFacts
-        handler.setFormatter(kind(job.format, job.attributes, facts))
+        handler.setFormatter(kind(FORMAT, job.attributes, facts))
         root.addHandler(handler)
         root.setLevel(job.root_level)
     elif not logger.handlers:

@@ -38,8 +38,8 @@ class JobLogging(msgspec.Struct, frozen=True, array_like=True):
 
     #: From which level Beamlet itself speaks.
     level: int = 20
-    #: Of its lines.
-    format: str = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"
+    #: Of its lines. Where in Beamlet a line is written tells users nothing.
+    format: str = "%(asctime)s\t%(levelname)s %(message)s"
     #: False: the program has set up everything itself.
     configure: bool = True
     #: "TEXT" or "JSON": the root logger, too, writes in this form; "": it is left alone.
