@@ -10,6 +10,7 @@ import subprocess
 from beamlet.head.node_facts import NodeFacts
 from beamlet.processes.factory import WorkerBoot
 from beamlet.protocol import gcs, node, peer
+from beamlet.protocol.output import control_line
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.reactor import Reactor
 
@@ -58,7 +59,7 @@ class ScriptedWorker:
     def on_task(self, connection: Connection, task: peer.PushTask) -> None:
         word, _, rest = task.name.partition(":")
         if word == "print":
-            os.write(1, f"\x1e{task.name}\n".encode())
+            os.write(1, control_line(task.name))
             os.write(1, f"{rest}\nno newline".encode())
             self.held[task.seq] = connection
             self.link.send(node.OutputMark(task.seq))

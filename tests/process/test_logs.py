@@ -131,7 +131,39 @@ def test_output_written_by_a_child_process_arrives(path: Path) -> None:
         ray.init(num_cpus=1)
         ray.get(talk.remote())
     """
-    assert "from a child" in run_script(path, program)
+    lines = run_script(path, program).splitlines()
+    (line,) = [line for line in lines if "from a child" in line]
+    assert line.startswith("(talk pid=")
+
+
+@beamlet_only
+def test_output_of_child_processes_has_the_name_of_who_runs_and_no_neighbours(path: Path) -> None:
+    program = """
+        import os, subprocess
+        @ray.remote
+        def printing():
+            print("50%", end="", flush=True)
+            os.write(1, b" and C")
+        @ray.remote
+        def other():
+            subprocess.run(["echo", "child of a task"], check=True)
+        @ray.remote
+        class Actor:
+            def talk(self):
+                subprocess.run(["echo", "child of an actor"], check=True)
+        ray.init(num_cpus=1)
+        for _ in range(2):
+            ray.get([printing.remote(), other.remote()])
+        actor = Actor.remote()
+        ray.get(actor.talk.remote())
+    """
+    lines = run_script(path, program).splitlines()
+    said = sorted((line.partition(" pid=")[0], line.partition(") ")[2]) for line in lines)
+    assert said == [
+        ("(Actor", "child of an actor"),
+        *[("(other", "child of a task")] * 2,
+        *[("(printing", "50% and C")] * 2,
+    ]
 
 
 @beamlet_only

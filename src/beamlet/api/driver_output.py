@@ -1,38 +1,100 @@
-"""What workers print, on the driver's own streams: whole lines, in order, prefixed ``(name pid=…)``."""
+"""What workers print, on the driver's own streams: in order, each line prefixed ``(name pid=…)``.
+
+On a terminal pieces of lines are shown as they come, so that a progress bar moves: a carriage return starts
+its line again behind the prefix.  Elsewhere lines are written when they are whole, as a terminal would show
+them in the end.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Callable
+from typing import NamedTuple, TextIO
 
 from beamlet.protocol.node import Notice, OutputLines
 
 _CYAN, _PLAIN = "\x1b[36m", "\x1b[0m"
+_ERASE_REST = "\x1b[K"
+#: A line that is kept until it is whole is not kept beyond this.
+_KEPT_CHARACTERS = 1 << 24
 logger = logging.getLogger("beamlet")
 
 
-def show(lines: OutputLines, *, prefix: bool = True) -> None:
-    """Write the lines of one worker; returns when the stream has taken them."""
-    stream = sys.stderr if lines.is_stderr else sys.stdout
-    if not lines.data or stream is None:
-        return
-    text = lines.data.decode("utf-8", "replace")
-    if prefix:
-        start = f"({lines.name} pid={lines.pid})"
-        if _is_terminal(stream):
-            start = f"{_CYAN}{start}{_PLAIN}"
-        text = "".join(f"{start} {line}\n" for line in text.removesuffix("\n").split("\n"))
-    try:
-        stream.write(text)
-        stream.flush()
-    except (OSError, ValueError):
-        pass  # the driver closed its own stream: it does not want to see it
+class _Speaker(NamedTuple):
+    name: str
+    pid: int
+    is_stderr: bool
+
+    def prefix(self) -> str:
+        return f"({self.name} pid={self.pid})" if self.name else f"(pid={self.pid})"
+
+
+class Screen:
+    """The driver's stdout and stderr, as far as workers' output goes. One thread at a time."""
+
+    def __init__(self) -> None:
+        #: Whose unfinished line the cursor of a terminal is in.
+        self._open: _Speaker | None = None
+        #: Unfinished lines for streams that are no terminals.
+        self._kept: dict[_Speaker, str] = {}
+
+    def show(self, lines: OutputLines) -> None:
+        """Write the text of one worker; returns when the stream has taken it."""
+        stream = sys.stderr if lines.is_stderr else sys.stdout
+        if not lines.data or stream is None:
+            return
+        speaker = _Speaker(lines.name, lines.pid, lines.is_stderr)
+        text = lines.data.decode("utf-8", "replace")
+        compose = self._on_terminal if _is_terminal(stream) else self._in_file
+        try:
+            _write(stream, compose(speaker, text))
+        except (OSError, ValueError):
+            pass  # the driver closed its own stream: it does not want to see it
+
+    def _on_terminal(self, speaker: _Speaker, text: str) -> str:
+        start = f"{_CYAN}{speaker.prefix()}{_PLAIN} "
+        continues, begins = self._open == speaker, "" if self._open is None else "\n"
+        shown = text.removesuffix("\n")
+        turned = shown.replace("\r\n", "\n").replace("\r", f"\r{start}{_ERASE_REST}")
+        shown = turned.replace("\n", f"\n{start}")
+        self._open = None if text.endswith("\n") else speaker
+        end = "\n" if text.endswith("\n") else ""
+        return shown + end if continues else begins + start + shown + end
+
+    def _in_file(self, speaker: _Speaker, text: str) -> str:
+        text = self._kept.pop(speaker, "") + text
+        whole, newline, rest = text.rpartition("\n")
+        if len(rest) > _KEPT_CHARACTERS:
+            whole, newline, rest = text, "\n", ""
+        if rest:
+            self._kept[speaker] = rest
+        if not newline:
+            return ""
+        return "".join(f"{speaker.prefix()} {_last_turn(line)}\n" for line in whole.split("\n"))
+
+
+_screen = Screen()
+
+
+def show(lines: OutputLines) -> None:
+    _screen.show(lines)
 
 
 def show_notice(notice: Notice) -> None:
     """Warnings of the cluster go through the driver's logging."""
     logger.log(notice.level, "%s", notice.text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    if text:
+        stream.write(text)
+        stream.flush()
+
+
+def _last_turn(line: str) -> str:
+    """What is left of a line after its carriage returns."""
+    return line.rstrip("\r").rpartition("\r")[2]
 
 
 def _is_terminal(stream: object) -> bool:

@@ -22,6 +22,7 @@ class DeathCertificate(msgspec.Struct, array_like=True, frozen=True):
     killed_by: str = ""
     oom_kill: bool = False
     peak_rss_bytes: int = 0
+    #: Age of the process, not of its last task.
     uptime_s: float = 0.0
     task_name: str = ""
     last_words: tuple[str, ...] = ()
@@ -30,11 +31,13 @@ class DeathCertificate(msgspec.Struct, array_like=True, frozen=True):
 
     def describe(self) -> str:
         """One sentence that names the cause, then the last words."""
-        text = f"process {self.pid} {self._cause()} after {self.uptime_s:.1f} s"
+        text = f"process {self.pid} {self._cause()}"
         if self.task_name:
             text += f" while running {self.task_name}"
+        text += f" (the process was {self.uptime_s:.1f} s old"
         if self.peak_rss_bytes:
-            text += f" (peak memory {self.peak_rss_bytes / 2**20:.0f} MiB)"
+            text += f", peak memory {self.peak_rss_bytes / 2**20:.0f} MiB"
+        text += ")"
         if self.last_words:
             text += ". Its last words on stderr:\n  " + "\n  ".join(self.last_words)
         return text
@@ -51,7 +54,10 @@ class DeathCertificate(msgspec.Struct, array_like=True, frozen=True):
                 name = "unknown"
             if name in ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT"):
                 return f"crashed in native code (signal {self.signal}, {name})"
-            return f"was killed by signal {self.signal} ({name}) sent from outside beamlet"
+            by_whom = "sent from outside beamlet"
+            if name == "SIGKILL":
+                by_whom += " (by a person, a batch system, or an OOM killer that we cannot see)"
+            return f"was killed by signal {self.signal} ({name}) {by_whom}"
         if self.exit_code is not None:
             return f"exited with code {self.exit_code}"
         return "ended in a way that nobody saw"

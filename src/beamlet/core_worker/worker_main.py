@@ -120,7 +120,9 @@ class Worker:
         if name != self._title:
             self._title = name
             set_title(f"beamlet::{name}")
-            # Sent at once: if this task kills the process, its certificate should name it.
+            self.output.forget_names()
+            # Sent at once: if this task kills the process, its certificate should name it, and what C code
+            # writes stands under this name.
             with self.core.lock:
                 self.core.link.send(DescribeTask(name))
                 self.core.reactor.flush()

@@ -1,8 +1,10 @@
-"""Turns what workers write to stdout and stderr into whole, named lines, none lost. ●
+"""Turns what workers write to stdout and stderr into named lines, none lost. ●
 
-Chunks come in as they were read from the pipes.  A *control line* (byte 0x1e, then a name) says under which
-name the following lines of that stream stand; it is shown to nobody.  An unfinished line is kept until its
-newline comes, or until its task or its process ends.  Lines longer than ``LINE_BYTES`` are cut.
+Chunks come in as they were read from the pipes.  A name for the text that follows comes in two ways: with a
+control line in the pipe (protocol/output.py), which is shown to nobody, or with the worker's word that it
+begins a task of that name, for what C code and child processes write.  Text goes on in whole lines.  A line
+that is unfinished for ``PARTIAL_S``, or longer than ``PIECE_BYTES``, goes on in pieces, so that a progress
+bar moves; it is ended, if it did not end itself, when the name changes or its task or process ends.
 
 A worker whose task has printed sends a mark with its own token; after the shell has drained the pipes the
 router passes the mark on to the driver behind the last line, and answers Delivered when the driver has
@@ -16,17 +18,21 @@ from collections import deque
 from msgspec import Struct, field
 
 from beamlet.base.ids import JobId, WorkerId
+from beamlet.protocol.output import CONTROL
 
-#: A control line starts with it: ASCII's record separator, which no text contains by accident.
-CONTROL = b"\x1e"
-LINE_BYTES = 64 * 1024
+#: An unfinished line is shown after this.
+PARTIAL_S = 0.1
+PIECE_BYTES = 64 * 1024
 #: Lines of stderr kept for the death certificate, and the most that is kept of each.
 LAST_WORDS = 20
 _LAST_WORD_BYTES = 1000
 
 
 class Show(Struct, frozen=True):
-    """Whole lines for the driver of ``job``. ``token`` ≠ 0: it answers when it has printed them."""
+    """Text for the driver of ``job``: whole lines, or a piece of one, which has no newline at its end.
+
+    ``token`` ≠ 0: it answers when it has printed them.
+    """
 
     job: JobId
     name: str
@@ -37,7 +43,7 @@ class Show(Struct, frozen=True):
 
 
 class Record(Struct, frozen=True):
-    """Whole lines for the worker's log file."""
+    """Text for the worker's log file."""
 
     worker: WorkerId
     is_stderr: bool
@@ -54,7 +60,10 @@ Effect = Show | Record | Delivered
 
 class _Stream(Struct):
     name: str = ""
+    #: Read and not passed on.
     rest: bytearray = field(default_factory=bytearray)
+    #: The end of the line that has been passed on in pieces and is not ended; None: there is none.
+    begun: bytes | None = None
 
 
 class _Worker(Struct):
@@ -74,6 +83,8 @@ class OutputRouter:
         #: Marks on their way: our token → (worker, its token, job).
         self._marks: dict[int, tuple[WorkerId, int, JobId]] = {}
         self._last_token = 0
+        #: When an unfinished line is to be shown as it is.
+        self._due: dict[tuple[WorkerId, bool], float] = {}
 
     def add(self, worker: WorkerId) -> None:
         self._workers[worker] = _Worker(pid=0)
@@ -94,18 +105,41 @@ class OutputRouter:
         lost = [token for token, (_, _, of) in self._marks.items() if of == job]
         return [self._delivered(token) for token in lost]
 
-    def feed(self, worker: WorkerId, is_stderr: bool, chunk: bytes) -> list[Effect]:
-        """What one read from a pipe brought."""
-        state = self._workers[worker]
-        stream = state.streams[is_stderr]
-        stream.rest += chunk
-        end = stream.rest.rfind(b"\n") + 1
-        whole = bytes(stream.rest[:end])
-        del stream.rest[:end]
-        effects = self._lines(worker, is_stderr, whole) if whole else []
-        if len(stream.rest) > LINE_BYTES:
-            effects += self._end_line(worker, is_stderr)
+    def described(self, worker: WorkerId, name: str) -> list[Effect]:
+        """It begins a task of that name."""
+        state = self._workers.get(worker)
+        if state is None:
+            return []
+        effects = self.ended(worker)
+        for stream in state.streams:
+            stream.name = name
+        state.last_words.clear()
         return effects
+
+    def feed(self, worker: WorkerId, is_stderr: bool, chunk: bytes, now: float) -> list[Effect]:
+        """What one read from a pipe brought."""
+        stream = self._workers[worker].streams[is_stderr]
+        stream.rest += chunk
+        effects = self._obey(worker, is_stderr) if CONTROL in stream.rest else []
+        end = stream.rest.rfind(b"\n") + 1
+        if end and CONTROL not in stream.rest:
+            effects += self._pass_on(worker, is_stderr, end)
+        if len(stream.rest) > PIECE_BYTES:
+            effects += self._piece(worker, is_stderr)
+        if stream.rest:
+            self._due.setdefault((worker, is_stderr), now + PARTIAL_S)
+        return effects
+
+    def tick(self, now: float) -> list[Effect]:
+        """Show the lines that are unfinished for too long."""
+        effects: list[Effect] = []
+        for worker, is_stderr in [key for key, when in self._due.items() if when <= now]:
+            del self._due[worker, is_stderr]
+            effects += self._piece(worker, is_stderr)
+        return effects
+
+    def next_wake(self) -> float | None:
+        return min(self._due.values(), default=None)
 
     def mark(self, worker: WorkerId, token: int) -> list[Effect]:
         """The worker's task is over and its pipes are drained: pass on that all it printed must be shown."""
@@ -124,7 +158,7 @@ class OutputRouter:
         return [self._delivered(token)] if token in self._marks else []
 
     def ended(self, worker: WorkerId) -> list[Effect]:
-        """Both pipes are closed or given up: what is left of a line is a line."""
+        """Nothing more comes, or nothing of this task: what is left of a line is a line."""
         if worker not in self._workers:
             return []
         return self._end_line(worker, False) + self._end_line(worker, True)
@@ -132,6 +166,8 @@ class OutputRouter:
     def forget(self, worker: WorkerId) -> tuple[str, ...]:
         """The worker is gone; returns its last words."""
         state = self._workers.pop(worker, None)
+        for is_stderr in (False, True):
+            self._due.pop((worker, is_stderr), None)
         for token in [token for token, (of, _, _) in self._marks.items() if of == worker]:
             del self._marks[token]
         return tuple(state.last_words) if state else ()
@@ -142,64 +178,84 @@ class OutputRouter:
         worker, its_token, _ = self._marks.pop(token)
         return Delivered(worker, its_token)
 
-    def _end_line(self, worker: WorkerId, is_stderr: bool) -> list[Effect]:
-        """Show the unfinished line, if there is one; half a control line is no line."""
-        rest = self._workers[worker].streams[is_stderr].rest
-        if not rest:
-            return []
-        whole = bytes(rest) + b"\n"
-        rest.clear()
-        return self._lines(worker, is_stderr, whole)
-
-    def _lines(self, worker: WorkerId, is_stderr: bool, whole: bytes) -> list[Effect]:
-        """``whole`` ends with a newline. One effect per run of lines under one name."""
-        stream = self._workers[worker].streams[is_stderr]
-        if CONTROL not in whole:
-            return self._emit(worker, is_stderr, whole)
+    def _obey(self, worker: WorkerId, is_stderr: bool) -> list[Effect]:
+        """Take out the control lines that are complete, and pass on what stands before them."""
+        state = self._workers[worker]
+        stream = state.streams[is_stderr]
         effects: list[Effect] = []
-        plain = bytearray()
-        for line in _split(whole):
-            if not line.startswith(CONTROL):
-                plain += line
-                continue
-            effects += self._emit(worker, is_stderr, bytes(plain))
-            plain.clear()
-            stream.name = line[1:].rstrip(b"\n").decode("utf-8", "replace")
-            if is_stderr:
-                # A worker's last words are those of what it was busy with, not of its earlier tasks.
-                self._workers[worker].last_words.clear()
-        return effects + self._emit(worker, is_stderr, bytes(plain))
+        while (at := stream.rest.find(CONTROL)) >= 0:
+            end = stream.rest.find(b"\n", at)
+            if end < 0:
+                break
+            name = stream.rest[at + len(CONTROL) : end].decode("utf-8", "replace")
+            if at:
+                effects += self._pass_on(worker, is_stderr, at)
+            if name != stream.name:
+                if stream.begun is not None:
+                    effects += self._emit(worker, is_stderr, b"\n")
+                if is_stderr:
+                    # A worker's last words are those of what it was busy with, not of its earlier tasks.
+                    state.last_words.clear()
+            stream.name = name
+            del stream.rest[: end + 1 - at]
+        return effects
 
-    def _emit(self, worker: WorkerId, is_stderr: bool, lines: bytes) -> list[Effect]:
-        if not lines:
+    def _end_line(self, worker: WorkerId, is_stderr: bool) -> list[Effect]:
+        """End the unfinished line, if there is one; half a control line is no line."""
+        stream = self._workers[worker].streams[is_stderr]
+        if (at := stream.rest.find(CONTROL)) >= 0:
+            del stream.rest[at:]
+        if not stream.rest and stream.begun is None:
+            return []
+        stream.rest += b"\n"
+        return self._pass_on(worker, is_stderr, len(stream.rest))
+
+    def _piece(self, worker: WorkerId, is_stderr: bool) -> list[Effect]:
+        """Pass on the beginning of a line, but no half of a character or of a control line."""
+        rest = self._workers[worker].streams[is_stderr].rest
+        control = rest.find(CONTROL[:1])
+        return self._pass_on(worker, is_stderr, whole_characters(rest if control < 0 else rest[:control]))
+
+    def _pass_on(self, worker: WorkerId, is_stderr: bool, size: int) -> list[Effect]:
+        rest = self._workers[worker].streams[is_stderr].rest
+        data = bytes(rest[:size])
+        del rest[:size]
+        if not rest:
+            self._due.pop((worker, is_stderr), None)
+        return self._emit(worker, is_stderr, data)
+
+    def _emit(self, worker: WorkerId, is_stderr: bool, data: bytes) -> list[Effect]:
+        if not data:
             return []
         state = self._workers[worker]
-        if len(lines) > LINE_BYTES:
-            lines = _cut(lines)
-        if is_stderr:
-            self._remember(state, lines)
-        effects: list[Effect] = [Record(worker, is_stderr, lines)]
+        stream = state.streams[is_stderr]
+        whole, newline, begun = ((stream.begun or b"") + data).rpartition(b"\n")
+        stream.begun = begun[-_LAST_WORD_BYTES:] if begun or not newline else None
+        if is_stderr and newline:
+            self._remember(state, whole)
+        effects: list[Effect] = [Record(worker, is_stderr, data)]
         if state.job is not None and state.job in self._listening:
-            effects.append(Show(state.job, state.streams[is_stderr].name, state.pid, is_stderr, lines))
+            seen = data if newline else _last_turn(data)
+            effects.append(Show(state.job, stream.name, state.pid, is_stderr, seen))
         return effects
 
     def _remember(self, state: _Worker, lines: bytes) -> None:
-        for line in lines.rsplit(b"\n", LAST_WORDS + 1)[-LAST_WORDS - 1 :]:
-            if line.strip():
-                state.last_words.append(line[-_LAST_WORD_BYTES:].decode("utf-8", "replace"))
+        for line in lines.rsplit(b"\n", LAST_WORDS)[-LAST_WORDS:]:
+            word = _last_turn(line).strip(b"\r")[-_LAST_WORD_BYTES:].decode("utf-8", "replace")
+            if word.strip():
+                state.last_words.append(word)
 
 
-def _split(whole: bytes) -> list[bytes]:
-    """At newlines only: a carriage return is part of a progress bar's line."""
-    return [line + b"\n" for line in whole[:-1].split(b"\n")]
+def whole_characters(data: bytes | bytearray) -> int:
+    """How much of ``data`` can be shown without cutting a UTF-8 character."""
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xC0 != 0x80:  # not a continuation: a character begins here
+            length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+            return len(data) - back if length > back else len(data)
+    return len(data)
 
 
-def _cut(lines: bytes) -> bytes:
-    """No line longer than LINE_BYTES."""
-    pieces = []
-    for line in _split(lines):
-        while len(line) > LINE_BYTES + 1:
-            pieces.append(line[:LINE_BYTES] + b"\n")
-            line = line[LINE_BYTES:]
-        pieces.append(line)
-    return b"".join(pieces)
+def _last_turn(data: bytes) -> bytes:
+    """What a carriage return overwrites need not be shown."""
+    return data[max(data.rstrip(b"\r").rfind(b"\r"), 0) :]

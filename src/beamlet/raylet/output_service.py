@@ -14,6 +14,7 @@ from msgspec import Struct, field
 
 from beamlet.base.ids import JobId, WorkerId
 from beamlet.protocol.node import OutputDelivered, OutputLines
+from beamlet.raylet.alarm import Alarm
 from beamlet.raylet.members import Members
 from beamlet.raylet.output_router import Delivered, OutputRouter, Record, Show
 from beamlet.raylet.performer import Performer
@@ -66,6 +67,7 @@ class OutputService:
         self._on_drained = on_drained
         self._pipes: dict[WorkerId, _Pipes] = {}
         self.router = OutputRouter()
+        self._alarm = Alarm(reactor, self._show_unfinished)
         performer.on(Record, self._record)
         performer.on(Show, self._show)
         performer.on(Delivered, self._delivered)
@@ -132,6 +134,7 @@ class OutputService:
         return self.router.forget(worker)
 
     def close(self) -> None:
+        self._alarm.cancel()
         for worker in list(self._pipes):
             for is_stderr in (False, True):
                 self._close(worker, is_stderr)
@@ -162,7 +165,8 @@ class OutputService:
                 return True
             if not chunk:
                 return False
-            self._performer.perform(self.router.feed(worker, is_stderr, chunk))
+            self._performer.perform(self.router.feed(worker, is_stderr, chunk, self._reactor.now()))
+            self._alarm.by(self.router.next_wake())
             if len(chunk) < _READ_BYTES:
                 return True
         return True
@@ -199,6 +203,10 @@ class OutputService:
                 self._listen(worker, is_stderr)
 
         self._reactor.call_later(_PAUSE_S, resume)
+
+    def _show_unfinished(self) -> None:
+        self._performer.perform(self.router.tick(self._reactor.now()))
+        self._alarm.by(self.router.next_wake())
 
     # ---- effects ----
 

@@ -255,7 +255,7 @@ class Raylet:
                 pool.stays(sender.worker_id, self._node.now())
             ),
             node.ExitedOnPurpose: lambda sender, _: pool.leaves_on_purpose(sender.worker_id),
-            node.DescribeTask: lambda sender, message: pool.described(sender.worker_id, message.name),
+            node.DescribeTask: lambda sender, message: self._workers.described(sender, message.name),
             node.EventsTold: self._events.told,
             node.Goodbye: lambda sender, _: self._goodbye(sender),
         }

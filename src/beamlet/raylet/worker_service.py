@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
 from beamlet.base.ids import WorkerId
 from beamlet.base.say import say
-from beamlet.processes.host import cgroup_directories
+from beamlet.processes.oom_kills import OomKills
 from beamlet.protocol import factory, node
 from beamlet.raylet.members import Member, Members
 from beamlet.raylet.output_service import OutputService
@@ -69,7 +68,7 @@ class WorkerService:
             case factory.ChildExited():
                 exit_code = message.exit_code if message.signal < 0 else None
                 signal = message.signal if message.signal >= 0 else None
-                oom_kill = signal == 9 and self._oom_kills.another_one()
+                oom_kill = signal == 9 and self._oom_kills.another_one(now)
                 exit = Exit(exit_code, signal, message.peak_rss_bytes, oom_kill)
                 self._performer.perform(self._pool.child_exited(message.worker_id, exit, now))
             case factory.Preloaded():
@@ -80,6 +79,11 @@ class WorkerService:
         sender.pid = message.pid
         self._output.started(sender.worker_id, message.pid)
         self._performer.perform(self._pool.ready(sender.worker_id, message.pid, time.monotonic()))
+
+    def described(self, sender: Member, task_name: str) -> None:
+        """It begins a task of that name."""
+        self._pool.described(sender.worker_id, task_name)
+        self._performer.perform(self._output.router.described(sender.worker_id, task_name))
 
     def link_closed(self, worker: Member) -> None:
         self._performer.perform(self._pool.link_closed(worker.worker_id, time.monotonic()))
@@ -135,30 +139,6 @@ class WorkerService:
     def _ask_exit(self, effect: AskExit) -> None:
         if (worker := self._members.worker(effect.worker)) is not None:
             worker.send(node.ExitWorker(effect.reason, effect.graceful, effect.optional))
-
-
-class OomKills:
-    """Notices that the kernel's out-of-memory killer struck in our control group."""
-
-    def __init__(self, root: Path = Path("/")) -> None:
-        groups = list(cgroup_directories(root, "memory"))
-        self._events = groups[0] / "memory.events" if groups else None
-        self._seen = self._count()
-
-    def another_one(self) -> bool:
-        """Whether there was one since the last time this was asked."""
-        count = self._count()
-        new, self._seen = count > self._seen, count
-        return new
-
-    def _count(self) -> int:
-        if self._events is None:
-            return 0
-        try:
-            lines = self._events.read_text().splitlines()
-        except OSError:
-            return 0  # cgroup v1, or none: the kernel does not say here
-        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def _with_env(job: node.JobDescription, env_vars: dict[str, str]) -> node.JobDescription:

@@ -88,6 +88,7 @@ class ActorProcess:
         self._contexts.base = context
         token = current_task.set(context)
         error = b""
+        self._output.announce()
         try:
             cls = self._functions.fetch(spec.class_key, None)
             guard = self._runner.new_guard(spec.nested)
@@ -111,7 +112,7 @@ class ActorProcess:
             error = pack(serialize_error(self._runner.captured(context, raised)))
         finally:
             current_task.reset(token)
-        self._output.flush()
+        self._output.announce()
         if not error:
             self._allow_threads(spec)
         else:

@@ -1,8 +1,8 @@
 """A worker's stdout and stderr: whole lines into the raylet's pipes, and the knowledge that some were said.
 
 ``Output.printed`` tells the executor that a task said something, so that its answer is held until the driver
-has shown it.  Before the first line under a new name goes a control line, byte 0x1e and the name, which
-the raylet's output router takes out again.
+has shown it.  Before the first line under a new name goes a control line (protocol/output.py), which the
+raylet's output router takes out again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-CONTROL = b"\x1e"
+from beamlet.protocol.output import control_line
+
 #: A line longer than this is passed on in pieces.
 _LINE_MAX_BYTES = 1 << 16
 
@@ -43,8 +44,17 @@ class Output:
         self.printed = False
         return True
 
-    def speaker(self) -> bytes:
-        return self._speaker().encode(errors="replace").replace(b"\n", b" ")
+    def announce(self) -> None:
+        """From now on text stands under the speaker's name, also what C code and child processes write."""
+        self.stdout.announce()
+        self.stderr.announce()
+
+    def forget_names(self) -> None:
+        """The raylet was told a name by other means: the next line says its own again."""
+        self.stdout.announced = self.stderr.announced = None
+
+    def speaker(self) -> str:
+        return self._speaker()
 
 
 class _Stream(io.TextIOBase):
@@ -56,7 +66,8 @@ class _Stream(io.TextIOBase):
         self._fd = fd
         self._lock = threading.RLock()
         self._pending = b""
-        self._announced = b""
+        #: The name that the raylet knows from this stream.
+        self.announced: str | None = None
         self.buffer = _Bytes(self)
 
     @property
@@ -98,11 +109,16 @@ class _Stream(io.TextIOBase):
                 pending, self._pending = self._pending, b""
                 self._emit(pending)
 
+    def announce(self) -> None:
+        with self._lock:
+            pending, self._pending = self._pending, b""
+            self._emit(pending)
+
     def _emit(self, data: bytes) -> None:
         speaker = self._output.speaker()
-        if speaker != self._announced:
-            self._announced = speaker
-            data = CONTROL + speaker + b"\n" + data
+        if speaker != self.announced:
+            self.announced = speaker
+            data = control_line(speaker) + data
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]

@@ -1,0 +1,98 @@
+"""What workers print, as the driver's terminal and files get it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import pytest
+
+from beamlet.api.driver_output import Screen
+from beamlet.protocol.node import OutputLines
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    def screen(self) -> list[str]:
+        """The lines as they stand there: carriage returns go back, colours and erasing are not letters."""
+        lines = []
+        for line in self.getvalue().replace("\x1b[36m", "").replace("\x1b[0m", "").split("\n"):
+            cells = ""
+            for turn in line.split("\r"):
+                before, erased, after = turn.partition("\x1b[K")
+                cells = before + after + ("" if erased else cells[len(turn) :])
+            lines.append(cells.rstrip())
+        return lines
+
+
+def told(data: bytes, name: str = "f", pid: int = 7) -> OutputLines:
+    return OutputLines(name, pid, False, data)
+
+
+class Shown:
+    """A screen, and the stream that stdout is while it shows something."""
+
+    def __init__(self, stream: io.StringIO) -> None:
+        self.stream = stream
+        self._screen = Screen()
+
+    def __call__(self, *all_lines: OutputLines) -> str:
+        with contextlib.redirect_stdout(self.stream):
+            for lines in all_lines:
+                self._screen.show(lines)
+        return "" if self.stream.closed else self.stream.getvalue()
+
+
+@pytest.fixture
+def show() -> Shown:
+    return Shown(io.StringIO())
+
+
+@pytest.fixture
+def terminal() -> Terminal:
+    return Terminal()
+
+
+def test_every_line_has_its_prefix(show: Shown) -> None:
+    text = show(told(b"one\ntwo\n"), told(b"\n"), told(b"three\n", name=""))
+    assert text == "(f pid=7) one\n(f pid=7) two\n(f pid=7) \n(pid=7) three\n"
+
+
+def test_a_file_gets_whole_lines(show: Shown) -> None:
+    text = show(told(b"begun "), told(b"other\n", pid=8), told(b"ended\nnext"), told(b"\n"))
+    assert text == "(f pid=8) other\n(f pid=7) begun ended\n(f pid=7) next\n"
+
+
+def test_a_file_gets_a_progress_bar_as_it_was_in_the_end(show: Shown) -> None:
+    text = show(told(b"\r 10%"), told(b"\r 50%"), told(b"\r100%\n"), told(b"from windows\r\n"))
+    assert text == "(f pid=7) 100%\n(f pid=7) from windows\n"
+
+
+def test_a_terminal_gets_pieces_as_they_come(terminal: Terminal) -> None:
+    show = Shown(terminal)
+    show(told(b"loading"))
+    assert terminal.screen() == ["(f pid=7) loading"]
+    show(told(b" ... done\n"))
+    assert terminal.screen() == ["(f pid=7) loading ... done", ""]
+
+
+def test_a_progress_bar_moves_on_a_terminal(terminal: Terminal) -> None:
+    show = Shown(terminal)
+    show(told(b"\r 10% of all"))
+    assert terminal.screen() == ["(f pid=7)  10% of all"]
+    show(told(b"\r 50%"))
+    assert terminal.screen() == ["(f pid=7)  50%"]
+    show(told(b"\r100%\nafter\n"))
+    assert terminal.screen() == ["(f pid=7) 100%", "(f pid=7) after", ""]
+
+
+def test_lines_of_two_workers_do_not_run_into_each_other(terminal: Terminal) -> None:
+    Shown(terminal)(told(b"mine"), told(b"theirs\n", pid=8), told(b" again\n"))
+    assert terminal.screen() == ["(f pid=7) mine", "(f pid=8) theirs", "(f pid=7)  again", ""]
+
+
+def test_a_closed_stream_is_nobodys_trouble(show: Shown) -> None:
+    show.stream.close()
+    show(told(b"x\n"))
