@@ -14,10 +14,10 @@ from msgspec import Struct, field
 
 from beamlet.base.ids import JobId, WorkerId
 from beamlet.protocol.node import OutputDelivered, OutputLines
-from beamlet.raylet.alarm import Alarm
 from beamlet.raylet.members import Members
 from beamlet.raylet.output_router import Delivered, OutputRouter, Record, Show
 from beamlet.raylet.performer import Performer
+from beamlet.rpc.alarm import Alarm
 from beamlet.rpc.reactor import Reactor
 
 _READ_BYTES = 64 * 1024
