@@ -39,8 +39,8 @@ class Screen:
         #: Unfinished lines for streams that are no terminals.
         self._kept: dict[_Speaker, str] = {}
 
-    def show(self, lines: OutputLines) -> None:
-        """Write the text of one worker; returns when the stream has taken it."""
+    def show(self, lines: OutputLines, *, prefix: bool = True) -> None:
+        """Write the text of one worker; returns when the stream has taken it. Without prefix: as it came."""
         stream = sys.stderr if lines.is_stderr else sys.stdout
         if not lines.data or stream is None:
             return
@@ -48,7 +48,7 @@ class Screen:
         text = lines.data.decode("utf-8", "replace")
         compose = self._on_terminal if _is_terminal(stream) else self._in_file
         try:
-            _write(stream, compose(speaker, text))
+            _write(stream, compose(speaker, text) if prefix else text)
         except (OSError, ValueError):
             pass  # the driver closed its own stream: it does not want to see it
 
@@ -77,8 +77,8 @@ class Screen:
 _screen = Screen()
 
 
-def show(lines: OutputLines) -> None:
-    _screen.show(lines)
+def show(lines: OutputLines, *, prefix: bool = True) -> None:
+    _screen.show(lines, prefix=prefix)
 
 
 def show_notice(notice: Notice) -> None:
