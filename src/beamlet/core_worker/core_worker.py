@@ -133,7 +133,7 @@ class CoreWorker:
         self.tasks = self.leases.submitter
         self.actors = ActorAccess(
             *(self.reactor, self.link, self.peers, self.refs, self.objects, self.contexts),
-            *(self.arguments, outcomes, make_ref),
+            *(self.arguments, outcomes, self.unseen, make_ref),
         )
         self.submission = Submission(
             *(self.reactor, self.refs, self.releases, self.contexts, self.streams, self.arguments, outcomes),

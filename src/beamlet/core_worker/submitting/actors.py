@@ -10,12 +10,14 @@ from typing import Any
 
 import msgspec
 
-from beamlet.base.ids import ActorId, ObjectId, actor_creation_task_id, actor_handle_object
+from beamlet.base.ids import ActorId, ObjectId, actor_creation_task_id, actor_handle_object, return_id
 from beamlet.core_worker.context import Contexts
 from beamlet.core_worker.node_link import Reply
+from beamlet.core_worker.owning.object_record import FREED, ObjectRecord
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ports import MakeRef, Ref
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
+from beamlet.core_worker.owning.unseen import UnseenErrors
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
 from beamlet.core_worker.submitting.arguments import Arguments, FailedArgument
@@ -27,6 +29,7 @@ from beamlet.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
     ActorUnavailableError,
+    CallSite,
     RayActorError,
 )
 from beamlet.protocol.gcs import (
@@ -76,6 +79,7 @@ class ActorAccess:
         contexts: Contexts,
         arguments: Arguments,
         outcomes: Outcomes,
+        unseen: UnseenErrors,
         make_ref: MakeRef,
     ) -> None:
         self._reactor = reactor
@@ -87,6 +91,7 @@ class ActorAccess:
         self._contexts = contexts
         self._arguments = arguments
         self._outcomes = outcomes
+        self._unseen = unseen
         self._make_ref = make_ref
         self.links: dict[ActorId, ActorLink[Peer]] = {}
         #: Arguments of constructors, kept until the actor can never be started again.
@@ -111,7 +116,7 @@ class ActorAccess:
         with self._lock:
             actor_id = spec.actor_id = self._contexts.current().next_actor()
             spec.args, spec.owner = prepared.payload, self._refs.self_address
-            handle_ref = None if spec.detached else self._new_handle_ref(actor_id)
+            handle_ref = None if spec.detached else self._new_handle_ref(actor_id, spec.call_site)
             task_id = actor_creation_task_id(actor_id)
             creation = Pending(CreationSpec(spec, task_id, prepared.dep_ids(), prepared.nested), ())
             self._creations[actor_id] = creation
@@ -136,10 +141,13 @@ class ActorAccess:
             return self._await_named(spec, handle_ref, reply)
         return Creation(actor_id, handle_ref, spec)
 
-    def _new_handle_ref(self, actor_id: ActorId) -> Ref:
+    def _new_handle_ref(self, actor_id: ActorId, call_site: str) -> Ref:
         object_id = actor_handle_object(actor_id)
         record = self._refs.new_owned(object_id)
         record.watched = True
+        file, _, line = call_site.rpartition(":")
+        if line.isdecimal():
+            record.call_site = CallSite(file, int(line))
         self._refs.set_inline(record, _HANDLE_VALUE)
         return self._make_ref(object_id, self._refs.self_address)
 
@@ -268,33 +276,46 @@ class ActorAccess:
             peer.actor = link
             link.connected(peer)
         if update.state == "DEAD":
+            if update.init_error and update.actor_id in self._creations:
+                self._tell_if_unseen(update, failed)
             self._release_creation(update.actor_id)
             self.fail_dead(link, failed)
             self.settle(link)
             if actor_handle_object(link.actor_id) not in self._refs.objects:
                 del self.links[link.actor_id]
         elif failed:
-            for call in failed:
-                self._fail_unavailable(link, call, update.cause)
-            self.settle(link)
+            self._fail_unavailable(link, failed, update.cause)
+
+    def _tell_if_unseen(self, update: ActorUpdate, failed: Sequence[PendingCall]) -> None:
+        """Its ``__init__`` raised: somebody must hear of that, also if no method is ever called."""
+        handle = actor_handle_object(update.actor_id)
+        records = {handle: self._refs.objects.get(handle) or ObjectRecord(state=FREED)}
+        for call in failed:
+            for index, record in enumerate(call.returns):
+                records[return_id(call.spec.task_id, index + (call.spec.method.num_returns >= 0))] = record
+        name = self._creations[update.actor_id].spec.name
+        self._unseen.failed(name, list(records), list(records.values()), update.init_error)
 
     def refuse(self, link: ActorLink[Peer], call: PendingCall) -> None:
         """The link did not take the call."""
         if link.state is LinkState.DEAD:
+            self._unseen.seen(actor_handle_object(link.actor_id))  # the call will tell
             self.fail_dead(link, [call])
         else:
-            self._fail_unavailable(link, call, "")
-            self.settle(link)
+            self._fail_unavailable(link, [call], "")
 
-    def _fail_unavailable(self, link: ActorLink[Peer], call: PendingCall, cause: str) -> None:
-        """It cannot wait for the actor's next process."""
+    def _fail_unavailable(self, link: ActorLink[Peer], calls: Sequence[PendingCall], cause: str) -> None:
+        """They cannot wait for the actor's next process."""
         because = f" ({cause})" if cause else ""
-        if call.seq:
-            text = f"its process died while this call was on its way, and it is being restarted{because}"
-            text += "; the call is not sent again because max_task_retries is 0 or used up"
-        else:
-            text = f"it is being restarted{because}, and calls wait for that only with max_task_retries"
-        self._outcomes.fail(call, ActorUnavailableError(text, link.actor_id))
+        sent = (
+            f"its process died while this call was on its way, and it is being restarted{because}; the call "
+            "is not sent again because max_task_retries is 0 or used up"
+        )
+        queued = f"it is being restarted{because}, and calls wait for that only with max_task_retries"
+        payloads = [dump_error(ActorUnavailableError(text, link.actor_id)) for text in (queued, sent)]
+        for call in calls:
+            self._outcomes.finish_with(call, payloads[call.seq > 0])
+        self.settle(link)
 
     def fail_dead(self, link: ActorLink[Peer], calls: Sequence[PendingCall]) -> None:
         """Calls of a dead actor, each with the cause of death."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from beamlet.base.ids import ActorId, Address, TaskId, actor_of_task, is_nil_actor, task_of_object
 from beamlet.core_worker.owning.object_record import PENDING
 from beamlet.core_worker.owning.ports import Ref
@@ -12,10 +10,9 @@ from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.actors import ActorAccess
 from beamlet.core_worker.submitting.outcomes import Outcomes
-from beamlet.core_worker.submitting.pending import Pending, PendingTask
+from beamlet.core_worker.submitting.pending import PendingTask
 from beamlet.core_worker.submitting.ports import PeerBook, Raylet
 from beamlet.core_worker.submitting.task_submitter import LeasedWorker, TaskSubmitter
-from beamlet.exceptions import TaskCancelledError
 from beamlet.protocol.node import ForceCancel
 from beamlet.protocol.peer import CancelTask
 from beamlet.rpc.turns import SharedReactor
@@ -75,10 +72,10 @@ class Cancelling:
             return
         task.unwanted = True
         if task.unresolved:
-            self._end(task)
+            self._outcomes.cancel(task)
         elif not task.seq:
             self._submitter.remove(task)
-            self._end(task)
+            self._outcomes.cancel(task)
         elif (worker := self._submitter.worker_of(task)) is not None:
             worker.link.send(CancelTask(task_id, force, recursive))
             if force:
@@ -107,10 +104,7 @@ class Cancelling:
         call.unwanted = True
         if not call.seq:
             link.drop(call)
-            self._end(call)
+            self._outcomes.cancel(call)
             self._actors.settle(link)
         elif link.link is not None:
             link.link.send(CancelTask(task_id, False, recursive))
-
-    def _end(self, work: Pending[Any]) -> None:
-        self._outcomes.fail(work, TaskCancelledError(work.spec.task_id.hex()))

@@ -13,7 +13,7 @@ from beamlet.core_worker.submitting.pending import PendingTask
 from beamlet.core_worker.submitting.ports import PeerBook, Raylet
 from beamlet.core_worker.submitting.task_spec import SchedulingKey
 from beamlet.core_worker.submitting.task_submitter import LeasedWorker, TaskSubmitter
-from beamlet.exceptions import InfeasibleError, RaySystemError, TaskCancelledError, WorkerCrashedError
+from beamlet.exceptions import InfeasibleError, RaySystemError, WorkerCrashedError
 from beamlet.protocol.node import (
     CancelLeaseRequest,
     LeaseCancelled,
@@ -28,6 +28,7 @@ from beamlet.protocol.node import (
 from beamlet.protocol.peer import HandedBack
 from beamlet.rpc.reactor import Timer
 from beamlet.rpc.turns import SharedReactor
+from beamlet.serialization.values import dump_error
 
 #: How long a crashed task waits for its worker's death certificate.
 _CERTIFICATE_S = 2.0
@@ -104,8 +105,9 @@ class Leases:
             )
 
     def _refused(self, req: int, error: Exception) -> None:
+        payload = dump_error(error)
         for task in self.submitter.refused(req):
-            self._outcomes.fail(task, error)
+            self._outcomes.finish_with(task, payload)
 
     def _granted(self, message: LeaseGranted) -> None:
         if message.fresh:
@@ -136,7 +138,7 @@ class Leases:
         if worker is not None:
             unwanted = self.submitter.handed_back(worker, message.seqs, message.blocked, self._reactor.now())
             for task in unwanted:
-                self._outcomes.fail(task, TaskCancelledError(task.spec.task_id.hex()))
+                self._outcomes.cancel(task)
             self._schedule_tick()
 
     def after_results(self, worker: LeasedWorker[Peer]) -> None:
@@ -214,7 +216,7 @@ class Leases:
         again: list[PendingTask] = []
         for position, task in enumerate(tasks):
             if task.unwanted:
-                self._outcomes.fail(task, TaskCancelledError(task.spec.task_id.hex()))
+                self._outcomes.cancel(task)
             elif position or task.retries_left:
                 again.append(task)
             else:

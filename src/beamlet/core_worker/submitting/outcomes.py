@@ -13,7 +13,9 @@ from beamlet.core_worker.owning.streams import Stream, Streams
 from beamlet.core_worker.owning.unseen import UnseenErrors
 from beamlet.core_worker.submitting.arguments import FailedArgument
 from beamlet.core_worker.submitting.pending import Pending, PendingTask
+from beamlet.exceptions import TaskCancelledError
 from beamlet.protocol.peer import Results, StoredAt
+from beamlet.serialization.remote_error import dump_made
 from beamlet.serialization.values import contained_of, dump_error
 
 #: What a generator task that ended well "returns".
@@ -53,6 +55,10 @@ class Outcomes:
         if stream is not None:
             self._streams.end(stream, payload, contained, guard)
         self._let_go(work)
+
+    def cancel(self, work: Pending[Any]) -> None:
+        """``cancel`` was asked for, and nothing runs any more."""
+        self.finish_with(work, dump_made(TaskCancelledError, work.spec.task_id.hex()))
 
     def fail_for(self, work: Pending[Any], argument: FailedArgument) -> None:
         """It never runs: the error that one of its arguments is, is its result too."""
