@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beamlet.base.ids import Address, ObjectId, TaskId
+from beamlet.base.ids import Address, ObjectId, TaskId, task_of_object
 from beamlet.core_worker.waiting.deadlocks import Blocker, DeadlockDetector, Lead, Wait, describe
+from beamlet.core_worker.waiting.waits import Waits
 from beamlet.protocol.peer import WaitStep
 from beamlet.testing.fake_wire import FakeWire
+from support.owner import Owner
 
 
 @dataclass
@@ -189,6 +193,46 @@ def test_a_circle_that_closes_after_the_first_probe_is_found_by_the_next() -> No
     world.probe(world.calls[1])
     world.settle()
     assert [call.number for call in world.doomed] == [1]
+
+
+def test_a_circle_of_thousands_in_one_process_is_walked_without_recursion() -> None:
+    count = 1_200
+    world = World(1, [(0, [(number + 1) % count]) for number in range(count)])
+    for call in world.calls:
+        world.block(call)
+    world.probe(world.calls[-1])
+    assert [call.number for call in world.doomed] == [count - 1]
+
+
+class Chain:
+    """Tasks of ours, each with the one before as its argument; the first runs at a worker."""
+
+    def __init__(self, owner: Owner, length: int) -> None:
+        self.refs = [owner.promise(number) for number in range(length)]
+        self.tasks: dict[TaskId, Any] = {}
+        for number, ref in enumerate(self.refs):
+            spec = SimpleNamespace(task_id=task_of_object(ref._id), name=f"step {number}", deps=[0][:number])
+            held = [self.refs[number - 1]._id] if number else []
+            self.tasks[spec.task_id] = SimpleNamespace(spec=spec, unresolved=len(held), held=held, deps=held)
+        self.looks = 0
+
+    def worker_of(self, task: Any) -> Any:
+        self.looks += 1
+        assert not task.unresolved
+        return SimpleNamespace(address=b"worker")
+
+
+def test_a_long_chain_of_tasks_leads_to_the_one_that_runs() -> None:
+    owner = Owner()
+    chain = Chain(owner, 3_000)
+    any_: Any = chain
+    waits = Waits(owner.reactor, owner.peers, owner.refs, any_, any_, SimpleNamespace(links={}))  # type: ignore[arg-type]
+    objects = [ref._id for ref in chain.refs]
+    first = Lead(Address(b"worker"), task_of_object(objects[0]), "step 0")
+    assert waits.leads(objects[-1:]) == [first]
+    assert waits.leads(list(reversed(objects))) == [first]
+    assert chain.looks == 2, "each task is followed once, however many ways lead to it"
+    owner.close()
 
 
 def test_a_diamond_costs_one_message_a_wait() -> None:

@@ -14,6 +14,7 @@ All who are in a circle find it; the youngest wait acts on it, so one call fails
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -82,6 +83,8 @@ class DeadlockDetector:
         self.outbox: list[tuple[Address, BlockedOn]] = []
         #: Waits that were found to be the youngest of a circle.
         self.doomed: list[Wait] = []
+        #: Probes that stay in this process, while one is followed: chains of waits here may be long.
+        self._inward: deque[BlockedOn] = deque()
 
     def began(self, task_id: TaskId, name: str, site: str, now: float, objects: tuple[ObjectId, ...]) -> Wait:
         """A wait that only its objects can end has begun."""
@@ -98,9 +101,18 @@ class DeadlockDetector:
         if wait.number in self.waits:
             wait.round += 1
             self._follow(wait.objects, [self._step(wait)], wait.round)
+            self._follow_inward()
 
     def received(self, message: BlockedOn) -> None:
-        """A probe has come, from this process or another."""
+        """A probe has come from another process."""
+        self._take(message)
+        self._follow_inward()
+
+    def _follow_inward(self) -> None:
+        while self._inward:
+            self._take(self._inward.popleft())
+
+    def _take(self, message: BlockedOn) -> None:
         if message.object_id:
             self._follow((message.object_id,), message.path, message.round)
             return
@@ -134,7 +146,7 @@ class DeadlockDetector:
             last = msgspec.structs.replace(path[-1], awaits=lead.name or path[-1].awaits)
             message = BlockedOn(lead.task_id, round, [*path[:-1], last], lead.object_id)
             if lead.address == self._address:
-                self.received(message)
+                self._inward.append(message)
             else:
                 self.outbox.append((lead.address, message))
 

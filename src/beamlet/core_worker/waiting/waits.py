@@ -71,51 +71,60 @@ class Waits:
     # -- what the detector asks (under the lock) -------------------------------------------------
 
     def leads(self, objects: Sequence[ObjectId]) -> list[Lead]:
+        """Follows tasks that wait for arguments to those that do not: chains of them may be long."""
         found: list[Lead] = []
-        calls: dict[ActorId, set[TaskId]] = {}
-        for object_id in objects:
-            record = self._refs.objects.get(object_id)
-            if record is None or record.state != PENDING:
-                continue
-            task_id = task_of_object(object_id)
-            if record.owner:
-                found.append(Lead(Address(record.owner), object_id=object_id))
-            elif task_id in self._submission.tasks:
-                found += self._task_leads(task_id)
-            else:
-                calls.setdefault(ActorId(object_id[8:24]), set()).add(task_id)
-        for actor_id, task_ids in calls.items():
-            found += self._call_leads(actor_id, task_ids)
+        seen: set[ObjectId] = set()
+        ahead = list(objects)
+        while ahead:
+            calls: dict[ActorId, set[TaskId]] = {}
+            for object_id in ahead:  # grows
+                record = self._refs.objects.get(object_id)
+                if object_id in seen or record is None or record.state != PENDING:
+                    continue
+                seen.add(object_id)
+                task_id = task_of_object(object_id)
+                if record.owner:
+                    found.append(Lead(Address(record.owner), object_id=object_id))
+                elif task_id in self._submission.tasks:
+                    ahead += self._follow_task(task_id, found)
+                else:
+                    calls.setdefault(ActorId(object_id[8:24]), set()).add(task_id)
+            ahead = []
+            for actor_id, task_ids in calls.items():
+                ahead += self._follow_calls(actor_id, task_ids, found)
         return found
 
-    def _task_leads(self, task_id: TaskId) -> list[Lead]:
+    def _follow_task(self, task_id: TaskId, found: list[Lead]) -> list[ObjectId]:
+        """Adds to ``found`` where the task is, or returns the arguments that it waits for."""
         task = self._submission.tasks[task_id]
         if task.unresolved:
-            return self.leads(unresolved_of(task, self._refs.objects))
+            return unresolved_of(task, self._refs.objects)
         worker = self._submitter.worker_of(task)
-        if worker is None:
-            return []  # it waits for a worker, which is no circle: blocked calls lend theirs
-        return [Lead(Address(worker.address), task_id, task.spec.name)]
+        if worker is not None:
+            found.append(Lead(Address(worker.address), task_id, task.spec.name))
+        return []  # if it waits for a worker, that is no circle: blocked calls lend theirs
 
-    def _call_leads(self, actor_id: ActorId, task_ids: set[TaskId]) -> list[Lead]:
+    def _follow_calls(self, actor_id: ActorId, task_ids: set[TaskId], found: list[Lead]) -> list[ObjectId]:
+        """The same for calls of one actor."""
         link = self._actors.links.get(actor_id)
         if link is None:
             return []
         flying = [call for call in link.in_flight.values() if call.spec.task_id in task_ids]
         if link.ordered:
             flying = flying[-1:]  # whoever waits for the last one waits for all before it
-        found = [Lead(link.address, call.spec.task_id, call_name(link, call)) for call in flying]
+        found += [Lead(link.address, call.spec.task_id, call_name(link, call)) for call in flying]
         queued = [call for call in link.waiting() if call.spec.task_id in task_ids]
         if queued and link.ordered:
             queued = link.waiting()[:1]
+        arguments: list[ObjectId] = []
         for call in queued:
             if call.unresolved:
-                found += self.leads(unresolved_of(call, self._refs.objects))
+                arguments += unresolved_of(call, self._refs.objects)
             elif link.state is LinkState.WAITING and self._is_own(actor_id):
                 found.append(
                     Lead(self._refs.self_address, actor_creation_task_id(actor_id), call_name(link, call))
                 )
-        return found
+        return arguments
 
     def _is_own(self, actor_id: ActorId) -> bool:
         """Whether this process is that actor."""
