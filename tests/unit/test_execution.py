@@ -410,7 +410,7 @@ def test_a_worker_that_is_needed_stays_if_it_may(worker: Worker) -> None:
 def test_the_system_is_answered_while_users_methods_fill_the_queue(worker: Worker) -> None:
     from beamlet.core_worker.executing.execution_queue import ExecutionQueue
 
-    worker.work.system = ExecutionQueue()
+    worker.work.system, worker.work.takes_turns = ExecutionQueue(), False
     ready = CallActor(9, TaskId(b"c".ljust(20, b".") + JOB), "__ray_ready__", 1, NO_ARGUMENTS)
     other = CallActor(8, TaskId(b"d".ljust(20, b".") + JOB), "m", 1, NO_ARGUMENTS)
     worker.execution.call_arrived(worker.owner, other)

@@ -63,7 +63,7 @@ class ActorProcess:
         self.class_name = ""
         #: What its output and its errors are signed with.
         self.shown_as = ""
-        self._methods: dict[str, Any] = {}
+        self._methods: dict[str, tuple[Any, str]] = {}
         #: Calls that run here and wait for the others to be done.
         self._leaving_calls = 0
 
@@ -126,11 +126,12 @@ class ActorProcess:
         work, execution = self._work, self._execution
         if work.loop is not None:
             return
+        work.takes_turns = not spec.concurrency_groups and spec.max_concurrency == 1
         for group, limit in spec.concurrency_groups.items():
             queue = work.groups[group] = ExecutionQueue()
             execution.serve_with(queue, limit, f"beamlet-{group}")
         execution.serve_with(work.queue, spec.max_concurrency - 1, "beamlet-default")
-        if spec.concurrency_groups or spec.max_concurrency > 1:
+        if not work.takes_turns:
             work.system = ExecutionQueue()
             execution.serve_with(work.system, 1, "beamlet-system")
 
@@ -140,29 +141,35 @@ class ActorProcess:
         )
 
         self._work.loop = AsyncCalls(self._reactor, self._work, self._runner, self, spec)
+        self._work.takes_turns = False
 
     # -- life ------------------------------------------------------------------------------------
 
     def run_call(self, sender: Peer, call: CallActor) -> None:
         """One call in the calling thread. ActorExit and SystemExit end the process, in any thread."""
         try:
-            method = self._methods.get(call.method) or self.method(call.method)
-            self._runner.run_call(sender, call, method, f"{self.class_name}.{call.method}")
+            known = self._methods.get(call.method)
+            method, shown_as = known if known is not None else self.method(call.method)
+            self._runner.run_call(sender, call, method, shown_as)
         except ActorExit:
             self.leave("exit_actor()")
         except SystemExit as exit_:
             self._leaving.end_as_asked(exit_)
 
-    def method(self, name: str) -> Any:
-        """What a call of that name calls. An instance that refuses it fails the call, not the process."""
-        method = self._methods.get(name)
-        if method is None:
+    def method(self, name: str) -> tuple[Any, str]:
+        """What a call of that name calls, and how users know it: "Class.method".
+
+        An instance that refuses it fails the call, not the process.
+        """
+        found = self._methods.get(name)
+        if found is None:
+            shown_as = f"{self.class_name}.{name}"
             try:
-                method = _implicit(self, name) or getattr(self.instance, name)
+                found = _implicit(self, name) or getattr(self.instance, name), shown_as
             except Exception as error:
-                return _Failing(error)
-            self._methods[name] = method
-        return method
+                return _Failing(error), shown_as
+            self._methods[name] = found
+        return found
 
     # -- end -------------------------------------------------------------------------------------
 

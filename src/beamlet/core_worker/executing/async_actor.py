@@ -178,7 +178,7 @@ class AsyncCalls:
 
     async def _run(self, group: str, sender: Peer, call: CallActor) -> None:
         runner = self._runner
-        name = f"{self._class_name}.{call.method}"
+        method, name = self._actor.method(call.method)
         context = TaskContext(call.task_id, call.name or name, name, None, call.attempt, 0, sender)
         current_task.set(context)
         self._running[call.task_id] = context
@@ -190,7 +190,6 @@ class AsyncCalls:
                 self._terminating += 1
                 self._end_when_idle("__ray_terminate__()")
                 await asyncio.Event().wait()  # until the process is gone
-            method = self._actor.method(call.method)
             args, kwargs = runner.arguments(call, context)
             value = method(*args, **kwargs)
             if inspect.isasyncgen(value):

@@ -65,7 +65,9 @@ class Execution:
 
     def call_arrived(self, sender: Peer, call: CallActor) -> None:
         work = self._work
-        if work.loop is not None:
+        if work.takes_turns:
+            self._queue.put((sender, call))
+        elif work.loop is not None:
             work.loop.deliver((sender, call))
         else:
             work.queue_of(call).put((sender, call))

@@ -28,6 +28,8 @@ class Work:
     """One per process."""
 
     def __init__(self) -> None:
+        #: One thread does it all, in the order in which it came.
+        self.takes_turns = True
         #: Of the main thread: tasks, and the calls of an actor's default concurrency group.
         self.queue = ExecutionQueue()
         #: Of an actor's other concurrency groups.
