@@ -98,8 +98,9 @@ class Worker:
         refs = ReferenceCounter(make_address(NODE, WorkerId(b"w" * 28)))
         releases = Releases(refs, SimpleNamespace(get=lambda _: self.link), self.link, UnseenErrors())
         blocking: Any = self.reactor
+        peers: Any = SimpleNamespace(full=set())
         self.blocked = BlockedThreads(self.reactor, self.link, self.work)
-        self.answers = Answers(self.reactor, self.link, refs, releases, self.work)
+        self.answers = Answers(self.reactor, self.link, peers, refs, releases)
         self.producers = Producers(self.reactor, blocking, self.work)
         self.execution = Execution(
             self.reactor,
@@ -123,6 +124,7 @@ class Worker:
             releases=releases,
             work=self.work,
             answers=self.answers,
+            peers=peers,
             producers=self.producers,
             output=self.output,
             events=TaskEventBuffer(b"w" * 28),

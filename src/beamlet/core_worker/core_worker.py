@@ -137,7 +137,7 @@ class CoreWorker:
         )
         self.submission = Submission(
             *(self.reactor, self.refs, self.releases, self.contexts, self.streams, self.arguments, outcomes),
-            *(self.tasks, self.actors, make_ref, make_generator, self.wait_for_room),
+            *(self.tasks, self.actors, make_ref, make_generator, self.peers),
         )
         self.results = ResultTaker(self.refs, self.objects, self.streams, outcomes, self.leases, self.actors)
         self.cancelling = Cancelling(
@@ -234,12 +234,6 @@ class CoreWorker:
     def take_advice(self, advisor: Advisor) -> None:
         """``advisor`` wants to see what this process submits and waits for."""
         self.advisor = self.objects.advice = self.arguments.advice = self.leases.advice = advisor
-
-    def wait_for_room(self, connection: Connection) -> None:
-        """Let a slow reader catch up. Called under the lock, once."""
-        limit = connection.backlog_bytes // 2
-        while not connection.closed and connection.backlog_bytes > limit:
-            self.reactor.dispatch(self.reactor.poll(0.1))
 
     # -- housekeeping ----------------------------------------------------------------------------
 

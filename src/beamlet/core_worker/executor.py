@@ -53,7 +53,7 @@ class ExecutorCore(CoreWorker):
         explaining = WorkerExplaining(self.reactor, self.link, *self.wait_view, self.work, waits)
         blocking = WorkerBlocking(self.reactor, self.link, explaining, blocked, waits)
         self.compose_waiting(waits, explaining, blocking)
-        self.answers = Answers(self.reactor, self.link, self.refs, self.releases, self.work)
+        self.answers = Answers(self.reactor, self.link, self.peers, self.refs, self.releases)
         self.leaving = Leaving(self.reactor, self.link, self.answers, self.output, self.task_events)
         self.releases.on_reply_may_go = self.answers.may_go
         self.producers = Producers(self.reactor, blocking, self.work)
@@ -70,6 +70,7 @@ class ExecutorCore(CoreWorker):
             releases=self.releases,
             work=self.work,
             answers=self.answers,
+            peers=self.peers,
             producers=self.producers,
             output=self.output,
             events=self.task_events,

@@ -17,11 +17,11 @@ from beamlet.protocol.node import ConnectPeer, PeerConnected, PeerUnreachable
 from beamlet.protocol.peer import PeerMessage
 from beamlet.rpc.connection import Connection, decoder_for
 from beamlet.rpc.descriptors import Wire
-from beamlet.rpc.turns import SharedReactor
+from beamlet.rpc.turns import SharedReactor, Waiter
 
 if TYPE_CHECKING:
     from beamlet.base.death import DeathCertificate
-    from beamlet.core_worker.submitting.actor_submitter import ActorLink
+    from beamlet.core_worker.submitting.actor_submitter import ActorLink, Link
     from beamlet.core_worker.submitting.task_submitter import LeasedWorker
 
 # As in node_link: before workers are forked, not in each of them.
@@ -31,7 +31,7 @@ decoder_for(PeerMessage)
 class Peer:
     """Another core worker, as seen from here. Usable as a ``Link`` at once."""
 
-    __slots__ = ("actor", "address", "certificate", "connection", "gone", "leased", "queue", "reason")
+    __slots__ = ("actor", "address", "certificate", "connection", "gone", "leased", "queue", "reason", "room")
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -45,6 +45,8 @@ class Peer:
         self.gone = False
         self.reason = ""
         self.certificate: DeathCertificate | None = None
+        #: Threads that wait until it has read some of what we sent.
+        self.room: list[Waiter] = []
 
     def send(self, message: Message) -> None:
         if self.connection is not None:
@@ -68,6 +70,8 @@ class PeerTable:
         self._on_batch = on_batch
         self._on_gone = on_gone
         self.by_address: dict[Address, Peer] = {}
+        #: Those who have much to read; who queues more for them should ``wait_for_room``.
+        self.full: set[Link] = set()
 
     def get(self, address: Address) -> Peer:
         """The peer, asking for an introduction if there is no connection yet."""
@@ -104,6 +108,7 @@ class PeerTable:
             label=peer.address.hex()[:8],
             context=peer,
         )
+        connection.on_full = lambda full: self._set_full(peer, full)
         if peer.connection is None or peer.connection.closed:
             peer.connection = connection
         queue, peer.queue = peer.queue, []
@@ -115,6 +120,30 @@ class PeerTable:
         if peer.connection is connection:
             peer.reason = peer.reason or reason
             self._lose(peer)
+
+    def _set_full(self, peer: Peer, full: bool) -> None:
+        if full:
+            self.full.add(peer)
+            return
+        self.full.discard(peer)
+        waiting, peer.room = peer.room, []
+        for waiter in waiting:
+            waiter.complete()
+
+    def wait_for_room(self, peer: Link) -> None:
+        """Let a slow reader catch up, if it is one. For a thread of the user's that just queued something.
+
+        Without the lock; a thread that holds it all the same (user code run by a handler) does not wait.
+        """
+        if peer not in self.full or self._reactor.lock.is_held_here:
+            return
+        with self._reactor.lock:
+            if peer not in self.full:
+                return
+            assert isinstance(peer, Peer)
+            waiter = Waiter()
+            peer.room.append(waiter)
+        self._reactor.wait(waiter)
 
     def _lose(self, peer: Peer) -> None:
         if not peer.gone:

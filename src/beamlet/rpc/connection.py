@@ -51,7 +51,7 @@ class Limits(msgspec.Struct, frozen=True):
     frame_bytes: int = MAX_HEADER_BYTES
     #: Shared by the unfinished frames of several connections.
     budget: FrameBudget | None = None
-    #: ``is_full`` above this many bytes that the peer has not read: whoever writes should wait.
+    #: ``is_full`` above this many bytes that the peer has not read, until half of it is.
     full_bytes: int = 64 << 20
     #: A peer that leaves more than this unread is not read from until it reads; 0: no matter.
     deaf_bytes: int = 0
@@ -101,10 +101,10 @@ class Connection:
         "context",
         "end_reason",
         "fd",
+        "is_full",
         "label",
-        "last_flush",
         "on_batch",
-        "on_room",
+        "on_full",
         "reactor",
     )
 
@@ -135,13 +135,14 @@ class Connection:
         #: Whatever the owner of the connection wants to find here.
         self.context = context
         self.closed = False
-        self.last_flush = 0.0
         #: Why it was closed; "" if we did it by ``close()``.
         self.end_reason = ""
         #: Bytes that the kernel has not taken yet: the peer reads slowly.
         self.backlog_bytes = 0
-        #: Called when somebody may write again after ``is_full``.
-        self.on_room: Callable[[], None] | None = None
+        #: The peer has so much to read that whoever writes more should wait.
+        self.is_full = False
+        #: Told when ``is_full`` changes.
+        self.on_full: Callable[[bool], None] | None = None
         self._on_message = on_message
         self.on_batch = on_batch or Connection._one_by_one
         self._on_close = on_close
@@ -202,10 +203,10 @@ class Connection:
     def has_backlog(self) -> bool:
         return bool(self._unsent)
 
-    @property
-    def is_full(self) -> bool:
-        """The peer has so much to read that whoever writes more should wait."""
-        return self.backlog_bytes > self._limits.full_bytes
+    def _set_full(self, full: bool) -> None:
+        self.is_full = full
+        if self.on_full is not None:
+            self.on_full(full)
 
     def flush(self) -> None:
         """Hand everything queued to the kernel, or to the queue before it."""
@@ -228,7 +229,6 @@ class Connection:
             return
         if conversation is not None:
             conversation.sent(frame)
-        self.last_flush = self.reactor.now()
         if fds or self._unsent:
             self._put_behind(frame, fds)
             return
@@ -291,11 +291,12 @@ class Connection:
             self.reactor.set_writer(self.fd, self._write_unsent)
         self._unsent.append((rest, fds))
         self.backlog_bytes += len(rest)
+        if self.backlog_bytes > self._limits.full_bytes and not self.is_full:
+            self._set_full(True)
         if 0 < self._limits.most_bytes < self.backlog_bytes:
             self.fail(f"it left {self.backlog_bytes >> 20} MiB unread")
 
     def _write_unsent(self) -> None:
-        was_full = self.backlog_bytes > self._limits.full_bytes // 2
         unsent = self._unsent
         while unsent:
             frame, fds = unsent[0]
@@ -314,8 +315,8 @@ class Connection:
                 unsent.popleft()
         else:
             self.reactor.set_writer(self.fd, None)
-        if was_full and self.on_room is not None and self.backlog_bytes <= self._limits.full_bytes // 2:
-            self.on_room()
+        if self.is_full and self.backlog_bytes <= self._limits.full_bytes // 2:
+            self._set_full(False)
         if self._postponed and self.backlog_bytes <= self._limits.deaf_bytes // 2:
             self._hear_again()
 
@@ -513,6 +514,8 @@ class Connection:
         self._unsent.clear()
         self._postponed.clear()
         self.backlog_bytes = 0
+        if self.is_full:
+            self._set_full(False)
         if self._conversation is None:
             self._outbox.clear()
 

@@ -13,10 +13,15 @@ Invariant: whenever a Waiter is pending, somebody leads or is about to: a leader
 follow wakes the background thread first.
 
 Everything that handlers touch is guarded by ``lock`` (one per core worker); polling happens outside it.
+
+Whoever queues something makes it leave, whether or not anybody waits: at the end of ``with lock`` it is
+written if the lines were quiet for QUIET_S or GATHERED such ends have passed; else whoever leads is told,
+or about to look (``_left``).  So a loop of calls gathers, and the last of them is not forgotten.
 """
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +31,10 @@ from beamlet.rpc.reactor import Reactor
 #: How long after the last user thread's turn the background thread takes over; bounds how late a message
 #: is handled while user code computes.
 PARK_S = 0.002
+#: Lines that carried nothing for so long are written at once: nobody else is about to.
+QUIET_S = 100e-6
+#: So often what is queued may be left to gather.
+GATHERED = 64
 #: With nothing else to do, how often the background thread looks at ``on_idle`` (released references).
 IDLE_S = 0.25
 #: How often a wait returns to Python so that signal handlers (Ctrl-C) run; epoll itself is interruptible.
@@ -67,13 +76,39 @@ class Waiter:
             self._signal.acquire()
 
 
+class CoreLock(_thread.RLock):  # type: ignore[misc]  # CPython's can be derived from
+    """The lock of a core worker. What was queued under it is on its way when it is let go."""
+
+    def __init__(self, reactor: SharedReactor) -> None:
+        self._reactor = reactor
+
+    @property
+    def is_held_here(self) -> bool:
+        """By the calling thread."""
+        return bool(self._is_owned())  # type: ignore[attr-defined]  # threading.Condition relies on it, too
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            reactor = self._reactor
+            if (reactor.dirty or reactor._soon) and not reactor.is_dispatching:
+                reactor._left()
+        finally:
+            self.release()
+
+
 class SharedReactor(Reactor):
     """A reactor, its lock, its background thread, and the rule of turns."""
 
     def __init__(self, name: str, on_idle: Callable[[], None] | None = None, **ports: Any) -> None:
         """ports: what ``Reactor`` takes."""
         super().__init__(**ports)
-        self.lock = threading.RLock()
+        self.lock = CoreLock(self)
+        #: Whoever holds the lock is dispatching: what it queues leaves at the end of its pass.
+        self.is_dispatching = False
+        self.quiet_s = QUIET_S
+        self._last_flush = 0.0
+        #: Since then, how often something was left to gather.
+        self._gathering = 0
         self._turn = threading.Lock()
         self._on_idle = on_idle
         self._followers: list[Waiter] = []
@@ -192,10 +227,27 @@ class SharedReactor(Reactor):
             with self.lock:
                 self._followers.remove(waiter)
 
-    def ask_flush(self) -> None:
-        """Messages were queued and their sender will not flush: see that another thread soon does.
+    def _left(self) -> None:
+        """A thread that does not dispatch lets go of the lock, and something is queued."""
+        if self.dirty:
+            self._gathering += 1
+            if self._gathering >= GATHERED or self.now() - self._last_flush > self.quiet_s:
+                self.flush()
+                if not self._soon:
+                    return
+        self.ask_flush()
 
-        Cheap when that is arranged already. Called under the lock by a thread that does not lead.
+    def flush(self) -> None:
+        if self.dirty:
+            self._last_flush = self.now()
+            self._gathering = 0
+            super().flush()
+
+    def ask_flush(self) -> None:
+        """Something is queued, or put off, and nobody here will see to it: another thread soon shall.
+
+        Cheap when that is arranged already. Called under the lock by a thread that does not lead. A
+        background thread that is parked for a moment needs no word.
         """
         if self._sleeping or self._user_leads:
             if not self._woken:
@@ -206,7 +258,11 @@ class SharedReactor(Reactor):
 
     def dispatch(self, events: list[tuple[int, int]]) -> None:
         self._woken = False
-        super().dispatch(events)
+        self.is_dispatching = True
+        try:
+            super().dispatch(events)
+        finally:
+            self.is_dispatching = False
 
     def nudge(self) -> None:
         """Nobody will wait for what comes next (a coroutine, a future): the background thread should read."""
@@ -241,9 +297,9 @@ class SharedReactor(Reactor):
 
     def _park(self, deep: bool) -> None:
         """Let user threads have the turns for a while."""
-        if self.dirty:
+        if self.dirty or self._soon:
             with self.lock:
-                self.flush()
+                self.dispatch([])
         self._deep = deep
         self._parked.wait(IDLE_S if deep else PARK_S)
         self._parked.clear()

@@ -239,9 +239,14 @@ def _locked(reactor: Reactor) -> Iterator[None]:
 class VirtualLock:
     """The lock of a core worker. Threads of the world never wait for it: who waits must not hold it."""
 
-    def __init__(self) -> None:
+    def __init__(self, reactor: VirtualReactor) -> None:
+        self._reactor = reactor
         self._owner: int | None = None
         self._depth = 0
+
+    @property
+    def is_held_here(self) -> bool:
+        return self._owner == threading.get_ident()
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         me = threading.get_ident()
@@ -261,6 +266,8 @@ class VirtualLock:
         return self.acquire()
 
     def __exit__(self, *_: object) -> None:
+        if (self._reactor.dirty or self._reactor._soon) and not self._reactor.is_dispatching:
+            self._reactor._left()
         self.release()
 
 
@@ -277,7 +284,7 @@ class VirtualReactor(SharedReactor):
         )
         # What production contains fails the simulation.
         self.containment.on_contained = process.world.failures.append
-        self.lock = VirtualLock()  # type: ignore[assignment]
+        self.lock = VirtualLock(self)  # type: ignore[assignment]
         self._process = process
         process.reactor = self
 
@@ -312,6 +319,12 @@ class VirtualReactor(SharedReactor):
         finally:
             self._followers.remove(waiter)
         return waiter.remaining <= 0
+
+    def _left(self) -> None:
+        # No time passes while code runs, so no line is ever quiet: what may wait for a moment leaves at once.
+        self.flush()
+        if self._soon:
+            self.ask_flush()
 
     def ask_flush(self) -> None:
         self._process.turn_soon(_BACKGROUND_S)

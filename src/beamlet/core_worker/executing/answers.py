@@ -9,12 +9,11 @@ from __future__ import annotations
 from time import monotonic
 
 from beamlet.core_worker.executing.execution_queue import Pushed
-from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
-from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.peers import Peer, PeerTable
 from beamlet.exceptions import RaySystemError, TaskCancelledError
 from beamlet.protocol.message import Message
 from beamlet.protocol.node import OutputMark
@@ -22,8 +21,8 @@ from beamlet.protocol.peer import Results
 from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.values import dump_error
 
-_FLUSH_COUNT = 64
-_FLUSH_QUIET_S = 200e-6
+#: While more work waits, answers gather for so long; an idle thread flushes before it waits.
+_GATHER_S = 200e-6
 
 
 class HeldAnswer:
@@ -41,14 +40,20 @@ class Answers:
     """``next_name`` and ``may_go`` are called under the lock, the others without it."""
 
     def __init__(
-        self, reactor: SharedReactor, link: NodeLink, refs: ReferenceCounter, releases: Releases, work: Work
+        self,
+        reactor: SharedReactor,
+        link: NodeLink,
+        peers: PeerTable,
+        refs: ReferenceCounter,
+        releases: Releases,
     ) -> None:
+        reactor.quiet_s = _GATHER_S
         self._reactor = reactor
         self._lock = reactor.lock
+        self._peers = peers
         self._link = link
         self._refs = refs
         self._releases = releases
-        self._queue = work.queue
         self._held: dict[int, HeldAnswer] = {}
         self._last_name = 0
         #: Of a thread in ``send_all``.
@@ -63,7 +68,8 @@ class Answers:
         """An answer that nothing holds."""
         with self._lock:
             receiver.send(message)
-            self._flush_if_due(receiver)
+        if self._peers.full:
+            self._peers.wait_for_room(receiver)
 
     def send_when_safe(
         self, receiver: Peer, message: Message, guard: ArgumentsGuard | None, printed: bool
@@ -84,7 +90,8 @@ class Answers:
             else:
                 receiver.send(message)
             self._releases.perform()
-            self._flush_if_due(receiver)
+        if self._peers.full:
+            self._peers.wait_for_room(receiver)
 
     def send_failure(self, receiver: Peer, work: Pushed, error: Exception) -> None:
         """A mistake of ours in running ``work``: whoever waits for it learns so."""
@@ -132,14 +139,6 @@ class Answers:
     def _tell_if_empty(self) -> None:
         if self._emptied is not None and not self._held:
             self._emptied.complete()
-
-    def _flush_if_due(self, receiver: Peer) -> None:
-        """While more work waits, answers gather; an idle thread flushes before it waits."""
-        connection = receiver.connection
-        if connection is None or not self._queue.items:
-            return
-        if connection.queued_count >= _FLUSH_COUNT or monotonic() - connection.last_flush > _FLUSH_QUIET_S:
-            connection.flush()
 
 
 def _failure(work: Pushed, error: Exception) -> Results:

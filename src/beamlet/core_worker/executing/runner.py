@@ -27,7 +27,7 @@ from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.owning.store_client import StoreClient
 from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
-from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.peers import Peer, PeerTable
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.exceptions import RayTaskError, TaskCancelledError, UserCodeException
 from beamlet.protocol.message import ContainedRef
@@ -71,6 +71,7 @@ class Runner:
         releases: Releases,
         work: Work,
         answers: Answers,
+        peers: PeerTable,
         producers: Producers,
         output: Output,
         events: TaskEventBuffer,
@@ -86,6 +87,7 @@ class Runner:
         self._releases = releases
         self._running = work.running
         self.answers = answers
+        self._peers = peers
         self.producers = producers
         self._output = output
         self._put = put
@@ -336,6 +338,8 @@ class Runner:
             sender.send(message)
             # Always at once: nobody knows how long the next item takes.
             self._reactor.flush()
+        if self._peers.full:
+            self._peers.wait_for_room(sender)
 
     def _is_worn_out(self, work: PushTask | CallActor) -> bool:
         """Whether this was the last run that max_calls allows."""

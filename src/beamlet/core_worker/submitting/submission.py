@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from time import monotonic
 from typing import Any
 
 from beamlet.base.ids import FIRST_RETURN, ObjectId, TaskId, return_id
@@ -14,7 +13,7 @@ from beamlet.core_worker.owning.ports import MakeRef, Ref
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, Stream, Streams
-from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.peers import Peer, PeerTable
 from beamlet.core_worker.submitting.actor_submitter import ActorLink
 from beamlet.core_worker.submitting.actors import ActorAccess
 from beamlet.core_worker.submitting.arguments import Arguments, FailedArgument, Prepared
@@ -24,17 +23,10 @@ from beamlet.core_worker.submitting.ports import MakeGenerator
 from beamlet.core_worker.submitting.task_spec import CallSpec, MethodTemplate, TaskSpec, TaskTemplate
 from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.exceptions import CallSite
-from beamlet.rpc.connection import Connection
 from beamlet.rpc.turns import SharedReactor
 from beamlet.serialization.arguments import NO_ARGUMENTS, dumps_plain
 from beamlet.serialization.refs import released
 
-#: Messages queued on one connection before ``.remote()`` itself sends them.
-_FLUSH_COUNT = 64
-#: A connection that sent nothing for this long is written at once: nobody else is about to.
-_FLUSH_QUIET_S = 100e-6
-#: ``.remote()`` waits while a worker leaves this much unread: a slow reader slows its writer.
-_BACKLOG_MAX_BYTES = 64 << 20
 #: Dropped references are collected before they are counted down, so that counting is paid per batch.
 _RELEASE_BATCH = 128
 
@@ -55,9 +47,8 @@ class Submission:
         actors: ActorAccess,
         make_ref: MakeRef,
         make_generator: MakeGenerator,
-        wait_for_room: Callable[[Connection], None],
+        peers: PeerTable,
     ) -> None:
-        self._reactor = reactor
         self._lock = reactor.lock
         self._refs = refs
         self._address = refs.self_address
@@ -72,7 +63,7 @@ class Submission:
         self._actors = actors
         self._make_ref = make_ref
         self._make_generator = make_generator
-        self._wait_for_room = wait_for_room
+        self._peers = peers
 
     # -- tasks -----------------------------------------------------------------------------------
 
@@ -100,10 +91,13 @@ class Submission:
             if template.num_returns == STREAMING:
                 refs = self._new_stream(task_id, template.stream_limit, refs)
             self.tasks[task_id] = task
+            worker = None
             if spec.deps or spec.nested:
                 self._push_when_complete(task)
             else:
-                self._push_task(task)
+                worker = self._submitter.submit(task)
+        if self._peers.full and worker is not None:
+            self._peers.wait_for_room(worker.link)
         return refs
 
     def _push_when_complete(self, task: PendingTask) -> None:
@@ -115,9 +109,7 @@ class Submission:
             self._push_task(task)
 
     def _push_task(self, task: PendingTask) -> None:
-        worker = self._submitter.submit(task)
-        if worker is not None:
-            self._flush_soon(worker.link)
+        self._submitter.submit(task)
 
     def _task_failed(self, task: PendingTask, failed: FailedArgument) -> None:
         self._outcomes.fail_for(task, failed)
@@ -168,8 +160,8 @@ class Submission:
                 self._actors.hold_handle(link)
             if not link.submit(call):
                 self._actors.refuse(link, call)
-            elif link.link is not None:
-                self._flush_soon(link.link)
+        if self._peers.full and link.link is not None:
+            self._peers.wait_for_room(link.link)
         return refs
 
     def _held(self, link: ActorLink[Peer], call: PendingCall) -> bool:
@@ -183,8 +175,6 @@ class Submission:
 
     def _drain(self, link: ActorLink[Peer], _: PendingCall) -> None:
         link.drain()
-        if link.link is not None:
-            self._flush_soon(link.link)
 
     def _call_failed(self, link: ActorLink[Peer], call: PendingCall, failed: FailedArgument) -> None:
         link.drop(call)
@@ -213,15 +203,3 @@ class Submission:
     def _new_stream(self, task_id: TaskId, limit: int, completion: Ref) -> Any:
         stream = self._outcomes.streams[task_id] = Stream(task_id, limit)
         return self._make_generator(self._streams, stream, completion)
-
-    def _flush_soon(self, peer: Peer) -> None:
-        """Write now if the line was quiet or much is queued; else leave it to whoever waits next."""
-        connection = peer.connection
-        if connection is None:
-            return
-        if connection.queued_count >= _FLUSH_COUNT or monotonic() - connection.last_flush > _FLUSH_QUIET_S:
-            connection.flush()
-            if connection.has_backlog and connection.backlog_bytes > _BACKLOG_MAX_BYTES:
-                self._wait_for_room(connection)
-        else:
-            self._reactor.ask_flush()
