@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beamlet.api import options as options_module
 from beamlet.api.option_table import OPTIONS, options_of
 from beamlet.api.options import (
     ActorOptions,
@@ -422,3 +423,14 @@ def test_placement_group_is_old_and_excludes_a_strategy() -> None:
 def test_actors_may_still_name_object_store_memory() -> None:
     with pytest.warns(DeprecationWarning, match="reserves nothing"):
         assert actor(object_store_memory=5).demand() == {}
+
+
+def test_selectors_that_select_nothing_are_pointed_out_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options_module, "_told", set())
+    task(label_selector={"zone": "a"})
+    task(label_selector={"zone": "a"})
+    actor(label_selector={})
+    (told,) = caplog.records
+    assert told.getMessage().startswith("option label_selector of task f has no effect")

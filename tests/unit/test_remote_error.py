@@ -227,7 +227,7 @@ def test_what_cannot_be_pickled_of_a_cause_stays_behind_and_is_told() -> None:
     assert type(back.cause) is TwoArguments
     assert "lock: cannot be pickled" in back.cause.lock  # type: ignore[attr-defined]
     assert "TwoArguments: bad!" in str(back)
-    assert "TwoArguments.lock is a thread.lock, which cannot be pickled" in str(back)
+    assert "TwoArguments.lock is a threading.Lock, which cannot be pickled" in str(back)
 
 
 def test_a_class_that_is_unknown_here_is_replaced_and_still_told(tmp_path: Path) -> None:
@@ -472,3 +472,14 @@ def test_looking_for_a_culprit_notes_no_references() -> None:
     with contained_sink() as noted, pytest.raises(TypeError):
         explain_unpicklable(TypeError("no"), ([Refers(), threading.Lock()],), {}, "f")
     assert not noted
+
+
+def test_a_missing_module_comes_with_where_it_was_looked_for_and_what_helps() -> None:
+    def imports(name: str) -> str:
+        error = raised_by(lambda: __import__(name))
+        return str(capture(error, function_name="f", pid=1, ip="127.0.0.1"))
+
+    text = imports("no_such_module_here")
+    assert f"(this worker searched {sys.path[0]!r}" in text
+    assert "Add the folder of 'no_such_module_here' before init()" in text
+    assert "searched" not in imports("json.no_such_part")

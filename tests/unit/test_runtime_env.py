@@ -11,7 +11,7 @@ import pytest
 from beamlet.api import logging_config, runtime_env
 from beamlet.api.job_config import JobConfig
 from beamlet.api.logging_config import LoggingConfig
-from beamlet.api.runtime_env import RuntimeEnv, RuntimeEnvConfig, env_vars_of
+from beamlet.api.runtime_env import RuntimeEnv, RuntimeEnvConfig, check_fields, env_vars_of
 
 
 @pytest.mark.parametrize(
@@ -115,3 +115,29 @@ def test_the_examples_in_the_docs(module: Any) -> None:
     failed, tried = doctest.testmod(module)
     assert tried
     assert not failed
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"pip": 5}, "has 'pip': 5, which must be list or tuple or dict or str"),
+        ({"working_dir": ["x"]}, "which must be str or PurePath"),
+        ({3: "x"}, "must have str as its keys, but has 3"),
+        ({"env_vars": {"A": 1}}, "wrong 'env_vars': it must map str to str: 'A' is 1"),
+    ],
+)
+def test_fields_that_cannot_be_are_refused(given: Any, said: str) -> None:
+    with pytest.raises(TypeError, match="must") as caught:
+        check_fields(given)
+    assert said in str(caught.value)
+
+
+def test_what_has_no_effect_is_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_env, "_told", set())
+    for _ in range(2):
+        env_vars_of({"env_var": {"A": "1"}, "pip": ["x"], "conda": None, "config": {}}, "task f")
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("runtime_env of task f: pip has no effect in this release")
+    assert second.endswith("there is no field 'env_var', and it is ignored; did you mean 'env_vars'?")

@@ -54,13 +54,13 @@ def process(stack: contextlib.ExitStack) -> Any:
 #: name → how to make one, and what the message must call it.
 PLANTS: dict[str, tuple[Planted, str]] = {
     "socket": (closing(socket.socket), "a socket.socket"),
-    "lock": (lambda _: threading.Lock(), "a thread.lock"),
-    "rlock": (lambda _: threading.RLock(), "a thread.RLock"),
+    "lock": (lambda _: threading.Lock(), "a threading.Lock"),
+    "rlock": (lambda _: threading.RLock(), "a threading.RLock"),
     "condition": (lambda _: threading.Condition(), "a threading.Condition"),
     "event": (lambda _: threading.Event(), "a threading.Event"),
     "semaphore": (lambda _: threading.Semaphore(), "a threading.Semaphore"),
     "thread": (lambda _: threading.Thread(), "a threading.Thread"),
-    "local": (lambda _: threading.local(), "a thread._local"),
+    "local": (lambda _: threading.local(), "a threading.local"),
     "queue": (lambda _: queue.Queue(), "a queue.Queue"),
     "simple queue": (lambda _: queue.SimpleQueue(), "a queue.SimpleQueue"),
     "generator": (closing(generator), "a generator"),
@@ -191,7 +191,7 @@ def test_an_exception_keeps_its_class_and_says_what_it_left_behind(
 
 def test_positional_arguments_beyond_the_named_ones_are_numbered(stack: contextlib.ExitStack) -> None:
     planted = PLANTS["lock"][0](stack)
-    with pytest.raises(TypeError, match=r"argument 'args\[1\]' to f\(\): args\[1\] is a thread.lock"):
+    with pytest.raises(TypeError, match=r"argument 'args\[1\]' to f\(\): args\[1\] is a threading.Lock"):
         explain_unpicklable(TypeError("no"), (1, planted), {}, "f", ("x",))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from beamlet.api import option_rules as rules
 from beamlet.api.job_config import JobConfig
 from beamlet.api.logging_config import LoggingConfig
-from beamlet.api.runtime_env import check_env_vars
+from beamlet.api.runtime_env import check_fields
 
 #: Ray's arguments that mean nothing here: accepted, because they change nothing that a program sees.
 _ACCEPTED = frozenset(
@@ -287,10 +287,10 @@ def _set_runtime_env(options: InitOptions, value: Any) -> None:
         raise TypeError(
             _wrong("runtime_env", value, f"must be a dict or RuntimeEnv, not {rules.a_kind(value)}")
         )
-    given = dict(value)
-    if given.get("env_vars") is not None:
-        given["env_vars"] = check_env_vars(given["env_vars"])
-    options.runtime_env = given
+    try:
+        options.runtime_env = check_fields(value)
+    except (TypeError, ValueError) as problem:
+        raise type(problem)(_wrong("runtime_env", value, str(problem))) from None
 
 
 def _set_job_config(options: InitOptions, value: Any) -> None:

@@ -296,14 +296,3 @@ def _group_of_old_form(entry: Any) -> tuple[Any, Any]:
     if not isinstance(entry, Mapping) or not {"name", "max_concurrency"} <= entry.keys():
         raise TypeError(f"must map names to integers, but lists {entry!r}")
     return entry["name"], entry["max_concurrency"]
-
-
-def runtime_env(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Other fields are kept as they are; env_vars must be what the kernel takes."""
-    variables = value.get("env_vars")
-    if variables is None:
-        return dict(value)
-    try:
-        return {**value, "env_vars": environment_variables(variables)}
-    except (TypeError, ValueError) as problem:
-        raise type(problem)(f"has 'env_vars' that are wrong: it {problem}") from None

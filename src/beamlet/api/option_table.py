@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn
 
 from beamlet.api import option_rules as rules
+from beamlet.api.runtime_env import check_fields
 from beamlet.base.own_code import OUR_FOLDER
 
 _NONE = type(None)
@@ -46,7 +47,7 @@ OPTIONS = _table(
     Option("resources", "ta", _DICT, rules.custom_resources, "custom resources held"),
     Option("accelerator_type", "ta", _STR, rules.text, "only nodes with this accelerator"),
     Option("name", "tac", _STR, rules.text, "task: for display; actor: for get_actor()"),
-    Option("runtime_env", "ta", _DICT, rules.runtime_env, "environment of the worker process"),
+    Option("runtime_env", "ta", _DICT, check_fields, "environment of the worker process"),
     Option("scheduling_strategy", "ta", _ANY, rules.scheduling_strategy, "where to run"),
     Option("label_selector", "ta", _DICT, rules.label_selector, "labels that the node must have"),
     Option("fallback_strategy", "ta", (list, _NONE), rules.fallback_strategy, "softer selectors, in order"),

@@ -10,6 +10,7 @@ What is valid where stands in option_table.py.
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Mapping
 from contextlib import suppress
@@ -168,6 +169,7 @@ def validate_task_options(
     if checked.get("num_gpus") and checked.get("max_calls") is None:
         checked["max_calls"] = 1  # a fresh process per call, since a GPU's memory is freed with its process
     _check_placement(checked, target)
+    _tell_of_labels(checked, target)
     _check_returns(checked, target, is_generator)
     return TaskOptions(**_fields(checked), given=modern)
 
@@ -185,6 +187,7 @@ def validate_actor_options(given: Mapping[str, Any], *, target: str = "actor") -
     if checked.get("max_concurrency") == 0:
         checked["max_concurrency"] = None
     _check_placement(checked, target)
+    _tell_of_labels(checked, target)
     return ActorOptions(**_fields(checked), given=modern)
 
 
@@ -253,6 +256,21 @@ def _check_placement(checked: Mapping[str, Any], target: str) -> None:
         f"option placement_group of {target} is old; write "
         "scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=…)"
     )
+
+
+def _tell_of_labels(checked: Mapping[str, Any], target: str) -> None:
+    for name in ("label_selector", "fallback_strategy"):
+        if checked.get(name) and name not in _told:
+            _told.add(name)
+            logging.getLogger("beamlet").warning(
+                "option %s of %s has no effect in this release: nodes have no labels, and there is one node.",
+                name,
+                target,
+            )
+
+
+#: Options without effect that were pointed out.
+_told: set[str] = set()
 
 
 def _check_returns(checked: dict[str, Any], target: str, is_generator: bool | None) -> None:

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any, Self
 
 from beamlet.api import option_rules as rules
 
-#: Fields that Ray knows and this release does not act on.
-OTHER_FIELDS = (
-    *(
-        "py_modules",
-        "py_executable",
-        "working_dir",
-        "excludes",
-        "pip",
-        "conda",
-        "uv",
-        "container",
-        "image_uri",
-    ),
-    *("worker_process_setup_hook", "nsight", "rocprof_sys", "java_jars"),
-)
-
+#: Fields that Ray knows and this release does not act on, and what they may be.
+OTHER_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "py_modules": (list, tuple),
+    "py_executable": (str,),
+    "working_dir": (str, PurePath),
+    "excludes": (list, tuple),
+    "pip": (list, tuple, dict, str),
+    "conda": (dict, str),
+    "uv": (list, tuple, dict, str),
+    "container": (dict,),
+    "image_uri": (str,),
+    "worker_process_setup_hook": (str, Callable),  # type: ignore[dict-item]  # an ABC is good for isinstance
+    "nsight": (str, dict),
+    "rocprof_sys": (str, dict),
+    "java_jars": (list, tuple),
+}
+#: Known, and without any effect that a program could miss.
+_QUIET_FIELDS = ("config", "env_vars")
 
 _told: set[str] = set()
 
@@ -38,17 +41,42 @@ def env_vars_of(runtime_env: Mapping[str, Any], whose: str) -> dict[str, str]:
 
     whose: for the message, as in "task f".
     """
-    ignored = [name for name in runtime_env if name in OTHER_FIELDS and name not in _told]
+    unused = [n for n, value in runtime_env.items() if value and n not in (*_QUIET_FIELDS, *_told)]
+    ignored = [name for name in unused if name in OTHER_FIELDS]
     if ignored:
         _told.update(ignored)
-        logging.getLogger("beamlet").warning(
-            "runtime_env of %s: %s has no effect in this release, which applies env_vars only. Workers see "
-            "the "
-            "driver's sys.path, directory and installed packages as they are.",
-            whose,
-            ", ".join(ignored),
+        _warn(
+            f"runtime_env of {whose}: {', '.join(ignored)} has no effect in this release, which applies "
+            "env_vars only. Workers see the driver's sys.path, directory and installed packages as they are."
         )
+    for name in unused:
+        if name not in OTHER_FIELDS:
+            _told.add(name)
+            near = rules.nearest(name, [*OTHER_FIELDS, *_QUIET_FIELDS])
+            _warn(f"runtime_env of {whose}: there is no field {name!r}, and it is ignored{near}")
     return dict(runtime_env.get("env_vars") or {})
+
+
+def _warn(text: str) -> None:
+    logging.getLogger("beamlet").warning("%s", text)
+
+
+def check_fields(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """A new dictionary. Raises TypeError for fields that cannot be what they are, with a clause."""
+    for name, value in runtime_env.items():
+        if not isinstance(name, str):
+            raise TypeError(f"must have str as its keys, but has {rules.brief(name)}")
+        kinds = OTHER_FIELDS.get(name)
+        if kinds and value is not None and not isinstance(value, kinds):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise TypeError(f"has {name!r}: {rules.brief(value)}, which must be {names}")
+    given = dict(runtime_env)
+    if given.get("env_vars") is not None:
+        try:
+            given["env_vars"] = rules.environment_variables(given["env_vars"])
+        except (TypeError, ValueError) as problem:
+            raise type(problem)(f"has wrong 'env_vars': it {problem}") from None
+    return given
 
 
 class RuntimeEnv(dict[str, Any]):

@@ -13,6 +13,7 @@ from beamlet.api.object_ref import ObjectRef
 from beamlet.api.option_rules import brief
 from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.core_worker.owning.selecting import KEPT_FROM, Mark, mark_of
+from beamlet.serialization.unpicklable import explain_unpicklable
 
 T = TypeVar("T")
 
@@ -78,7 +79,11 @@ def put(value: T, *, _owner: Any = None, _tensor_transport: Any = None) -> Objec
         if _owner is not None:
             raise ValueError(f"put(_owner={brief(_owner)}): the process that puts a value owns it, always")
         core = backend._current or backend.current()
-        return core.put(value, call_site())  # type: ignore[no-any-return]
+        try:
+            return core.put(value, call_site())  # type: ignore[no-any-return]
+        except Exception as error:
+            explain_unpicklable(error, (value,), {}, "put", ("value",))
+            raise
     except BaseException as error:
         hide_our_frames(error)
         raise

@@ -9,9 +9,12 @@ timeline, microbenchmark                            timeline.py, microbenchmark.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from beamlet.base.version import VERSION
 from beamlet.cli import microbenchmark, start, status, stop, timeline
@@ -28,21 +31,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return int(options.run(options))
-    except (ConnectionError, RuntimeError, SessionRootError, ValueError, TimeoutError) as error:
-        sys.stdout.flush()
+        return _run(options)
+    except BrokenPipeError:
+        return _nobody_reads()
+    except (ConnectionError, RuntimeError, SessionRootError, ValueError, TimeoutError, OSError) as error:
         sys.stderr.write(f"beamlet {options.command}: {error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # `beamlet status | head`: nobody reads on, which is no error. Keep the exit from flushing into it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    status = int(options.run(options))
+    sys.stdout.flush()  # what a pipe refuses is refused here, not at the interpreter's end
+    return status
+
+
+def _nobody_reads() -> int:
+    """`beamlet status | head`: no error. Keep the exit from flushing into the broken pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong commands and options come with the nearest right one."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: {message}{self._hint(message)}\n")
+
+    def _known(self) -> list[str]:
+        """Commands, and options of every one: what a command does not know, its parent reports."""
+        known = [option for action in self._actions for option in action.option_strings]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                known += action.choices
+                for parser in action.choices.values():
+                    shown = [a for a in parser._actions if a.help != argparse.SUPPRESS]
+                    known += [option for each in shown for option in each.option_strings]
+        return known
+
+    def _hint(self, message: str) -> str:
+        known = self._known()
+        for word in re.findall(r"[\w-]+", message.partition("(choose from")[0]):
+            near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+            if near and word not in known:
+                return f"; did you mean {near[0]!r}?"
+        return ""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="beamlet",
         description="Ray's programming model in pure Python: start, stop and look at a cluster.",
         allow_abbrev=False,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from beamlet.serialization.refs import contained_sink, trial
 from beamlet.serialization.unpicklable import a_kind, find_culprit
 from beamlet.serialization.values import ERROR, Serialized, pack, rebuild, unpack
 
+_PATHS_SHOWN = 8
 _HEADER = "Traceback (most recent call last):\n"
 
 
@@ -42,8 +44,23 @@ def capture(
         where += f", actor_id={actor_id}"
     if actor_repr is not None:
         where += f", repr={actor_repr}"
-    text = f"{function_name}() ({where})\n{format_without_our_frames(error)}"
+    text = f"{function_name}() ({where})\n{format_without_our_frames(error)}{_searched(error)}"
     return RayTaskError(function_name, text, cause, pid=pid, ip=ip, actor_repr=actor_repr, actor_id=actor_id)
+
+
+def _searched(error: BaseException) -> str:
+    """Where a worker looked for a module that it did not find, and what helps."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    top = error.name.partition(".")[0]
+    if top in sys.modules and error.name != top:
+        return ""  # the package is there, a part of it is not: no path helps
+    shown = [repr(entry) for entry in sys.path[:_PATHS_SHOWN]]
+    more = f", and {len(sys.path) - _PATHS_SHOWN} more" if len(sys.path) > _PATHS_SHOWN else ""
+    return (
+        f"\n(this worker searched {', '.join(shown)}{more}: what was in the driver's sys.path when it called "
+        f"init(). Add the folder of {top!r} before init(), or install it.)"
+    )
 
 
 def describe_culprit(value: Any, path: str) -> str:

@@ -36,6 +36,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     ("_io.", "Pass the path, and open the file inside the task."),
     ("tempfile.", "Pass the path, and open the file inside the task."),
     ("mmap.mmap", "Pass the path, and map the file inside the task."),
+    ("beamlet.api.generators.", "Only the process that called the task can read it: pass what it yields."),
     ("builtins.generator", "Pass a list, or create the generator inside the task."),
     ("builtins.async_generator", "Create it inside an async actor method."),
     ("builtins.coroutine", "Await it here, or call its function inside an async actor method."),
@@ -51,6 +52,21 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     ("builtins.module", "Import it inside the task."),
     ("_ctypes.", "Pass the data, not the pointer."),
 )
+#: C modules whose classes users know by another name.
+_PUBLIC_MODULES = {
+    "_socket": "socket",
+    "_thread": "threading",
+    "_io": "io",
+    "_ssl": "ssl",
+    "_queue": "queue",
+    "_asyncio": "asyncio",
+    "_ctypes": "ctypes",
+    "_hashlib": "hashlib",
+    "_multiprocessing": "multiprocessing",
+    "_sqlite3": "sqlite3",
+    "_csv": "csv",
+}
+_PUBLIC_NAMES = {("threading", "lock"): "Lock", ("threading", "_local"): "local"}
 _PICKLING_ERRORS = (TypeError, AttributeError, ValueError, RecursionError)
 
 
@@ -104,8 +120,12 @@ def find_culprit(value: Any, path: str) -> tuple[str, Any]:
 def a_kind(culprit: Any) -> str:
     """ "a socket.socket", "an mmap.mmap": its class, as users import it."""
     cls = type(culprit)
-    text = f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins.").lstrip("_")
-    return f"an {text}" if text[0] in "aeio" else f"a {text}"
+    module = _PUBLIC_MODULES.get(cls.__module__, cls.__module__)
+    if module.startswith("beamlet."):
+        module = "beamlet"
+    name = _PUBLIC_NAMES.get((module, cls.__qualname__), cls.__qualname__)
+    text = name if module in ("builtins", "__main__") else f"{module}.{name}"
+    return f"an {text}" if text[0] in "aeioAEIO" else f"a {text}"
 
 
 def remedy(culprit: Any) -> str:
