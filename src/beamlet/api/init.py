@@ -376,11 +376,7 @@ def _interrupted(signum: int, frame: FrameType | None) -> None:
 def _forget_in_child() -> None:
     """A fork of the driver (multiprocessing) is not the driver: it must not speak on its connections."""
     global _driver
-    driver, _driver = _driver, None
-    backend.set_current(None)
-    if driver is not None and driver.core is not None:
-        # Else the cluster would not notice the driver's death for as long as the child lives.
-        driver.core.abandon()
+    _driver = None
 
 
 def _auto_init() -> None:

@@ -50,7 +50,6 @@ from beamlet.protocol import gcs, node, peer
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.containment import Misuse
 from beamlet.rpc.descriptors import Wire
-from beamlet.rpc.reactor import Reactor
 from beamlet.rpc.turns import SharedReactor
 from beamlet.serialization.refs import released
 from beamlet.serialization.values import dump_error
@@ -340,7 +339,7 @@ class CoreWorker:
         self._shut = True
         for connection in (self.link.connection, *self.peers.connections()):
             connection.abandon()
-        Reactor.close(self.reactor)
+        self.reactor.abandon()
 
     def shut(self) -> None:
         """Close everything; every wait ends. Idempotent."""

@@ -335,6 +335,11 @@ class SharedReactor(Reactor):
                 if self.now() > self._next_idle:
                     self._idle()
 
+    def abandon(self) -> None:
+        """In a fork: there are no other threads here, and nothing will come; waits end."""
+        self._closing = True
+        super().close()
+
     def shut(self) -> None:
         """Stop the background thread and every wait. Idempotent; then the caller closes connections."""
         self._closing = True
