@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from beamlet.base.ids import WorkerId
@@ -270,13 +271,24 @@ def test_modules_that_cannot_be_forked_are_named(tmp_path: Path, monkeypatch: py
     )
     (tmp_path / "harmless_module.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with factory(obey, ["harmless_module", "leaves_a_thread", "no_such_module"]) as raylet:
+    (tmp_path / "exits.py").write_text("import os\nos._exit(3)\n")
+    (tmp_path / "starts_a_process.py").write_text(
+        "import subprocess\nhelper = subprocess.Popen(['sleep', '1000'])\n"
+    )
+    modules = ["harmless_module", "leaves_a_thread", "no_such_module", "exits", "starts_a_process"]
+    with factory(obey, modules) as raylet:
         report = raylet.receive()
+        worker, _ = raylet.fork()
+        loaded = tell(worker, f"import sys; answer = [m for m in {modules} if m in sys.modules]")
+        helpers = [process.cmdline() for process in psutil.Process(raylet.process.pid).children()]
+    assert loaded == ["harmless_module", "starts_a_process"], "and nothing that forks cannot use"
+    assert helpers.count(["sleep", "1000"]) == 1, "that of the trial is gone"
     assert isinstance(report, Preloaded)
     reasons = dict(report.unfit)
-    assert list(reasons) == ["leaves_a_thread", "no_such_module"]
+    assert list(reasons) == ["leaves_a_thread", "no_such_module", "exits"]
     assert "started 1 thread" in reasons["leaves_a_thread"]
     assert "ModuleNotFoundError" in reasons["no_such_module"]
+    assert "ended the process" in reasons["exits"]
 
 
 @pytest.mark.parametrize(

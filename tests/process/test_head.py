@@ -52,19 +52,7 @@ class Driver:
         )
         self.link.send(
             node.DriverHello(
-                os.getpid(),
-                PYTHON,
-                "test",
-                "ns",
-                "test",
-                [],
-                b"",
-                b"",
-                {},
-                False,
-                True,
-                20,
-                owns_cluster=owns,
+                *(os.getpid(), PYTHON, "test", "ns", "test", [], b"", b"", {}, False, True), owns_cluster=owns
             )
         )
         self.workers: dict[bytes, Connection] = {}
@@ -302,7 +290,7 @@ def test_when_the_factory_is_killed_the_cluster_ends_and_says_why(cluster: Clust
     lease = cluster.driver.lease(1)
     cluster.driver.push(lease, "hang:")
     os.kill(factory_of(cluster), signal.SIGKILL)
-    assert "factory" in cluster.driver.expect(node.Notice).text
+    assert "factory" in cluster.driver.expect(node.NodeEnds).reason
     cluster.driver.until(lambda: cluster.driver.closed)
     cluster.assert_all_gone()
 
@@ -322,6 +310,20 @@ def test_when_the_owners_connection_closes_nothing_lives_on_but_the_logs(cluster
     cluster.driver.close()
     cluster.assert_all_gone()
     assert "is gone" in cluster.log()
+
+
+def test_drivers_hear_which_modules_were_not_preloaded_and_why_the_node_ends(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path / "root", preload=["no_such_module"])
+    cluster.driver.expect(node.Notice)
+    late = Driver(cluster.session, owns=False)
+    text = late.expect(node.Notice).text
+    assert text.startswith("no_such_module was not preloaded, each worker imports it itself: it does not")
+    cluster.head.terminate()
+    for driver in (cluster.driver, late):
+        assert "told to end (SIGTERM" in driver.expect(node.NodeEnds).reason
+        driver.close()
+    cluster.assert_all_gone()
+    assert cluster.log(), "it is kept: errors of those who were left name it"
 
 
 def test_a_session_removed_under_its_head_is_made_again(cluster: Cluster) -> None:
@@ -399,7 +401,7 @@ def test_a_driver_of_another_python_is_told_why_it_cannot_join(cluster: Cluster)
         carries_fds=True,
     )
     visitor.send(
-        node.DriverHello(1, "2.7", "test", "", "", [], b"", b"", {}, False, True, 20, owns_cluster=False)
+        node.DriverHello(1, "2.7", "test", "", "", [], b"", b"", {}, False, True, owns_cluster=False)
     )
     assert "Python 2.7" in cluster.driver.expect(node.Refused).reason
     visitor.close()

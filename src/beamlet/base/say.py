@@ -11,6 +11,11 @@ def say(text: str, who: str = "beamlet head") -> None:
 
     In the head ``sys.stderr`` is a queue to the thread that writes its log: nobody waits for a disk either.
     """
+    say_block(f"{who}: {text}\n")
+
+
+def say_block(text: str) -> None:
+    """As it is."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"{who}: {text}\n")
+        sys.stderr.write(text)
         sys.stderr.flush()

@@ -35,6 +35,7 @@ FromRaylet = (
     | node.OutputDelivered
     | node.OutputLines
     | node.Notice
+    | node.NodeEnds
     | node.WhyPendingAnswer
     | node.TellEvents
     | gcs.StartActor
@@ -94,6 +95,8 @@ class NodeLink:
         self._on_message = on_message
         self._on_close = on_close
         self._next_req = 1
+        #: Why the node ends, if it told us before it closed the connection.
+        self._farewell = ""
         self._awaited: dict[int, Callable[[Any], None]] = {}
         #: Those of them that threads wait for in ``call``.
         self._callers: dict[int, Reply] = {}
@@ -173,6 +176,9 @@ class NodeLink:
         return self.connection.take_fd()
 
     def _received(self, _: Connection, message: Any) -> None:
+        if type(message) is node.NodeEnds:
+            self._farewell = message.reason
+            return
         req = getattr(message, "req", None)
         if req is None or type(message) is node.LeasePending:
             self._on_message(message)
@@ -195,7 +201,8 @@ class NodeLink:
             on_answer(None)
 
     def gone(self) -> RayletGone:
-        return RayletGone(self.connection.end_reason or "it was shut down", self._session_dir)
+        reason = self._farewell or self.connection.end_reason or "it was shut down"
+        return RayletGone(reason, self._session_dir)
 
     def _closed(self, _: Connection, reason: str) -> None:
         awaited, self._awaited = self._awaited, {}

@@ -23,7 +23,7 @@ import msgspec
 from beamlet.base.ids import NodeId, new_node_id
 from beamlet.base.invariants import InvariantBroken
 from beamlet.base.resources import from_floats
-from beamlet.base.say import say
+from beamlet.base.say import say, say_block
 from beamlet.head.node_facts import NodeFacts
 from beamlet.head.options import HeadOptions, HeadReady
 from beamlet.object_store.arena import Arena
@@ -106,6 +106,7 @@ class Head:
         from beamlet.protocol import cluster
         from beamlet.raylet.node_services import NodeConfig
         from beamlet.raylet.raylet import Raylet
+        from beamlet.rpc.containment import Containment
         from beamlet.rpc.listener import Listener
         from beamlet.rpc.loopback import loopback
         from beamlet.rpc.reactor import Reactor
@@ -114,6 +115,7 @@ class Head:
         self._logs = LogWriter(self.session.logs, self._on_log_trouble)
         # From here on nobody in the loop waits for the disk, neither for workers' logs nor for its own.
         sys.stderr = LogStream(self._logs.open(_LOG))
+        self._reactor.containment = Containment(say_block)
         self._gcs = Gcs(
             self._reactor,
             self._reactor.containment.contain,
@@ -159,7 +161,7 @@ class Head:
         )
         self.session.describe(str(self.session.socket))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda received, _: self._end(f"signal {signal.Signals(received).name}"))
+            signal.signal(number, lambda received, _: self._end(_told_by(received)))
 
     def run(self) -> None:
         """Serve until told to end; then leave nothing behind."""
@@ -178,8 +180,7 @@ class Head:
     def _broken(self, error: InvariantBroken) -> None:
         """Our own books are wrong; what they are and how it came about is in the log already."""
         self._failed = True
-        self._raylet.warn_drivers(f"the head ends because its own books are wrong: {error}")
-        self._end(f"its own books are wrong: {error}")
+        self._end(f"the head's own books are wrong: {error}")
 
     def _end(self, reason: str) -> None:
         """Idempotent; the first reason is kept."""
@@ -218,7 +219,7 @@ class Head:
         say(f"ends: {self._ending or 'an error of its own, see below'}")
         left_behind = self._raylet.has_drivers
         self._keeper.close()
-        self._raylet.close()
+        self._raylet.close(self._ending or "an error of the head's own")
         status = _await_exit(self._factory.pid, _FACTORY_ENDS_S)
         if status is None:
             os.kill(self._factory.pid, signal.SIGKILL)
@@ -234,6 +235,11 @@ class Head:
     def _owner_lives_on(self) -> bool:
         """It did not leave us and is not dead: we closed its connection, and its errors name our log."""
         return self._owned and not self._raylet.owner_left and os.getppid() == self._owner_pid
+
+
+def _told_by(number: int) -> str:
+    name = signal.Signals(number).name
+    return f"the cluster was told to end ({name}, as `beamlet stop` sends it)" if name == "SIGTERM" else name
 
 
 class _WorkerMain:

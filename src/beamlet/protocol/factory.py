@@ -42,7 +42,7 @@ class ChildExited(Message, tag=134):
 
 
 class Preloaded(Message, tag=135):
-    """``unfit``: (module, reason) of those whose users must be spawned instead of forked."""
+    """``unfit``: (module, reason) of those that were not, because a fork could not use them."""
 
     unfit: list[tuple[str, str]]
 

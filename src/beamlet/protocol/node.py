@@ -317,6 +317,12 @@ class OutputPrinted(Message, tag=65):
     token: int
 
 
+class NodeEnds(Message, tag=77):
+    """The head's last words to a driver: why the connection is about to close."""
+
+    reason: str
+
+
 class Notice(Message, tag=66):
     """For the driver's logger: a warning or an error that belongs to no single call."""
 

@@ -102,6 +102,7 @@ class DriverService:
         if hello.log_to_driver:
             self._output.router.listen(message.job_id)
         self._welcome(member, message.job_id, hello.namespace)
+        self._node.members.tell_warnings(member)
 
     def _welcome(self, member: Member, job: JobId, namespace: str) -> None:
         welcome = node.Welcome(

@@ -78,6 +78,10 @@ class Line(Protocol):
     def limit_frames(self, most_bytes: int, /) -> None: ...
 
 
+#: The level's number in logging, a module that the head does without.
+_WARNING = 30
+
+
 class Member(Struct, eq=False):
     """A driver, an observer (CLI) or a worker process."""
 
@@ -116,6 +120,8 @@ class Members:
         self._by_address: dict[Address, Member] = {}
         self._by_number: dict[int, Member] = {}
         self._drivers: dict[JobId, Member] = {}
+        #: What every driver should know of this node.
+        self.warnings: list[str] = []
         self._numbers = count(1)
         self._dead: dict[Address, DeathCertificate] = {}
 
@@ -135,6 +141,18 @@ class Members:
         """``member`` is the driver of ``job``."""
         member.job = job
         self._drivers[job.job_id] = member
+
+    def warn_drivers(self, text: str, later_too: bool = False) -> None:
+        """Through their logging. ``later_too``: it concerns drivers that are still to come."""
+        if later_too:
+            self.warnings.append(text)
+        for driver in self._drivers.values():
+            driver.send(node.Notice(_WARNING, text))
+
+    def tell_warnings(self, newcomer: Member) -> None:
+        """Behind its welcome."""
+        for text in self.warnings:
+            newcomer.send(node.Notice(_WARNING, text))
 
     def vanish(self, member: Member) -> None:
         """It was never born (its fork failed)."""

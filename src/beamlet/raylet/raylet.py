@@ -40,10 +40,6 @@ from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.framing import FrameBudget
 from beamlet.rpc.reactor import Reactor
 
-#: The level's number in logging, a module that the head does without.
-_WARNING = 30
-
-
 #: How long a proven visitor may take for its first words, and how long these may be.
 _HELLO_S = 10.0
 _HELLO_BYTES = 4 << 20
@@ -165,13 +161,14 @@ class Raylet:
     def warn_drivers(self, text: str) -> None:
         """Say it in the head's log and, through their logging, to all drivers here."""
         say(text)
-        for member in self._node.members:
-            if member.is_driver:
-                member.send(node.Notice(_WARNING, text))
+        self._node.members.warn_drivers(text)
 
-    def close(self) -> None:
+    def close(self, reason: str) -> None:
         """Let the factory end all workers, and stop listening to anyone. Drivers see us leave last."""
         self._ending = True
+        for member in self._node.members:
+            if member.is_driver:
+                member.send(node.NodeEnds(reason))
         self._lease_alarm.cancel()
         self._pool_alarm.cancel()
         self._store.close()
@@ -302,10 +299,6 @@ class Raylet:
         if self._ending:
             return
         text = f"the factory, which forks this node's workers, has died ({reason}): the cluster ends"
-        for member in self._node.members:
-            if member.is_driver:
-                member.send(node.Notice(40, text))
-                member.connection.flush()
         self._on_end(text)
 
     def _name_of(self, worker: Any) -> str:

@@ -73,12 +73,16 @@ class WorkerService:
                 self._performer.perform(self._pool.child_exited(message.worker_id, exit, now))
             case factory.Preloaded():
                 for module, reason in message.unfit:
-                    say(f"{module} cannot be preloaded: {reason}")
+                    self._warn(f"{module} was not preloaded, each worker imports it itself: {reason}")
 
     def ready(self, sender: Member, message: node.WorkerReady) -> None:
         sender.pid = message.pid
         self._output.started(sender.worker_id, message.pid)
         self._performer.perform(self._pool.ready(sender.worker_id, message.pid, time.monotonic()))
+
+    def _warn(self, text: str) -> None:
+        say(text)
+        self._members.warn_drivers(text, later_too=True)
 
     def described(self, sender: Member, task_name: str) -> None:
         """It begins a task of that name."""

@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Callable
 
+from beamlet.base.say import say
 from beamlet.rpc.auth import CHALLENGE_BYTES, ClientHandshake, HandshakeError, ServerHandshake
 from beamlet.rpc.reactor import Reactor, Timer
 from beamlet.rpc.socket_path import short_socket_path
@@ -78,7 +79,7 @@ class Listener:
         """Count it; the log hears of the 1st, 2nd, 4th, 8th … so that a flood does not fill the disk."""
         self.refused_count += 1
         if self.refused_count & (self.refused_count - 1) == 0:
-            os.write(2, f"beamlet: refused a connection ({self.refused_count} so far): {reason}\n".encode())
+            say(f"refused a connection ({self.refused_count} so far): {reason}", "beamlet")
 
     def settle(self, stranger: _Stranger, refusal: str = "") -> None:
         """A stranger proved itself, or is shown out because of ``refusal``."""
