@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from beamlet.base.ids import ActorId, Address, NodeId, TaskId, WorkerId, make_address
 from beamlet.base.resources import from_floats
 from beamlet.raylet.lease_effects import (
@@ -378,3 +380,38 @@ def test_a_forced_cancel_is_its_holders_right_and_kills_the_worker_at_once() -> 
     killed = node.manager.force_cancel(address("a"), grant.lease_id, "cancelled", task)
     assert killed == [EndWorker(grant.worker, "cancelled", at_once=True, cancelled=task)]
     assert node.manager.force_cancel(address("a"), grant.lease_id, "cancelled", task) == [], "it is ending"
+
+
+def test_a_request_for_an_unknown_node_is_refused_at_once_even_by_those_who_wait_for_ever() -> None:
+    node = Node(grace_s=None, CPU=1)
+    node.ask("a", 1, "there", strategy=f"node:{b'x'.hex() * 28}", CPU=1)
+    node.ask("a", 2, "large", CPU=5)
+    node.perform(node.manager.tick(0.9))
+    assert not any(isinstance(effect, Refused) for effect in node.log)
+    node.perform(node.manager.tick(1.0))
+    (refused,) = [effect for effect in node.log if isinstance(effect, Refused)]
+    assert refused.request.name == "there"
+    assert "which is not alive" in refused.reason
+    node.perform(node.manager.tick(1000.0))
+    assert node.manager.knows((address("a"), 2)), "what is only too large may fit a node that comes"
+
+
+def test_explaining_costs_what_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One reason a shape, and none for other clients' requests: 1,000 of them must not make it quadratic."""
+    node = Node(CPU=1)
+    node.ask("a", 0, CPU=1)
+    for number in range(1, 501):
+        node.ask("a", number, CPU=1)
+        node.ask("b", number, CPU=1)
+    looked = []
+    why = node.manager._why
+    monkeypatch.setattr(node.manager, "_why", lambda request: looked.append(request.key) or why(request))
+    assert "the only CPU is held: task f" in node.manager.why_request((address("a"), 7))
+    assert looked == [(address("a"), 7)]
+    assert node.manager.why_request((address("a"), 999)) == ""
+    assert len(looked) == 1
+    (line,) = node.manager.why(address("b"), 10.0)
+    assert "×500" in line
+    assert len(looked) == 2
+    node.manager.demand()
+    assert len(looked) == 3

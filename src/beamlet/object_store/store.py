@@ -29,8 +29,8 @@ from beamlet.object_store.outcomes import (
 
 #: How many holders a refusal names.
 _HOLDERS_NAMED = 5
-#: Pages given back at a time: about 4 ms of the raylet's loop.
-GIVE_BACK_STEP = 16 << 20
+#: Pages given back at a time: about half a millisecond of the raylet's loop.
+GIVE_BACK_STEP = 2 << 20
 
 
 class ObjectStore:

@@ -15,6 +15,7 @@ from beamlet.raylet.event_service import EventService
 from beamlet.raylet.members import Member
 from beamlet.raylet.node_services import NodeServices
 from beamlet.raylet.output_service import OutputService
+from beamlet.raylet.performer import Step
 from beamlet.raylet.store_service import StoreService
 from beamlet.raylet.worker_record import Announce
 
@@ -70,17 +71,30 @@ class DeathService:
         assert member is not None, "a worker is known from its fork to its death"
         member.connection.close()
         now = self._node.now()
-        self._node.perform(self._node.leases.worker_gone(death.worker, now))
         actor_id = death.actor if death.actor is not None else b""
         gone = CoreWorkerGone(address, certificate, death.intended, actor_id, death.incarnation)
-        self._bury(member, gone, now)
+        freed = Step("the end of its lease", lambda: self._free_lease(member))
+        self._bury(member, gone, now, freed)
 
-    def _bury(self, member: Member, gone: CoreWorkerGone, now: float) -> None:
-        self._node.members.leave(member.address, gone.certificate)
-        for other in self._node.introductions.forget(member.address):
-            other.send(WorkerDied(member.address, gone.certificate))
-        self._node.perform(self._node.leases.client_gone(member.address, now))
-        self._store.forget(member.number, member.address)
-        self._events.gone(member.address)
-        self._node.gcs.send(gone)
-        self._on_mourned(gone)
+    def _free_lease(self, worker: Member) -> None:
+        self._node.perform(self._node.leases.worker_gone(worker.worker_id, self._node.now()))
+
+    def _bury(self, member: Member, gone: CoreWorkerGone, now: float, *first: Step) -> None:
+        """What fails for one who must hear of it is no reason not to tell the others."""
+        node, address = self._node, member.address
+        node.members.leave(address, gone.certificate)
+        node.perform(
+            [
+                *first,
+                Step("the word to its peers", lambda: self._tell_peers(gone)),
+                Step("the end of its requests", lambda: node.perform(node.leases.client_gone(address, now))),
+                Step("the end of its objects", lambda: self._store.forget(member.number, address)),
+                Step("the word to the timeline", lambda: self._events.gone(address)),
+                Step("the word to the GCS", lambda: node.gcs.send(gone)),
+                Step("what follows a death", lambda: self._on_mourned(gone)),
+            ]
+        )
+
+    def _tell_peers(self, gone: CoreWorkerGone) -> None:
+        for other in self._node.introductions.forget(gone.address):
+            other.send(WorkerDied(gone.address, gone.certificate))

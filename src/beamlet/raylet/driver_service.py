@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from beamlet.base.ids import Address, JobId, make_address, new_worker_id
+from beamlet.base.ids import Address, JobId, make_address
 from beamlet.object_store.arena import Arena
 from beamlet.protocol import cluster, node
 from beamlet.raylet.death_service import DeathService
 from beamlet.raylet.members import Line, Member, PeerMisuse
 from beamlet.raylet.node_services import NodeServices
 from beamlet.raylet.output_service import OutputService
+from beamlet.raylet.performer import Step
 
 #: What an observer (the CLI) is told in place of a job.
 NO_JOB = JobId(b"\0\0\0\0")
@@ -47,7 +48,7 @@ class DriverService:
             connection.flush()
             connection.close()
             return
-        member = self._node.members.join(new_worker_id(), connection, self._node.now())
+        member = self._node.members.join(self._node.new_id(), connection, self._node.now())
         member.pid, member.is_driver, member.owns_cluster = message.pid, True, message.owns_cluster
         self._owner_came = self._owner_came or message.owns_cluster
         if message.observer:
@@ -134,9 +135,11 @@ class DriverService:
     def gone(self, driver: Member, reason: str, intended: bool = False) -> None:
         """Its job ends: the GCS, told of the death, says so to all nodes."""
         self._arriving.pop(driver.address, None)
-        if driver.job is not None:
-            self._output.driver_gone(driver.job.job_id)
-        self._deaths.driver_gone(driver, reason, intended)
+        job = driver.job
+        steps = [Step("a driver's death", lambda: self._deaths.driver_gone(driver, reason, intended))]
+        if job is not None:
+            steps.insert(0, Step("the end of its output", lambda: self._output.driver_gone(job.job_id)))
+        self._node.perform(steps)
 
     def end_job(self, job: JobId) -> None:
         """The GCS: its driver is gone. Detached actors stay, and those who work for them."""
@@ -145,9 +148,14 @@ class DriverService:
         detached = [each.worker_id for each in pool if each.job == job and each.detached]
         spared = self._node.leases.survivors(detached)
         addresses = {make_address(self._config.node_id, worker) for worker in spared}
-        self._node.perform(self._node.leases.job_ended(job, addresses, now))
-        self._node.perform(pool.job_ended(job, spared, now))
-        self.farewells()
+        leases, perform = self._node.leases, self._node.perform
+        perform(
+            [
+                Step("a job's last requests", lambda: perform(leases.job_ended(job, addresses, now))),
+                Step("the end of a job's workers", lambda: perform(pool.job_ended(job, spared, now))),
+                Step("farewells", self.farewells),
+            ]
+        )
 
     def farewells(self) -> None:
         """Let those drivers go whose jobs' processes are all down."""

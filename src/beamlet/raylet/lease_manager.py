@@ -15,7 +15,7 @@ order.  Time comes in as ``now``.  Which processes exist is worker_pool.py's bus
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from enum import Enum
 
 from msgspec import Struct
@@ -36,7 +36,7 @@ from beamlet.raylet.lease_effects import (
     WantWorker,
     WorkerFree,
 )
-from beamlet.raylet.lease_queue import LeaseQueue, Request, RequestKey
+from beamlet.raylet.lease_queue import LeaseQueue, Request, RequestKey, Shape
 from beamlet.raylet.resource_ledger import Allocation, ResourceLedger
 from beamlet.scheduling.placement import (
     Decision,
@@ -49,6 +49,8 @@ from beamlet.scheduling.placement import (
     Wait,
 )
 
+#: How long a node that is asked for by its id may be unknown here, having just joined.
+NEWS_S = 1.0
 #: A request that has waited this long is told why, and again at this interval if the cause changed.
 PENDING_WORD_S = 5.0
 
@@ -247,7 +249,7 @@ class LeaseManager:
         for request in self._queue:
             waited = now - request.since
             decision = self._decide(request)
-            if isinstance(decision, Infeasible) and self._grace_s is not None and waited >= self._grace_s:
+            if isinstance(decision, Infeasible) and waited >= self._grace_of(decision):
                 self._queue.remove(request)
                 effects.append(Refused(request, decision.reason, infeasible=True))
             elif waited >= PENDING_WORD_S and (cause := _cause(decision)) != request.told:
@@ -259,6 +261,10 @@ class LeaseManager:
                 effects.append(Pending(lease.request, _STARTING))
         return effects
 
+    def _grace_of(self, infeasible: Infeasible) -> float:
+        grace = float("inf") if self._grace_s is None else self._grace_s
+        return min(grace, NEWS_S) if infeasible.for_good else grace
+
     def next_wake(self, now: float) -> float | None:
         """When ``tick`` is worth calling; None while nobody waits."""
         return now + 1.0 if self._queue or self._wanting else None
@@ -269,17 +275,18 @@ class LeaseManager:
         """What each kind of outstanding request of ``client`` waits for, who holds it, since when."""
         counts: Counter[tuple[str, str]] = Counter()
         oldest: dict[tuple[str, str], float] = {}
-        for request, reason in self._waiting():
-            if request.client == client:
-                group = (f"{_kind(request)} {request.name}", reason)
-                counts[group] += 1
-                oldest[group] = min(oldest.get(group, now), request.since)
+        for request, reason in self._waiting(lambda request: request.client == client):
+            group = (f"{_kind(request)} {request.name}", reason)
+            counts[group] += 1
+            oldest[group] = min(oldest.get(group, now), request.since)
         return [f"{who}{f' ×{n}' if n > 1 else ''} has waited {now - oldest[who, reason]:.0f} s: {reason}"
                 for (who, reason), n in counts.items()]  # fmt: skip
 
     def why_request(self, key: RequestKey) -> str:
         """ "" when it does not wait here."""
-        return next((reason for request, reason in self._waiting() if request.key == key), "")
+        if (request := self._queue.get(key)) is not None:
+            return self._why(request)
+        return _STARTING if key in self._wanting else ""
 
     def demand(self) -> list[tuple[str, int, str]]:
         """(resources shown, how many, why) of all that waits, for ``status``."""
@@ -371,9 +378,17 @@ class LeaseManager:
         lease.state = LeaseState.ENDING
         return [EndWorker(lease.worker, reason, at_once, cancelled)]
 
-    def _waiting(self) -> list[tuple[Request, str]]:
-        queued = [(request, self._why(request)) for request in self._queue]
-        return queued + [(lease.request, _STARTING) for lease in self._wanting.values()]
+    def _waiting(self, concerns: Callable[[Request], bool] = lambda _: True) -> Iterator[tuple[Request, str]]:
+        """Whoever waits, and for what: the same for all of one shape."""
+        reasons: dict[Shape, str] = {}
+        for request in filter(concerns, self._queue):
+            shape = request.shape
+            if shape not in reasons:
+                reasons[shape] = self._why(request)
+            yield request, reasons[shape]
+        for lease in self._wanting.values():
+            if concerns(lease.request):
+                yield lease.request, _STARTING
 
     def _why(self, request: Request) -> str:
         reason = self._placement.explain(request.demand, self.view, self._holders())

@@ -6,14 +6,14 @@ gets this and, by name, the few other services it calls.  Everything here exists
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
 
-from beamlet.base.ids import NodeId, new_worker_id
+from beamlet.base.ids import NodeId, WorkerId, new_worker_id
 from beamlet.base.resources import Amounts
 from beamlet.protocol.message import Message
 from beamlet.raylet.introductions import Introductions
@@ -61,10 +61,18 @@ class NodeServices:
     pool: WorkerPool
     introductions: Introductions
     gcs: GcsPort
+    #: Names of processes: randomness comes from outside.
+    new_id: Callable[[], WorkerId]
 
     @classmethod
     def build(
-        cls, config: NodeConfig, clock: Clock, descriptors: Descriptors, performer: Performer, gcs: GcsPort
+        cls,
+        config: NodeConfig,
+        clock: Clock,
+        descriptors: Descriptors,
+        performer: Performer,
+        gcs: GcsPort,
+        new_id: Callable[[], WorkerId] = new_worker_id,
     ) -> NodeServices:
         members = Members(config.node_id)
         ledger = ResourceLedger(config.resources)
@@ -74,9 +82,10 @@ class NodeServices:
             members,
             performer,
             LeaseManager(config.node_id, ledger, config.infeasible_grace_s, config.socket_path),
-            WorkerPool(config.node_id, config.warm_workers, new_worker_id),
+            WorkerPool(config.node_id, config.warm_workers, new_id),
             Introductions(members, descriptors),
             gcs,
+            new_id,
         )
 
     @property

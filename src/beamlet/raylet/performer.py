@@ -10,9 +10,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 E = TypeVar("E")
+
+
+class Step(NamedTuple):
+    """Part of something that is done as a whole as far as it can be: that one part fails stops no other."""
+
+    what: str
+    action: Callable[[], None]
 
 
 class Performer:
@@ -27,7 +34,7 @@ class Performer:
     ) -> None:
         self._contain = contain
         self._on_done = on_done
-        self._handlers: dict[type, Callable[[Any], None]] = {}
+        self._handlers: dict[type, Callable[[Any], None]] = {Step: lambda step: step.action()}
         self._waiting: deque[object] = deque()
         self._busy = False
 
@@ -46,7 +53,8 @@ class Performer:
                 try:
                     self._handlers[type(effect)](effect)
                 except Exception as error:
-                    self._contain(error, f"carrying out {type(effect).__name__}")
+                    what = effect.what if isinstance(effect, Step) else type(effect).__name__
+                    self._contain(error, f"carrying out {what}")
         finally:
             self._busy = False
         self._on_done()

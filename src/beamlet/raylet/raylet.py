@@ -89,12 +89,12 @@ class Raylet:
             # There is one, and no node without it: an error costs the message that led to it.
             indispensable=True,
         )
-        members, pool = self._node.members, self._node.pool
+        members = self._node.members
         self._output = OutputService(logs, members, performer, reactor, self._drained)
         self._store = StoreService(self._node, store, arena)
         self._events = EventService(self._node)
         self._leases = LeaseService(self._node, self._events)
-        self._workers = WorkerService(pool, members, self._output, performer, self._factory_link, self._link)
+        self._workers = WorkerService(self._node, self._output, self._factory_link, self._link)
         deaths = DeathService(self._node, self._output, self._store, self._events, self._mourned)
         self._drivers = DriverService(self._node, arena, self._output, deaths)
         self._handlers = self._message_handlers()

@@ -23,8 +23,8 @@ from beamlet.raylet.members import Member, PeerMisuse
 from beamlet.raylet.node_services import NodeServices
 from beamlet.rpc.alarm import Alarm
 
-#: Between two steps of giving memory back: each holds up the loop for some milliseconds.
-_TRIM_S = 0.02
+#: Between two steps of giving memory back, in which others have their turn.
+_TRIM_S = 0.002
 
 
 class StoreService:

@@ -71,6 +71,8 @@ class WorkerPool:
         self._workers: dict[WorkerId, WorkerRecord] = {}
         #: Idle workers by home (None: no job yet), the most recently used last.
         self._idle: dict[Home | None, list[WorkerId]] = {}
+        #: Forked, and not ready yet.
+        self._starting: set[WorkerId] = set()
         self._wants: dict[int, _Waiting] = {}
         self._jobs: set[JobId] = set()
         self._used_at = -_NEVER
@@ -126,6 +128,7 @@ class WorkerPool:
         record = self._workers.pop(worker, None)
         if record is None:
             return []
+        self._starting.discard(worker)
         record.move(WorkerState.GONE, now)
         self._trouble.failed(reason, now)
         self._watch(self._trouble.again_at)
@@ -256,12 +259,14 @@ class WorkerPool:
             assert record.state is not WorkerState.GONE, "a worker that is gone is still listed"
             assert not (record.exited and record.drained), "a complete death was not announced"
             assert (record.state is WorkerState.ACTOR) <= (record.actor is not None)
-        starting = any(record.state is WorkerState.STARTING for record in self._workers.values())
+        starting = {w for w, record in self._workers.items() if record.state is WorkerState.STARTING}
+        assert starting == self._starting, f"{starting} ≠ {self._starting}"
         assert not self._wants or starting or self._wake_at < _NEVER, "somebody waits, nothing starts"
 
     # ---- handing out ----
 
     def _became_idle(self, record: WorkerRecord, now: float) -> list[Effect]:
+        self._starting.discard(record.worker_id)
         record.move(WorkerState.IDLE, now)
         record.task_name = ""
         return self._offer(record, now)
@@ -300,6 +305,7 @@ class WorkerPool:
     def _fork(self, now: float) -> Fork:
         worker = self._new_id()
         self._workers[worker] = record = WorkerRecord(worker, now, since=now)
+        self._starting.add(worker)
         self._set_deadline(record, now + START_S)
         return Fork(worker)
 
@@ -311,8 +317,7 @@ class WorkerPool:
             self._watch(self._trouble.again_at)
             return []
         most = 1 if self._trouble else MAX_STARTING
-        starting = sum(record.state is WorkerState.STARTING for record in self._workers.values())
-        missing = min(len(self._wants), most) - starting
+        missing = min(len(self._wants), most) - len(self._starting)
         return [self._fork(now) for _ in range(missing)]
 
     def _make_room(self, now: float) -> list[Effect]:
@@ -348,6 +353,7 @@ class WorkerPool:
     def _doom(self, record: WorkerRecord, now: float, deadline: float) -> None:
         """Nobody gets it any more; its certificate is due by ``deadline``."""
         self._take_from_idle(record)
+        self._starting.discard(record.worker_id)
         if record.usable:
             record.move(WorkerState.DYING, now)
         self._set_deadline(record, deadline)
@@ -367,6 +373,7 @@ class WorkerPool:
 
     def _announce(self, record: WorkerRecord, now: float) -> list[Effect]:
         del self._workers[record.worker_id]
+        self._starting.discard(record.worker_id)
         record.move(WorkerState.GONE, now)
         certificate = self._certificate(record, now)
         effects: list[Effect] = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -12,10 +11,9 @@ from beamlet.base.ids import WorkerId
 from beamlet.base.say import say
 from beamlet.processes.oom_kills import OomKills
 from beamlet.protocol import factory, node
-from beamlet.raylet.members import Member, Members
+from beamlet.raylet.members import Member
+from beamlet.raylet.node_services import NodeServices
 from beamlet.raylet.output_service import OutputService
-from beamlet.raylet.performer import Performer
-from beamlet.raylet.worker_pool import WorkerPool
 from beamlet.raylet.worker_record import AskExit, Assign, Exit, Fork, Kill
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.descriptors import Wire
@@ -33,21 +31,20 @@ class WorkerService:
 
     def __init__(
         self,
-        pool: WorkerPool,
-        members: Members,
+        services: NodeServices,
         output: OutputService,
-        performer: Performer,
         factory_link: Connection,
         link_worker: Callable[[Wire], Connection],
     ) -> None:
-        self._pool = pool
-        self._members = members
+        self._node = services
+        self._pool = services.pool
+        self._members = services.members
         self._output = output
-        self._performer = performer
         self._factory = factory_link
         self._link_worker = link_worker
         self._oom_kills = OomKills()
         self._forks = 0
+        performer = services.performer
         performer.on(Fork, self._fork)
         performer.on(Kill, self._kill)
         performer.on(Assign, self._assign)
@@ -56,7 +53,7 @@ class WorkerService:
     # ---- the factory and the workers say ----
 
     def on_factory(self, message: FromFactory) -> None:
-        now = time.monotonic()
+        now = self._node.now()
         match message:
             case factory.Forked():
                 self._pool.forked(message.worker_id, message.pid)
@@ -70,7 +67,7 @@ class WorkerService:
                 signal = message.signal if message.signal >= 0 else None
                 oom_kill = signal == 9 and self._oom_kills.another_one(now)
                 exit = Exit(exit_code, signal, message.peak_rss_bytes, oom_kill)
-                self._performer.perform(self._pool.child_exited(message.worker_id, exit, now))
+                self._node.perform(self._pool.child_exited(message.worker_id, exit, now))
             case factory.Preloaded():
                 for module, reason in message.unfit:
                     self._warn(f"{module} was not preloaded, each worker imports it itself: {reason}")
@@ -78,7 +75,7 @@ class WorkerService:
     def ready(self, sender: Member, message: node.WorkerReady) -> None:
         sender.pid = message.pid
         self._output.started(sender.worker_id, message.pid)
-        self._performer.perform(self._pool.ready(sender.worker_id, message.pid, time.monotonic()))
+        self._node.perform(self._pool.ready(sender.worker_id, message.pid, self._node.now()))
 
     def _warn(self, text: str) -> None:
         say(text)
@@ -87,13 +84,13 @@ class WorkerService:
     def described(self, sender: Member, task_name: str) -> None:
         """It begins a task of that name."""
         self._pool.described(sender.worker_id, task_name)
-        self._performer.perform(self._output.router.described(sender.worker_id, task_name))
+        self._node.perform(self._output.router.described(sender.worker_id, task_name))
 
     def link_closed(self, worker: Member) -> None:
-        self._performer.perform(self._pool.link_closed(worker.worker_id, time.monotonic()))
+        self._node.perform(self._pool.link_closed(worker.worker_id, self._node.now()))
 
     def drained(self, worker: WorkerId) -> None:
-        self._performer.perform(self._pool.outputs_drained(worker, time.monotonic()))
+        self._node.perform(self._pool.outputs_drained(worker, self._node.now()))
 
     # ---- effects ----
 
@@ -111,7 +108,7 @@ class WorkerService:
             theirs.close()
             self._fork_failed(effect.worker, f"no descriptors for its output: {error.strerror}")
             return
-        self._members.join(effect.worker, self._link_worker(ours), time.monotonic())
+        self._members.join(effect.worker, self._link_worker(ours), self._node.now())
         self._factory.send(factory.ForkWorker(effect.worker), theirs.fileno(), out, err)
         self._forks += 1
         if self._forks % _FORKS_AT_ONCE == 0:
@@ -126,7 +123,7 @@ class WorkerService:
             self._members.vanish(member)
             self._output.finish(worker)
             self._output.forget(worker)
-        self._performer.perform(self._pool.fork_failed(worker, reason, time.monotonic()))
+        self._node.perform(self._pool.fork_failed(worker, reason, self._node.now()))
 
     def _assign(self, effect: Assign) -> None:
         worker = self._members.worker(effect.worker)

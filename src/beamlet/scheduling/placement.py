@@ -84,9 +84,13 @@ class Wait(Struct, frozen=True):
 
 
 class Infeasible(Struct, frozen=True):
-    """No node could ever fit it as the cluster stands."""
+    """No node could ever fit it as the cluster stands.
+
+    for_good: nor as it will: node ids are for one life, so a node that is not here does not come.
+    """
 
     reason: str
+    for_good: bool = False
 
 
 Decision = Here | OtherNode | Wait | Infeasible
@@ -101,7 +105,7 @@ class Placement:
     def decide(self, demand: Demand, view: ClusterView) -> Decision:
         allowed = self._allowed(demand.strategy, view)
         if not allowed:
-            return Infeasible(self._no_such_node(demand, view))
+            return Infeasible(self._no_such_node(demand, view), for_good=demand.strategy.startswith("node:"))
         able = _able(demand, allowed)
         ready = [node for node in able if fits(demand.resources, node.available)]
         roomy = [node for node in ready if fits(demand.to_place, node.available)]

@@ -1,0 +1,174 @@
+"""Drivers and workers come, ask, submit, leave and die in any order, before a raylet's production services.
+
+Nothing raises, nothing is granted to the gone, and when all have left everything has been given back.
+"""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from beamlet.base.ids import ActorId, FunctionKey, WorkerId
+from beamlet.protocol import cluster, gcs, node
+from beamlet.raylet.members import Member
+from support.fake_node import FakeNode, line_of
+
+AMOUNTS = st.sampled_from([0.0, 0.5, 1.0, 2.0, 9.0])
+
+
+class NodeInAnyOrder(RuleBasedStateMachine):
+    """Plays the GCS too: it ends jobs and actors some time after it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fake = FakeNode(CPU=2.0)
+        self.drivers: list[Member] = []
+        self.workers: list[WorkerId] = []
+        self.jobs_to_end: list[bytes] = []
+        self.seats: list[tuple[ActorId, int]] = []
+        self.count = 0
+
+    # ---- who comes ----
+
+    @rule()
+    def a_driver_joins(self) -> None:
+        if len(self.drivers) < 4:
+            self.drivers.append(self.fake.driver())
+
+    @rule()
+    def forks_report(self) -> None:
+        self.workers += self.fake.ready()
+
+    # ---- what they ask ----
+
+    def somebody(self, data: st.DataObject) -> Member | None:
+        """A driver or a worker with a job, whether or not it is being killed."""
+        members = [m for m in self.fake.services.members if m.job is not None]
+        return data.draw(st.sampled_from(members)) if members else None
+
+    @rule(data=st.data(), cpus=AMOUNTS, env=st.booleans())
+    def somebody_asks_for_a_worker(self, data: st.DataObject, cpus: float, env: bool) -> None:
+        asker = self.somebody(data)
+        if asker is not None and not asker.leaving:
+            self.count += 1
+            self.fake.ask(asker, self.count, cpus, env_vars={"A": "1"} if env else {})
+
+    @rule(data=st.data(), cpus=AMOUNTS, detached=st.booleans())
+    def the_gcs_places_an_actor(self, data: st.DataObject, cpus: float, detached: bool) -> None:
+        """Perhaps one whose job has ended meanwhile: the owner's word was on its way."""
+        owner = self.somebody(data)
+        if owner is None or owner.job is None:
+            return
+        self.count += 1
+        actor = ActorId(b"%016d" % self.count)
+        amounts = {"CPU": int(cpus * 10_000)}
+        spec = gcs.ActorSpec(
+            actor, owner.job, owner.address, FunctionKey(b"c"), "A", b"", [], [], amounts, amounts,
+            detached=detached,
+        )  # fmt: skip
+        self.seats.append((actor, 0))
+        self.fake.place(spec)
+
+    @precondition(lambda self: self.seats)
+    @rule(data=st.data(), graceful=st.booleans())
+    def the_gcs_stops_an_actor(self, data: st.DataObject, graceful: bool) -> None:
+        actor, incarnation = data.draw(st.sampled_from(self.seats))
+        self.fake.leases.stop_actor(cluster.StopActor(actor, incarnation, "stopped", graceful))
+
+    @rule(data=st.data(), dispose=st.booleans(), forced=st.booleans())
+    def somebody_gives_back_a_lease(self, data: st.DataObject, dispose: bool, forced: bool) -> None:
+        holder = self.somebody(data)
+        leases = line_of(holder).take(node.LeaseGranted) if holder is not None else []
+        for granted in leases:
+            assert holder is not None
+            if forced:
+                self.fake.leases.force_cancel(holder, node.ForceCancel(granted.lease, b"t", "f"))  # type: ignore[arg-type]
+            else:
+                self.fake.leases.give_back(holder, node.ReturnLease(granted.lease, dispose))
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), wakes=st.booleans())
+    def a_worker_blocks_or_wakes(self, data: st.DataObject, wakes: bool) -> None:
+        member = self.fake.services.members.worker(data.draw(st.sampled_from(self.workers)))
+        if member is not None and not member.leaving:
+            (self.fake.leases.unblocked if wakes else self.fake.leases.blocked)(member)
+
+    # ---- who goes ----
+
+    @precondition(lambda self: self.drivers)
+    @rule(data=st.data(), says_goodbye=st.booleans())
+    def a_driver_leaves(self, data: st.DataObject, says_goodbye: bool) -> None:
+        driver = data.draw(st.sampled_from(self.drivers))
+        self.drivers.remove(driver)
+        assert driver.job is not None
+        self.jobs_to_end.append(driver.job.job_id)
+        if says_goodbye:
+            self.fake.drivers.goodbye(driver)
+        else:
+            self.fake.drivers.gone(driver, "killed")
+        assert driver.leaving, "what it still says is ignored"
+
+    @precondition(lambda self: self.jobs_to_end)
+    @rule()
+    def the_gcs_ends_a_job(self) -> None:
+        self.fake.drivers.end_job(self.jobs_to_end.pop(0))  # type: ignore[arg-type]
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def a_worker_dies(self, data: st.DataObject) -> None:
+        self.fake.die(data.draw(st.sampled_from(self.workers)), 11)
+
+    @rule()
+    def the_killed_are_reaped(self) -> None:
+        self.fake.bury_the_killed()
+
+    @rule(seconds=st.sampled_from([0.05, 1.0, 6.0, 40.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.fake.loop.pass_time(seconds)
+        services, now = self.fake.services, self.fake.loop.now()
+        services.perform(services.leases.tick(now))
+        services.perform(services.pool.tick(now))
+
+    # ---- what must hold ----
+
+    @invariant()
+    def nothing_raised_and_the_books_balance(self) -> None:
+        self.fake.check()
+
+    @invariant()
+    def nobody_gone_holds_a_lease_that_is_not_ending(self) -> None:
+        members = self.fake.services.members
+        for lease in self.fake.services.leases._leases.values():
+            if lease.request.actor is None and members.get(lease.request.client) is None:
+                worker = members.worker(lease.worker) if lease.worker is not None else None
+                assert worker is None or worker.worker_id in self.fake.killed, f"{lease} is held by nobody"
+
+    def teardown(self) -> None:
+        """All drivers leave, their jobs end, detached actors are stopped: then the node is as it was."""
+        for driver in self.drivers:
+            assert driver.job is not None
+            self.fake.drivers.goodbye(driver)
+            self.jobs_to_end.append(driver.job.job_id)
+        for job in self.jobs_to_end:
+            self.fake.drivers.end_job(job)  # type: ignore[arg-type]
+        for actor, incarnation in self.seats:
+            self.fake.leases.cancel_placement(cluster.CancelPlacement(actor, incarnation))
+            self.fake.leases.stop_actor(cluster.StopActor(actor, incarnation, "the end", False))
+        for _ in range(3):
+            self.fake.ready()
+            self.time_passes(40.0)
+            self.fake.bury_the_killed()
+        self.fake.check()
+        services = self.fake.services
+        assert not services.leases._leases, services.leases._leases
+        assert not list(services.leases._queue), "requests are left"
+        assert self.fake.free() == 2.0
+        assert not self.fake.leases._seats
+        assert not self.fake.leases._placements
+        assert not self.fake.drivers._leaving, "a driver waits to be let go"
+        assert not [record for record in services.pool if record.job is not None and record.usable]
+
+
+TestNodeInAnyOrder = NodeInAnyOrder.TestCase
+TestNodeInAnyOrder.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

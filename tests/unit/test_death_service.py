@@ -1,0 +1,83 @@
+"""Deaths on a fake wire: told once, to those who knew the dead, with how it ended."""
+
+from __future__ import annotations
+
+from beamlet.protocol import cluster, node
+from support.fake_node import FakeNode, line_of
+
+
+def test_a_workers_death_is_told_to_its_acquaintances_and_the_gcs_and_frees_its_lease() -> None:
+    fake = FakeNode(CPU=1)
+    driver, stranger = fake.driver(), fake.driver()
+    fake.ask(driver, 1)
+    (worker,) = fake.ready()
+    address = fake.member(worker).address
+    line = line_of(fake.member(worker))
+    fake.die(worker, signal=11)
+    (died,) = line_of(driver).take(node.WorkerDied)
+    assert (died.worker, died.certificate.signal) == (address, 11)
+    assert died.certificate.last_words == ("its last words",)
+    assert not line_of(stranger).take(node.WorkerDied)
+    (gone,) = fake.told(cluster.CoreWorkerGone)
+    assert (gone.address, gone.intended) == (address, False)
+    assert line.closed
+    assert fake.free() == 1
+    fake.die(worker)
+    assert not fake.told(cluster.CoreWorkerGone), "a death is announced once"
+    fake.check()
+
+
+def test_who_asks_for_the_dead_learns_how_they_ended() -> None:
+    fake = FakeNode(CPU=1)
+    driver = fake.driver()
+    fake.ask(driver, 1)
+    (worker,) = fake.ready()
+    address = fake.member(worker).address
+    fake.die(worker, signal=11)
+    late = fake.driver()
+    fake.services.introductions.connect(late, node.ConnectPeer(3, address))
+    (answer,) = line_of(late).take(node.PeerUnreachable)
+    assert answer.certificate is not None
+    assert answer.certificate.signal == 11
+
+
+def test_a_failing_effect_of_a_death_does_not_keep_the_others_from_being_done() -> None:
+    """Its lease is freed and the GCS learns of it although the timeline could not be told."""
+    fake = FakeNode(CPU=1)
+    driver = fake.driver()
+    fake.ask(driver, 1)
+    fake.ask(driver, 2)
+    (worker,) = fake.ready()
+
+    def fail(_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    fake.events.gone = fail  # type: ignore[method-assign, assignment]
+    fake.die(worker)
+    assert [str(error) for error in fake.contained] == ["[Errno 5] Input/output error"]
+    assert fake.free() == 0, "the second request has the CPU now"
+    assert len(fake.ready()) == 1
+    assert fake.told(cluster.CoreWorkerGone)
+
+
+def test_a_timeline_is_not_waited_for_from_the_dead() -> None:
+    fake = FakeNode(CPU=2)
+    driver = fake.driver()
+    fake.ask(driver, 1)
+    fake.ask(driver, 2)
+    one, two = fake.ready()
+    fake.events.ask(cluster.AskEvents(5))
+    (tell,) = line_of(fake.member(one)).take(node.TellEvents)
+    fake.events.told(fake.member(one), node.EventsTold(tell.token))
+    assert not fake.told(cluster.EventsTold)
+    fake.die(two)
+    assert fake.told(cluster.EventsTold) == [cluster.EventsTold(5, 0)]
+
+
+def test_a_worker_that_does_not_tell_is_counted() -> None:
+    fake = FakeNode(CPU=1)
+    fake.ask(fake.driver(), 1)
+    fake.ready()
+    fake.events.ask(cluster.AskEvents(5))
+    fake.loop.pass_time(1.0)
+    assert fake.told(cluster.EventsTold) == [cluster.EventsTold(5, 1)]
