@@ -17,10 +17,12 @@ from typing import Any, ClassVar
 import msgspec
 
 from beamlet.base.ids import Address, JobId, NodeId, ObjectId, TaskId, WorkerId, make_address
+from beamlet.base.shrinking import shrink
 from beamlet.core_worker.context import Contexts, TaskContext
 from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.functions import FunctionTable
 from beamlet.core_worker.habits import Advisor, NoAdvisor
+from beamlet.core_worker.memory import give_back_memory
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.futures import Futures
 from beamlet.core_worker.owning.objects import ObjectAccess
@@ -248,6 +250,8 @@ class CoreWorker:
     def _on_idle(self) -> None:
         if self.releases.is_due:
             self.releases.drain()
+        if shrink(self.refs.objects) | shrink(self.submission.tasks):
+            give_back_memory()
         if self.task_events.is_due:
             self.send_task_events()
 

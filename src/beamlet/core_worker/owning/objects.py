@@ -39,10 +39,15 @@ R = TypeVar("R", bound=Ref)
 class GetWaiter(Waiter):
     """Waits for all of several objects, or for the first that is an error."""
 
-    __slots__ = ()
+    __slots__ = ("has_failed",)
+
+    def __init__(self, remaining: int) -> None:
+        super().__init__(remaining)
+        self.has_failed = False
 
     def on_ready(self, record: ObjectRecord) -> None:
         if _failed(record):
+            self.has_failed = True
             self.complete(self.remaining)
         else:
             self.complete()
@@ -81,7 +86,8 @@ class ObjectAccess:
 
     def record_of(self, ref: Ref) -> ObjectRecord:
         """What is known of the object; raises for a reference of an earlier session."""
-        record = self._refs.objects.get(ref._id)
+        with self._lock:
+            record = self._refs.objects.get(ref._id)
         if record is None:
             raise stale_reference(ref._id)
         return record
@@ -126,28 +132,31 @@ class ObjectAccess:
         Raises GetTimeoutError when ``timeout_s`` (None: never) is over.
         """
         waiter: GetWaiter | None = None
-        objects = self._refs.objects
+        records: list[ObjectRecord] = []
+        missing = 0
         with self._lock:
             if released:
                 self._releases.drain()
-            missing = 0
+            objects = self._refs.objects
             for ref in refs:
                 record = objects.get(ref._id)
                 if record is None:
                     raise stale_reference(ref._id)
+                records.append(record)
                 if record.state == PENDING:
-                    if waiter is None:
-                        waiter = GetWaiter()
                     missing += 1
-                    self.when_ready(ref._id, record, waiter.on_ready)
-            if waiter is not None:
-                # One that has failed already is the outcome: then there is nothing to wait for.
-                waiter.remaining = 0 if any(_failed(objects[ref._id]) for ref in refs) else missing
+            # One that has failed already is the outcome: then there is nothing to wait for.
+            if missing and not any(map(_failed, records)):
+                waiter = GetWaiter(missing)
+                for ref, record in zip(refs, records, strict=True):
+                    if record.state == PENDING:
+                        self.when_ready(ref._id, record, waiter.on_ready)
         try:
             if waiter is not None:
-                self._wait_for(waiter, refs, timeout_s)
-            load = self.load
-            return [load(ref._id, objects[ref._id]) for ref in refs]
+                self._wait_for(waiter, refs, records, timeout_s)
+            if missing:
+                self._raise_first_error(refs, records)
+            return list(map(self.load, [ref._id for ref in refs], records))
         except GetTimeoutError:
             raise
         except Exception:
@@ -155,40 +164,32 @@ class ObjectAccess:
                 self._unseen.excuse(ref._id for ref in refs)
             raise
 
-    def _wait_for(self, waiter: GetWaiter, refs: Sequence[Ref], timeout_s: float | None) -> None:
+    def _wait_for(
+        self, waiter: GetWaiter, refs: Sequence[Ref], records: list[ObjectRecord], timeout_s: float | None
+    ) -> None:
         started = monotonic()
         deadline = None if timeout_s is None else started + timeout_s
+        done = False
         try:
             done = self.blocking.block_until(waiter, deadline, refs)
-        except BaseException:
-            self._stop_waiting(waiter.on_ready, refs)
-            raise
+        finally:
+            if not done or waiter.has_failed:
+                with self._lock:
+                    for record in records:
+                        stop_waiting(record, waiter.on_ready)
         if not done:
-            self._stop_waiting(waiter.on_ready, refs)
             self.blocking.raise_if_shut()
             ids = [ref._id for ref in refs]
             raise GetTimeoutError(self.blocking.timeout_text(ids, timeout_s or 0.0))
         if self.advice is not None and (seconds := monotonic() - started) > _ADVISED_FROM_S:
             self.advice.waited(refs, seconds)
-        with self._lock:
-            pending = any(self._refs.objects[ref._id].state == PENDING for ref in refs)
-        if pending:  # one failed: its error is the outcome, whatever the others become
-            self._stop_waiting(waiter.on_ready, refs)
-            for ref in refs:
-                record = self._refs.objects[ref._id]
-                if record.state != PENDING:
-                    self._raise_if_error(ref._id, record)
 
-    def _raise_if_error(self, object_id: ObjectId, record: ObjectRecord) -> None:
-        if _failed(record):
-            self.load(object_id, record)
-
-    def _stop_waiting(self, callback: Callable[[ObjectRecord], None], refs: Sequence[Ref]) -> None:
-        with self._lock:
-            for ref in refs:
-                record = self._refs.objects.get(ref._id)
-                if record is not None:
-                    stop_waiting(record, callback)
+    def _raise_first_error(self, refs: Sequence[Ref], records: list[ObjectRecord]) -> None:
+        """An error among those that are ready is the outcome, whatever the others become."""
+        if any(record.state == PENDING for record in records):
+            for ref, record in zip(refs, records, strict=True):
+                if _failed(record):
+                    self.load(ref._id, record)
 
     def when_ready(
         self, object_id: ObjectId, record: ObjectRecord, callback: Callable[[ObjectRecord], None]
