@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance import beamlet_only, get, process_is_gone, wait_until
+from conformance import beamlet_only, get, process_is_gone, run_script, wait_until
 from gates import Gate
 
 import beamlet as ray
@@ -270,3 +270,48 @@ def test_cancel_of_a_call_that_waits_for_its_turn_on_the_loop(tmp_path: Path, ga
         get(queued[1])
     gate.open()
     assert get([running, queued[0], queued[2]]) == ["done"] * 3
+
+
+# -- the end of the driver -----------------------------------------------------------------------
+
+
+CLEANS_UP = """
+import asyncio, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+ray.init(num_cpus=4)
+
+class Plain:
+    def __init__(self, name): self.name = name
+    def ping(self): pass
+    def __ray_shutdown__(self):
+        time.sleep(0.05)
+        (folder / self.name).touch()
+
+class Async(Plain):
+    async def ping(self): pass
+    async def __ray_shutdown__(self):
+        await asyncio.sleep(0.05)
+        (folder / self.name).touch()
+
+class Busy(Plain):
+    def work(self):
+        (folder / "working").touch()
+        time.sleep(600)
+
+actors = [ray.remote(Plain).remote("plain"), ray.remote(Async).remote("async")]
+ray.get([actor.ping.remote() for actor in actors])
+if len(sys.argv) > 2:
+    busy = ray.remote(Busy).remote("busy")
+    busy.work.remote()
+    while not (folder / "working").exists():
+        time.sleep(0.01)
+"""
+
+
+@beamlet_only
+@pytest.mark.parametrize("busy", [False, True])
+def test_clean_up_methods_run_at_the_end_of_the_driver(tmp_path: Path, busy: bool) -> None:
+    run_script(tmp_path / "program.py", CLEANS_UP, str(tmp_path), *(["busy"] if busy else []))
+    assert (tmp_path / "plain").exists()
+    assert (tmp_path / "async").exists()
+    assert not (tmp_path / "busy").exists()

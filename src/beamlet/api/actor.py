@@ -23,6 +23,7 @@ from beamlet.base.class_names import retry_rule
 from beamlet.base.ids import ActorId, Address, FunctionKey
 from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.core_worker import functions
+from beamlet.core_worker.executing.leaving import HOOKS
 from beamlet.core_worker.executing.runner import ActorExit
 from beamlet.core_worker.submitting.actors import Creation
 from beamlet.core_worker.submitting.task_spec import MethodTemplate
@@ -326,7 +327,10 @@ class ActorClass(Generic[T]):
                 pass  # nobody has the name yet, or not any more: the GCS decides who is first
         info = self._handle_info(options)
         spec = self._spec(core, options, info, call_site)
-        return handle_of(core.actors.create(spec, args, kwargs, options.get_if_exists, signature.positional))
+        cleans_up = any(hasattr(self._cls, hook) for hook in HOOKS)
+        return handle_of(
+            core.actors.create(spec, args, kwargs, options.get_if_exists, signature.positional, cleans_up)
+        )
 
     def _handle_info(self, options: ActorOptions) -> HandleInfo:
         concurrency = self._concurrency(options)

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("beamlet")
 _JOIN_S = 15.0
 _GOODBYE_S = 10.0
+#: How long clean-up methods of actors may take at the end of the program.
+_CLEAN_UP_S = 1.0
 #: A head that does not answer goodbye for so long may be a stopped process.
 _STOPPED_S = 1.0
 
@@ -175,6 +177,7 @@ class Driver:
         """Say goodbye, wait until all that was ours is down, close. Bounded."""
         core = self.core
         if core is not None:
+            core.end_actors_in_order(_CLEAN_UP_S)
             with core.lock:
                 core.link.send(Goodbye())
                 core.reactor.flush()

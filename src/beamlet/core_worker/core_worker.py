@@ -236,6 +236,12 @@ class CoreWorker:
         """``advisor`` wants to see what this process submits and waits for."""
         self.advisor = self.objects.advice = self.arguments.advice = self.leases.advice = advisor
 
+    def end_actors_in_order(self, timeout_s: float) -> None:
+        """Before the program ends: let clean-up methods of its actors run, if that takes no longer."""
+        with self.lock:
+            ended = self.actors.end_in_order()
+        self.reactor.wait(ended, self.reactor.now() + timeout_s)
+
     # -- housekeeping ----------------------------------------------------------------------------
 
     def is_needed(self) -> bool:

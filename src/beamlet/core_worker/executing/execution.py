@@ -122,7 +122,7 @@ class Execution:
         self._producers.drop(message.task_id)
         if loop is not None:
             loop.cancel(message.task_id)
-        elif context.thread == threading.main_thread().ident:
+        elif self._work.takes_turns and context.thread == threading.main_thread().ident:
             # Breaks sleeps and reads as well as loops: a signal's handler raises in the main thread.
             signal.pthread_kill(context.thread, signal.SIGINT)
 

@@ -48,7 +48,7 @@ from beamlet.protocol.gcs import (
     ListNamedActors,
     SubscribeActor,
 )
-from beamlet.rpc.turns import SharedReactor
+from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.remote_error import died_of
 from beamlet.serialization.values import dump_error
 
@@ -96,6 +96,9 @@ class ActorAccess:
         self.links: dict[ActorId, ActorLink[Peer]] = {}
         #: Arguments of constructors, kept until the actor can never be started again.
         self._creations: dict[ActorId, PendingCreation] = {}
+        #: Those of them that are to end in order when this program does.
+        self._cleaning_up: set[ActorId] = set()
+        self._cleaned_up = Waiter(0)
 
     # -- creating --------------------------------------------------------------------------------
 
@@ -106,9 +109,11 @@ class ActorAccess:
         kwargs: dict[str, Any],
         get_if_exists: bool,
         parameters: tuple[str, ...] = (),
+        cleans_up: bool = False,
     ) -> Creation:
         """Ask the GCS for an actor. Waits for its word only if the actor is named.
 
+        cleans_up: its class has a method to be called at its end.
         Raises ActorAlreadyExistsError when the name is taken.
         """
         self._objects.blocking.raise_if_shut()
@@ -120,6 +125,8 @@ class ActorAccess:
             task_id = actor_creation_task_id(actor_id)
             creation = Pending(CreationSpec(spec, task_id, prepared.dep_ids(), prepared.nested), ())
             self._creations[actor_id] = creation
+            if cleans_up and not spec.detached:
+                self._cleaning_up.add(actor_id)
             link = self.link(actor_id, spec.class_name)
             link.max_task_retries = spec.max_task_retries
             link.max_pending_calls = spec.max_pending_calls
@@ -203,11 +210,24 @@ class ActorAccess:
 
     def _release_creation(self, actor_id: ActorId) -> None:
         creation = self._creations.pop(actor_id, None)
+        if actor_id in self._cleaning_up:
+            self._cleaning_up.discard(actor_id)
+            self._cleaned_up.complete()
         if creation is not None:
             creation.settled = True
             held, creation.held = creation.held, ()
             if held:
                 self._refs.remove_submitted(held)
+
+    def end_in_order(self) -> Waiter:
+        """Have our actors with clean-up methods end as if their last handles were gone.
+
+        Complete when they have ended.
+        """
+        for actor_id in self._cleaning_up:
+            self._raylet.send(ActorOutOfScope(actor_id))
+        self._cleaned_up = Waiter(len(self._cleaning_up))
+        return self._cleaned_up
 
     # -- finding ---------------------------------------------------------------------------------
 
