@@ -237,7 +237,7 @@ def program_errors(path: Path, source: str, **env: str) -> str:
 @beamlet_only
 def test_the_start_is_one_line_and_workers_speak_from_the_same_level(path: Path) -> None:
     err = program_errors(path, "ray.init(num_cpus=1)" + LOGGING)
-    assert err.count("Started a local Beamlet cluster: 1 CPUs") == 1
+    assert err.count("Started a local Beamlet cluster: 1 CPU,") == 1
     assert err.count("an info") == err.count("a warning") == 1
     assert "of theirs" not in err
 

@@ -380,7 +380,7 @@ def test_node_affinity() -> None:
     here = ray.get_runtime_context().get_node_id()
     task = echo.options(scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False))
     assert get(task.remote(3)) == 3
-    with pytest.raises(ValueError, match="no node id"):
+    with pytest.raises(ValueError, match="not a node id"):
         NodeAffinitySchedulingStrategy("nonsense", soft=False)
 
 

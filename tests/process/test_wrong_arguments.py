@@ -180,7 +180,7 @@ def test_an_unknown_concurrency_group_is_named_at_the_call() -> None:
     grouped = Grouped.remote()
     with pytest.raises(ValueError, match=r"no such group; it has 'io'; did you mean 'io'\?"):
         grouped.ping.options(concurrency_group="ioo")
-    with pytest.raises(ValueError, match="made without any"):
+    with pytest.raises(ValueError, match="it has none"):
         Thing.remote().ping.options(concurrency_group="zz")
 
 

@@ -118,7 +118,7 @@ def test_wrong_values_are_named(function: str, argument: str) -> None:
         ("wait", "num_returns", True, TypeError, "an int, not a bool"),
         ("wait", "num_returns", 0, ValueError, "at least 1"),
         ("util.list_named_actors", "all_namespaces", None, TypeError, "a bool, not None"),
-        ("util.ActorPool", "actors", [3], TypeError, "must hold actors, but element 0 is an int"),
+        ("util.ActorPool", "actors", [3], TypeError, "must contain actors, but element 0 is an int"),
     ],
 )
 def test_messages(function: str, argument: str, value: Any, error: type[Exception], said: str) -> None:
@@ -200,10 +200,10 @@ def test_arguments_of_init_are_taken_or_refused_by_name(argument: str) -> None:
     [
         ({"num_cpus": 10**30}, ValueError, "at most"),
         ({"num_cpus": float("nan")}, ValueError, "finite"),
-        ({"preload": [3]}, TypeError, "must hold names of modules, but holds 3"),
+        ({"preload": [3]}, TypeError, "must contain names of modules, but contains 3"),
         ({"preload": "json"}, TypeError, "a list of module names, not a str"),
         ({"preload": ["os path"]}, ValueError, "'os path' cannot be one"),
-        ({"resources": {"a": "x"}}, TypeError, "must hold numbers"),
+        ({"resources": {"a": "x"}}, TypeError, "must contain numbers"),
         ({"logging_level": "loud"}, ValueError, "logging.INFO"),
         ({"runtime_env": {"env_vars": {"A": "\udcff"}}}, ValueError, "lone surrogate"),
     ],

@@ -130,7 +130,7 @@ def test_the_start_line_says_what_there_is(stderr: Callable[[], str]) -> None:
     apply(JobLogging(), lambda: FACTS)
     tell_start({"CPU": 2.0, "GPU": 1.0, "memory": 2**31, "object_store_memory": 2**30}, "/logs")
     assert stderr().endswith(
-        "Started a local Beamlet cluster: 2 CPUs, 1 GPUs, 2.0 GiB of memory, 1.0 GiB of object store. "
+        "Started a local Beamlet cluster: 2 CPUs, 1 GPU, 2.0 GiB of memory, 1.0 GiB of object store. "
         "Logs: /logs\n"
     )
 

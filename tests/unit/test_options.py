@@ -170,7 +170,7 @@ def test_wrong_types_in_tasks(given: dict[str, Any]) -> None:
         ({"object_store_memory": 1}, "actors only"),
         ({"scheduling_strategy": "spread"}, "did you mean 'SPREAD'?"),
         ({"label_selector": {"a": "in(b"}}, "'in(b'"),
-        ({"label_selector": {"-": "b"}}, "no label name"),
+        ({"label_selector": {"-": "b"}}, "not a valid label name"),
         ({"fallback_strategy": [{}]}, "label_selector"),
         ({"_generator_backpressure_num_objects": 0}, "positive"),
         ({"_num_objects_per_yield": 0}, "positive"),
@@ -380,7 +380,7 @@ def test_names_of_ray_1_are_understood() -> None:
         assert actor(detached=True).detached
     with pytest.warns(DeprecationWarning, match="runtime_env"):
         assert task(override_environment_variables={"A": "1"}).runtime_env == {"env_vars": {"A": "1"}}
-    with pytest.warns(DeprecationWarning, match="means nothing"):
+    with pytest.warns(DeprecationWarning, match="no longer has any effect"):
         assert task(is_direct_call=True) == TaskOptions()
 
 

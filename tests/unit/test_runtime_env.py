@@ -123,7 +123,7 @@ def test_the_examples_in_the_docs(module: Any) -> None:
         ({"pip": 5}, "has 'pip': 5, which must be list or tuple or dict or str"),
         ({"working_dir": ["x"]}, "which must be str or PurePath"),
         ({3: "x"}, "must have str as its keys, but has 3"),
-        ({"env_vars": {"A": 1}}, "wrong 'env_vars': it must map str to str: 'A' is 1"),
+        ({"env_vars": {"A": 1}}, "an invalid 'env_vars': it must map str to str: 'A' is 1"),
     ],
 )
 def test_fields_that_cannot_be_are_refused(given: Any, said: str) -> None:

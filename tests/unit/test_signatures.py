@@ -84,7 +84,7 @@ def test_the_fast_path_says_what_the_check_says(args: tuple[Any, ...], kwargs: d
         (two, (1,), {}, "two() missing 1 argument 'y' (signature two(x, y) at "),
         (two, (), {}, "two() missing 2 arguments 'x', 'y' "),
         (two, (1, 2, 3), {}, "two() takes 2 arguments, but 3 were given"),
-        (none, (1,), {}, "none() takes 0 arguments, but 1 were given"),
+        (none, (1,), {}, "none() takes 0 arguments, but 1 was given"),
         (defaults, (1, 2, 3), {}, "takes 1 to 2 arguments by position (give 'z' by name), but 3 were given"),
         (two, (1, 2), {"y": 3}, "got two values for argument 'y'"),
         (defaults, (1,), {"zz": 3}, "has no argument 'zz'; did you mean 'z'?"),

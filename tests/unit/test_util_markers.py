@@ -119,14 +119,14 @@ def test_node_affinity_takes_hex_and_ids() -> None:
 
 @pytest.mark.parametrize("wrong", ["", "abc", "zz" * 28, "ff" * 28, 5, None])
 def test_node_affinity_refuses_what_is_no_node(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="no node id"):
+    with pytest.raises(ValueError, match="not a node id"):
         NodeAffinitySchedulingStrategy(wrong, soft=False)
 
 
 def test_node_affinity_refuses_contradictions() -> None:
-    with pytest.raises(ValueError, match="needs soft=True"):
+    with pytest.raises(ValueError, match="requires soft=True"):
         NodeAffinitySchedulingStrategy(NODE, soft=False, _spill_on_unavailable=True)
-    with pytest.raises(ValueError, match="needs soft=False"):
+    with pytest.raises(ValueError, match="requires soft=False"):
         NodeAffinitySchedulingStrategy(NODE, soft=True, _fail_on_unavailable=True)
 
 

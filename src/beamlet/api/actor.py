@@ -109,7 +109,7 @@ class ActorMethod:
         if group and group not in groups:
             raise ValueError(
                 f"option concurrency_group={group!r} of {name}: the actor has no such group; "
-                + (f"it has {', '.join(map(repr, groups))}" if groups else "it was made without any")
+                + (f"it has {', '.join(map(repr, groups))}" if groups else "it has none")
                 + nearest(group, groups)
             )
         return ActorMethod(self._handle, self._info, _template(self._handle._info, self._info, merged))
@@ -174,9 +174,8 @@ class ActorHandle(Generic[T]):
                     raise AttributeError(name)
                 raise AttributeError(
                     f"actor {self._info.class_name} has no method {name!r}; it has "
-                    f"{', '.join(n for n in self._info.methods if n not in _IMPLICIT) or 'none'}. Attributes "
-                    "of the "
-                    "instance are not readable from here: add a method that returns them."
+                    f"{', '.join(n for n in self._info.methods if n not in _IMPLICIT) or 'none'}. "
+                    "Attributes of the instance are not readable from here: add a method that returns them."
                 )
             template = self._templates[name] = _template(self._info, method, method.options)
             return ActorMethod(self, method, template)
@@ -284,8 +283,7 @@ class ActorClass(Generic[T]):
             group = method.options.concurrency_group
             assert group is None or group in options.concurrency_groups, (
                 f"method {self.__name__}.{method.name} asks for concurrency group {group!r}, which the "
-                "actor does "
-                f"not define; it has {list(options.concurrency_groups)}"
+                f"actor does not define; it has {list(options.concurrency_groups)}"
             )
 
     def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T]:
@@ -393,9 +391,8 @@ class ActorClass(Generic[T]):
     def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         name = self.__name__
         raise TypeError(
-            f"Actors cannot be instantiated directly: call {name}.remote(…) to start one, or use the "
-            "plain class "
-            f"{name}.__ray_actor_class__ for an object in this process."
+            f"Actors cannot be instantiated directly: call {name}.remote(…) to start one, or use the plain "
+            f"class {name}.__ray_actor_class__ for an object in this process."
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -414,8 +411,7 @@ class ActorClass(Generic[T]):
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
         raise ActorClassInheritanceException(
             f"inheriting from actor class {self.__name__} is not supported: derive from the undecorated "
-            "class "
-            f"({self.__name__}.__ray_actor_class__), and decorate the result with @remote."
+            f"class ({self.__name__}.__ray_actor_class__), and decorate the result with @remote."
         )
 
     def __repr__(self) -> str:

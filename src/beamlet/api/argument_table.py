@@ -140,7 +140,7 @@ def _actors(value: object) -> list[Any]:
     """What has methods to call remotely; what an actor is stands to the right of this file."""
     actors = list(_iterable(value))
     for index, actor in enumerate(actors):
-        _actor(actor, f"must hold actors, but element {index} is")
+        _actor(actor, f"must contain actors, but element {index} is")
     return actors
 
 

@@ -63,9 +63,7 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     filename = checked("timeline", "filename", filename)
     core = backend.current_or_none()
     if core is None:
-        raise RuntimeError(
-            "timeline() is about a running cluster, and there is none: call beamlet.init() first."
-        )
+        raise RuntimeError("timeline() needs a running cluster: call beamlet.init() first.")
     answer: Timeline = core.link.call(QueryTimeline(0), monotonic() + _ANSWER_S)
     if missing := what_is_missing(answer):
         log.warning("timeline(): %s", missing)

@@ -47,11 +47,15 @@ def apply(logging_: JobLogging, identity: Identity) -> None:
 
 def tell_start(resources: Mapping[str, float], logs: str) -> None:
     """One line: what was started, what it offers, where its logs are."""
-    offered = [f"{resources.get(CPU, 0):g} CPUs"]
+    offered = [_count(resources.get(CPU, 0), "CPU")]
     if resources.get(GPU):
-        offered.append(f"{resources[GPU]:g} GPUs")
+        offered.append(_count(resources[GPU], "GPU"))
     offered += [
         f"{resources.get(MEMORY, 0) / _GIB:.1f} GiB of memory",
         f"{resources.get(OBJECT_STORE_MEMORY, 0) / _GIB:.1f} GiB of object store",
     ]
     logger.info("Started a local Beamlet cluster: %s. Logs: %s", ", ".join(offered), logs)
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" + ("" if number == 1 else "s")

@@ -97,6 +97,5 @@ class ObjectRefGenerator(Generic[T_co]):
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "an ObjectRefGenerator cannot be pickled: only the process that called the task can read it. "
-            "Pass "
-            "the ObjectRefs that it yields."
+            "Pass the ObjectRefs that it yields."
         )

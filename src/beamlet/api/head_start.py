@@ -53,8 +53,7 @@ def head_options(
     host = detect()
     if object_store_memory is not None and object_store_memory < MIN_STORE_BYTES:
         raise ValueError(
-            f"object_store_memory is {object_store_memory} bytes; the least that works is "
-            f"{MIN_STORE_BYTES} (75 MiB)"
+            f"object_store_memory is {object_store_memory} bytes; the minimum is {MIN_STORE_BYTES} (75 MiB)"
         )
     store = int(host.object_store_bytes if object_store_memory is None else object_store_memory)
     offered: dict[str, float] = {
@@ -179,17 +178,15 @@ def find_session(address: str) -> SessionDirectory:
         session = find_current(root)
         if session is None:
             raise ConnectionError(
-                "no running Beamlet session of this user was found (looked for the one that `beamlet "
-                "start --head` "
-                f"announces in {root}). Start one with `beamlet start --head`, or call init() without an "
-                "address."
+                "no running Beamlet session of this user was found (looked for the one that `beamlet start "
+                f"--head` announces in {root}). Start one with `beamlet start --head`, or call init() "
+                "without an address."
             )
         return session
     if address.startswith(("ray://", "beamlet://")):
         raise ConnectionError(
             f"{address}: connecting from another machine is not in this release. Run the driver on the "
-            "head's "
-            "machine, with address='auto'."
+            "head's machine, with address='auto'."
         )
     path = Path(address)
     if path.name == "node.sock":
@@ -199,9 +196,9 @@ def find_session(address: str) -> SessionDirectory:
     session = SessionDirectory(path)
     if not path.is_dir() or not session.is_alive():
         raise ConnectionError(
-            f"{address!r} names no running session of this user. Known addresses are 'auto', 'local', a "
-            "session "
-            f"directory below {root}, or its name; host:port addresses come with clusters of several nodes."
+            f"{address!r} does not name a running session of this user. Valid addresses are 'auto', "
+            f"'local', a session directory below {root}, or its name; host:port addresses come with "
+            "clusters of several nodes."
         )
     return session
 

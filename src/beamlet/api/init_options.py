@@ -110,8 +110,7 @@ class InitOptions:
         if wrong:
             raise ValueError(
                 f"When connecting to an existing cluster ({address}), {', '.join(wrong)} must not be "
-                "provided: "
-                "the node offers what it was started with."
+                "provided: the node offers what it was started with."
             )
 
 
@@ -217,11 +216,11 @@ def _set_preload(options: InitOptions, value: Any) -> None:
     for each in value:
         if not isinstance(each, str):
             raise TypeError(
-                _wrong("preload", value, f"must hold names of modules, but holds {rules.brief(each)}")
+                _wrong("preload", value, f"must contain names of modules, but contains {rules.brief(each)}")
             )
         if not all(part.isidentifier() for part in each.split(".")):
             raise ValueError(
-                _wrong("preload", value, f"must hold names of modules; {rules.brief(each)} cannot be one")
+                _wrong("preload", value, f"must contain names of modules; {rules.brief(each)} cannot be one")
             )
     options.preload = [str.__str__(each) for each in value]
 
@@ -243,7 +242,7 @@ def _set_level_by(options: InitOptions, env: Mapping[str, str]) -> None:
                 _set_level(options, env[name])
             except (TypeError, ValueError):
                 raise ValueError(
-                    f"the environment variable {name}={env[name]!r} is no logging level; use debug, info, "
+                    f"the environment variable {name}={env[name]!r} is not a logging level; use debug, info, "
                     "warning, error or critical"
                 ) from None
             return
@@ -255,7 +254,9 @@ def _set_format(options: InitOptions, value: Any) -> None:
     try:
         logging.Formatter(rules.text(value))
     except ValueError as problem:
-        raise ValueError(_wrong("logging_format", value, f"is no format of logging: {problem}")) from None
+        raise ValueError(
+            _wrong("logging_format", value, f"is not a valid logging format: {problem}")
+        ) from None
     options.logging_format = rules.text(value)
 
 

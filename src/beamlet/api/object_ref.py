@@ -168,7 +168,7 @@ def _misused(ref: ObjectRef[Any], what: str) -> NoReturn:
 def _refuse(symbol: str) -> Any:
     @for_users
     def operate(self: ObjectRef[Any], other: Any = None) -> NoReturn:
-        _misused(self, f"is no operand for {symbol}")
+        _misused(self, f"does not support {symbol}")
 
     return operate
 

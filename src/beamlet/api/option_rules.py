@@ -143,7 +143,7 @@ def amount(value: float) -> float:
     if value < 0:
         raise ValueError("cannot be negative")
     if 0 < value < SMALLEST:
-        raise ValueError(f"is finer than the precision of resources, {SMALLEST}")
+        raise ValueError(f"is smaller than the precision of resources, {SMALLEST}")
     if value > LARGEST:
         raise ValueError(f"must be at most {LARGEST:,}")
     return int(value) if isinstance(value, int) else float(value)
@@ -229,7 +229,9 @@ def label_selector(value: Mapping[Any, Any]) -> dict[str, str]:
         if not isinstance(key, str) or not isinstance(wanted, str):
             raise TypeError(f"must map str to str, but has {key!r}: {wanted!r}")
         if not _LABEL_KEY.fullmatch(key):
-            raise ValueError(f"has the key {key!r}, which is no label name (as in Kubernetes)")
+            raise ValueError(
+                f"has the key {key!r}, which is not a valid label name (the rules are those of Kubernetes)"
+            )
         if not _LABEL_VALUE.fullmatch(wanted):
             raise ValueError(f"has {key!r}: {wanted!r}; write 'v', '!v', 'in(a, b)' or '!in(a, b)'")
     return dict(value)
@@ -238,11 +240,11 @@ def label_selector(value: Mapping[Any, Any]) -> dict[str, str]:
 def fallback_strategy(value: list[Any]) -> list[dict[str, dict[str, str]]]:
     for step in value:
         if not isinstance(step, dict):
-            raise TypeError(f"must hold dicts, but holds {step!r}")
+            raise TypeError(f"must contain dicts, but contains {step!r}")
         if set(step) != {"label_selector"}:
-            raise ValueError(f"must hold dicts with 'label_selector' alone, but holds {step!r}")
+            raise ValueError(f"must contain dicts with 'label_selector' alone, but contains {step!r}")
         if not isinstance(step["label_selector"], dict):
-            raise TypeError(f"has a label_selector that is no dict: {step['label_selector']!r}")
+            raise TypeError(f"has a label_selector that is not a dict: {step['label_selector']!r}")
     return [{"label_selector": label_selector(step["label_selector"])} for step in value]
 
 
@@ -253,11 +255,11 @@ def custom_resources(value: Mapping[Any, Any]) -> dict[str, float]:
     kept: dict[str, float] = {}
     for name, quantity in value.items():
         if not isinstance(name, str) or not name:
-            raise TypeError(f"must be named by non-empty str, but has {brief(name)}")
+            raise TypeError(f"must have non-empty str as its keys, but has {brief(name)}")
         if name in _OWN_OPTION:
-            raise ValueError(f"may not hold {name!r}: use {_OWN_OPTION[name]} instead")
+            raise ValueError(f"must not contain {name!r}: use {_OWN_OPTION[name]} instead")
         if not isinstance(quantity, int | float):
-            raise TypeError(f"must hold numbers, but has {brief(name)}: {brief(quantity)}")
+            raise TypeError(f"must contain numbers, but has {brief(name)}: {brief(quantity)}")
         try:
             kept[text(name)] = amount(quantity)
         except ValueError as problem:
@@ -271,7 +273,7 @@ def retry_exceptions(value: bool | Iterable[Any]) -> bool | tuple[type[Exception
     kinds = tuple(value)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            raise ValueError(f"must be a bool or a list of exception classes, but holds {kind!r}")
+            raise ValueError(f"must be a bool or a list of exception classes, but contains {kind!r}")
     return kinds
 
 

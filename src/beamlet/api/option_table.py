@@ -154,7 +154,7 @@ def modernise(given: Mapping[str, Any], kind: str, target: str) -> dict[str, Any
             continue
         if name in _IGNORED:
             del modern[name]
-            deprecated(f"option {name} of {target} means nothing any more; leave it out")
+            deprecated(f"option {name} of {target} no longer has any effect; leave it out")
         elif (new := _RENAMED.get(name)) and kind in OPTIONS[new].where:
             _move(modern, name, {new: modern[name]}, target)
         elif name == "detached" and kind == "a":

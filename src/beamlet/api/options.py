@@ -183,7 +183,7 @@ def validate_actor_options(given: Mapping[str, Any], *, target: str = "actor") -
     if checked.get("name") == "":
         raise ValueError(f"option name of {target} must not be empty; leave it out for none")
     if checked.get("get_if_exists") and checked.get("name") is None:
-        raise ValueError(f"option get_if_exists of {target} needs a name: by what should it be found?")
+        raise ValueError(f"option get_if_exists of {target} needs a name, to look the actor up by")
     if checked.get("max_concurrency") == 0:
         checked["max_concurrency"] = None
     _check_placement(checked, target)

@@ -21,6 +21,5 @@ def strategy_of(given: Any) -> str:
         return f"node:{node_id}" + (":soft" if getattr(given, "soft", False) else "")
     raise NotImplementedError(
         f"scheduling_strategy {type(given).__name__} is not in this release: placement groups and label "
-        "selectors "
-        "come with clusters of several nodes. Leave it out on a single node."
+        "selectors come with clusters of several nodes. Leave it out on a single node."
     )

@@ -102,7 +102,7 @@ class BaseID:
 
     def _not_nil(self) -> None:
         if self.is_nil():
-            raise ValueError(f"{type(self).__name__} is nil: it belongs to nothing")
+            raise ValueError(f"{type(self).__name__} is nil, and does not belong to anything")
 
 
 class UniqueID(BaseID):

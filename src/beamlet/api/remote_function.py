@@ -56,9 +56,8 @@ class RemoteFunction(RemoteCall[P, R]):
         """From a function and options as users write them. Raises as options.py says."""
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise ValueError(
-                f"{function.__qualname__} is an 'async def' function: tasks are plain functions. Make it "
-                "a method "
-                "of an actor, or run it inside the task with asyncio.run()."
+                f"{function.__qualname__} is an 'async def' function: tasks are plain functions. Make it a "
+                "method of an actor, or run it inside the task with asyncio.run()."
             )
         options = validate_task_options(
             given, target=f"task {function.__name__}", is_generator=inspect.isgeneratorfunction(function)

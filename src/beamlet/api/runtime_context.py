@@ -76,7 +76,7 @@ class RuntimeContext:
         """The running task, in hex; None, with a warning, in a driver."""
         core = _core("get_task_id()")
         if core.is_driver:
-            logger.warning("get_task_id() is None here: this is a driver, and no task runs in it.")
+            logger.warning("get_task_id() is None here: this is a driver, not a task.")
             return None
         return str(core.context().task_id.hex())
 
@@ -267,7 +267,7 @@ def _core(what: str) -> CoreWorker:
 
 
 def _not_started(what: str) -> str:
-    return f"RuntimeContext.{what} is about a running cluster, and there is none: call beamlet.init() first."
+    return f"RuntimeContext.{what} needs a running cluster: call beamlet.init() first."
 
 
 def _actor_spec(core: CoreWorker) -> ActorSpec | None:

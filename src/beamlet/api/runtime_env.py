@@ -75,7 +75,7 @@ def check_fields(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
         try:
             given["env_vars"] = rules.environment_variables(given["env_vars"])
         except (TypeError, ValueError) as problem:
-            raise type(problem)(f"has wrong 'env_vars': it {problem}") from None
+            raise type(problem)(f"has an invalid 'env_vars': it {problem}") from None
     return given
 
 

@@ -124,7 +124,8 @@ class Signature:
     def _too_many(self, given: int) -> NoReturn:
         by_name = f" by position (give {_list(self.keyword_only)} by name)" if self.keyword_only else ""
         least = "" if self.required == self.max_args else f"{self.required} to "
-        self._fail(f"takes {least}{_count(self.max_args)}{by_name}, but {given} were given")
+        were = "was" if given == 1 else "were"
+        self._fail(f"takes {least}{_count(self.max_args)}{by_name}, but {given} {were} given")
 
     def _fail(self, problem: str) -> NoReturn:
         raise TypeError(f"{self.name}() {problem} (signature {self.text})")

@@ -117,9 +117,7 @@ def wait(
         if not ray_waitables:
             return [], []
         if num_returns > len(ray_waitables):
-            raise ValueError(
-                f"num_returns is {num_returns}, but only {len(ray_waitables)} ObjectRefs were given"
-            )
+            raise ValueError(f"num_returns is {num_returns}, but the list has only {len(ray_waitables)}")
         is_known = len(ray_waitables) >= KEPT_FROM and _last_rest == mark_of(ray_waitables)
         if not is_known and _holds_generators(ray_waitables):
             return core.streams.wait(ray_waitables, num_returns, timeout)
@@ -168,7 +166,7 @@ def _holds_generators(refs: list[Any]) -> bool:
         _refuse_element("wait", refs)
     # Equal references are usually the same object, and identity is cheap to compare for long lists.
     if len(set(refs)) != len(refs):
-        raise ValueError("wait() requires a list of unique ObjectRefs: some are given twice")
+        raise ValueError("wait() requires a list of unique ObjectRefs: some appear more than once")
     return ObjectRefGenerator in kinds
 
 

@@ -65,7 +65,9 @@ class _Observer:
         self._connection.send(_hello())
         welcome = self._next()
         if isinstance(welcome, node.Refused):
-            raise ConnectionError(f"session {self._session.path.name} refused us: {welcome.reason}")
+            raise ConnectionError(
+                f"session {self._session.path.name} refused the connection: {welcome.reason}"
+            )
         self._connection.send(question)
         return self._next()
 

@@ -48,7 +48,7 @@ def add_to(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--head", action="store_true", help="be the first node (needed)")
+    parser.add_argument("--head", action="store_true", help="be the first node (required)")
     parser.add_argument("--num-cpus", type=_amount, metavar="N", help="default: what this machine may use")
     parser.add_argument("--num-gpus", type=_amount, metavar="N", help="default: those visible here")
     parser.add_argument(

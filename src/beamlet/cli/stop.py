@@ -37,7 +37,9 @@ def add_to(commands: Any) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--session", metavar="ID", help="end this one (a session's name or directory)")
     which.add_argument(
-        "--all", action="store_true", help="end all sessions of this user, those of running programs too"
+        "--all",
+        action="store_true",
+        help="end all sessions of this user, including those of running programs",
     )
     parser.add_argument(
         "-f", "--force", action="store_true", help="kill at once, without a chance to clean up"
@@ -63,7 +65,9 @@ def run(options: argparse.Namespace) -> int:
     sweep_dead(root)
     if not chosen:
         others = find_running(root)
-        hint = f" {len(others)} of running programs: `beamlet stop --all` ends them." if others else ""
+        hint = (
+            f" {len(others)} started by running programs: `beamlet stop --all` ends them." if others else ""
+        )
         print(f"No cluster started by `beamlet start` is running.{hint}")
     return 0
 
@@ -127,4 +131,4 @@ def _without_head(session: SessionDirectory) -> str:
             )
         time.sleep(0.01)
     clean_up_after(session)
-    return ": its head was gone already, the rest is now"
+    return ": its head was already gone; the rest was cleaned up"

@@ -70,8 +70,9 @@ class RayletGone(RaySystemError):
 
     def __init__(self, reason: str, session_dir: str) -> None:
         super().__init__(
-            f"lost the connection to the cluster: {reason}. Its processes end and its objects are gone; "
-            f"{session_dir}/logs/head.log may say why. Call shutdown() and init() to go on with a new one."
+            f"lost the connection to the cluster: {reason}. Its processes are ending and its objects are "
+            f"gone; {session_dir}/logs/head.log may say why. Call shutdown() and init() to go on with a new "
+            "one."
         )
         self._arguments = (reason, session_dir)
 

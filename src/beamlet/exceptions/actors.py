@@ -125,9 +125,11 @@ def _why_actor_died(cause: BaseException | DeathCertificate | str | None, actor:
     if cause is None:
         return default
     if isinstance(cause, str):
-        return f"{actor} is dead: {cause}"
+        # Who died is what most of the GCS's stories begin with.
+        tells_who = cause.startswith("actor ")
+        return cause[0].upper() + cause[1:] if tells_who else f"{actor} is dead: {cause}"
     if isinstance(cause, RayTaskError):
-        return f"{actor} never came to life, because its __init__ raised:\n{cause}"
+        return f"{actor} could not be created, because its __init__ raised:\n{cause}"
     if isinstance(cause, BaseException):
-        return f"{actor} never came to life, because an argument of its __init__ is an error:\n{cause}"
+        return f"{actor} could not be created, because an argument of its __init__ is an error:\n{cause}"
     return f"{actor} is dead: {cause.describe()}"

@@ -366,7 +366,9 @@ class ActorTable:
     def _hint(self, namespace: str, name: str, now: float) -> str:
         sentences = self._live.names.hint(namespace, name)
         if dead := self._history.last_bearer(namespace, name):
-            sentences.append(f"The last of that name ended {now - dead.died_at:.1f} s ago: {dead.cause}")
+            sentences.append(
+                f"The last actor of that name ended {now - dead.died_at:.1f} s ago: {dead.cause}"
+            )
         return " ".join(sentences)
 
     def handle_list(self, sender: Address, message: ListNamedActors) -> list[Effect]:

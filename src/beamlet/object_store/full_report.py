@@ -27,7 +27,7 @@ def too_large(request: CreateRequest, capacity_bytes: int) -> str:
     """For a value that no amount of waiting would fit."""
     return (
         f"{_asked(request)} is larger than the whole object store ({human_bytes(capacity_bytes)}). "
-        f"Make the store larger with init(object_store_memory=…), or put the value in pieces."
+        f"Make the store larger with init(object_store_memory=…), or split the value into pieces."
     )
 
 

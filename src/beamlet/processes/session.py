@@ -245,8 +245,9 @@ def secure_root(root: Path) -> Path:
         ) from error
     if not stat.S_ISDIR(found.st_mode):
         raise SessionRootError(
-            f"{root} should be a directory of ours, found {stat.filemode(found.st_mode)}: a link or file "
-            f"there may have been planted by another user. Remove it, or choose another place. {_CHOOSE}"
+            f"{root} should be a directory owned by us, but is {stat.filemode(found.st_mode)}: a link or "
+            "file there may have been planted by another user. Remove it, or choose another place. "
+            f"{_CHOOSE}"
         )
     if found.st_uid != os.getuid():
         raise SessionRootError(

@@ -111,8 +111,8 @@ class ActorPool(Generic[V]):
         ref = self._numbered.get(self._next_wanted)
         if ref is None:
             raise ValueError(
-                "get_next() does not go with get_next_unordered(), which has returned or overtaken the next "
-                "in order. Use one of the two."
+                "get_next() cannot be mixed with get_next_unordered(), which has already returned the next "
+                "result in order. Use one or the other."
             )
         ready, _ = beamlet.wait([ref], timeout=timeout)
         if not ready:
@@ -135,16 +135,14 @@ class ActorPool(Generic[V]):
             raise StopIteration("no more results: nothing that was submitted is pending")
         if not self._running:
             raise RuntimeError(
-                f"{len(self._waiting)} submissions wait and all actors of the pool have died: "
+                f"{len(self._waiting)} submissions are waiting, and every actor of the pool has died: "
                 "push() a living one"
             )
 
     def _too_slow(self, ref: Any, timeout: float | None, drop: bool) -> NoReturn:
         if drop:
             self._free(self._forget(ref))
-        raise TimeoutError(
-            f"{ref} of the pool was not there within {timeout} s" + (", and is dropped" if drop else "")
-        )
+        raise TimeoutError(f"{ref} was not ready within {timeout} s" + (", and is dropped" if drop else ""))
 
     def _forget(self, ref: Any) -> Any:
         """The result is accounted for; returns the call's actor."""
@@ -181,7 +179,7 @@ class ActorPool(Generic[V]):
         """Add an actor. Raises ValueError if it is in the pool."""
         checked("util.ActorPool.push", "actor", actor)
         if actor in self._idle or any(actor == busy for _, busy in self._running.values()):
-            raise ValueError(f"{actor!r} belongs to the pool already")
+            raise ValueError(f"{actor!r} is already in the pool")
         self._free(actor)
 
     def _free(self, actor: Any) -> None:

@@ -110,4 +110,6 @@ def _check(function: str, chunk_size: int, yield_obj_refs: bool, kwargs: dict[st
         elif name != "num_returns":
             raise TypeError(f"{function.removeprefix('util.')}() has no argument {name!r}")
     if "num_returns" in kwargs:
-        raise ValueError("num_returns cannot be given: every result is returned, chunk_size at one look")
+        raise ValueError(
+            "num_returns cannot be given: all results are returned, chunk_size of them at a time"
+        )

@@ -178,7 +178,7 @@ class _QueueActor:
             async with asyncio.timeout(timeout_s):
                 return await self._items.get()
         except TimeoutError:
-            raise Empty(f"no item came within {timeout_s} s") from None
+            raise Empty(f"no item arrived within {timeout_s} s") from None
 
     async def put_nowait(self, item: Any) -> None:
         self._reserve(1)
@@ -203,5 +203,5 @@ class _QueueActor:
     def _take(self, count: int) -> list[Any]:
         held = self._items.qsize()
         if held < count:
-            raise Empty(f"{count} asked for, the queue holds {held}")
+            raise Empty(f"{count} items were asked for, but the queue holds {held}")
         return [self._items.get_nowait() for _ in range(count)]

@@ -23,9 +23,9 @@ class NodeAffinitySchedulingStrategy:
     ) -> None:
         self.node_id = _node_hex(node_id)
         if _spill_on_unavailable and not soft:
-            raise ValueError("_spill_on_unavailable means to go elsewhere, which needs soft=True")
+            raise ValueError("_spill_on_unavailable=True requires soft=True")
         if _fail_on_unavailable and soft:
-            raise ValueError("_fail_on_unavailable means to go nowhere else, which needs soft=False")
+            raise ValueError("_fail_on_unavailable=True requires soft=False")
         self.soft = soft
         self._spill_on_unavailable = _spill_on_unavailable
         self._fail_on_unavailable = _fail_on_unavailable
@@ -97,7 +97,7 @@ def _node_hex(node_id: str | BaseID) -> str:
         found = NodeID.nil()
     if found.is_nil():
         raise ValueError(
-            f"{node_id!r} is no node id: it takes {2 * NodeID.size()} hex digits. beamlet.nodes() "
+            f"{node_id!r} is not a node id, which has {2 * NodeID.size()} hex digits. beamlet.nodes() "
             "lists the nodes with their ids."
         )
     return found.hex()

@@ -260,7 +260,8 @@ class ObjectAccess:
 def stale_reference(object_id: ObjectId) -> RaySystemError:
     return RaySystemError(
         ValueError(
-            f"ObjectRef {object_id.hex()} is not known here: it belongs to an earlier session, which was "
-            "shut down, and so was its value"
+            f"ObjectRef {object_id.hex()} is not known in this session: it comes from an earlier session, "
+            "which was shut down, or from the process that this one was forked from, or it was made up. "
+            "Objects end with their session, and a fork is not a part of it."
         )
     )

@@ -312,7 +312,9 @@ class WorkerExplaining(Explaining):
         return f"{text} and waits at {wait.site}: {cause}", cause.progresses
 
     def _queued_text(self, position: int) -> tuple[str, bool]:
-        behind = f"is queued behind {position} call{'s' if position != 1 else ''} of the actor"
+        what = "call" if self._work.spec is not None else "task"
+        where = "of the actor" if self._work.spec is not None else f"of worker pid={os.getpid()}"
+        behind = f"is queued behind {position} {what}{'s' if position != 1 else ''} {where}"
         running = list(self._work.running.values())
         if not running:
             return behind, True
