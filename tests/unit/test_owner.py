@@ -71,6 +71,14 @@ def test_the_first_error_ends_a_get(owner: Owner) -> None:
     assert not owner.record(first).waiters
 
 
+def test_an_error_that_means_something_to_iterators_arrives(owner: Owner) -> None:
+    first, second = owner.promise(1), owner.promise(2)
+    owner.keep_promise(first, ONE)
+    owner.keep_promise(second, dump_error(StopIteration("stop")))
+    with pytest.raises(StopIteration, match="stop"):
+        owner.objects.get([first, second], None)
+
+
 def test_a_get_that_times_out_leaves_nothing_behind(owner: Owner) -> None:
     ref = owner.promise()
     with pytest.raises(GetTimeoutError, match="1 late"):

@@ -156,7 +156,8 @@ class ObjectAccess:
                 self._wait_for(waiter, refs, records, timeout_s)
             if missing:
                 self._raise_first_error(refs, records)
-            return list(map(self.load, [ref._id for ref in refs], records))
+            load = self.load  # not map(): a StopIteration that a task raised would end it
+            return [load(ref._id, record) for ref, record in zip(refs, records, strict=True)]
         except GetTimeoutError:
             raise
         except Exception:
