@@ -1,0 +1,252 @@
+"""The submitting room of one process without sockets: what is sent is kept, what comes is said by hand."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from beamlet.base.death import DeathCertificate
+from beamlet.base.ids import ActorId, Address, FunctionKey, JobId, TaskId
+from beamlet.core_worker.context import Contexts, TaskContext
+from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.submitting.actors import ActorAccess
+from beamlet.core_worker.submitting.arguments import Arguments
+from beamlet.core_worker.submitting.cancelling import Cancelling
+from beamlet.core_worker.submitting.leases import Leases
+from beamlet.core_worker.submitting.outcomes import Outcomes
+from beamlet.core_worker.submitting.results import ResultTaker
+from beamlet.core_worker.submitting.submission import Submission
+from beamlet.core_worker.submitting.task_spec import MethodTemplate, SchedulingKey, TaskTemplate
+from beamlet.protocol.gcs import ActorSpec, ActorUpdate
+from beamlet.protocol.message import Message
+from beamlet.protocol.node import JobDescription, LeaseGranted, LeaseName, RequestLease
+from beamlet.protocol.peer import CallActor, PushTask, Result, Results
+from beamlet.serialization.values import dump_error, dumps
+from support.owner import NODE, FakeRef, Owner
+
+ONE_CPU = SchedulingKey((("CPU", 10_000),))
+ACTOR_JOB = JobId(b"\x01\0\0\0")
+#: Every test has ids of its own: references that live on in another's traceback are not ours.
+_numbers = itertools.count(1)
+
+
+def on_the_wire(message: Message) -> Any:
+    """What the other side reads: the message must be one that can travel, and changes no more."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=type(message))
+
+
+class FakeRaylet:
+    """Requests wait for the test to answer them."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.awaited: dict[int, tuple[Any, Callable[[Any], None]]] = {}
+        self._count = 0
+
+    def send(self, message: Message) -> None:
+        self.sent.append(on_the_wire(message))
+
+    def request(self, message: Any, on_answer: Callable[[Any], None]) -> int:
+        self._count += 1
+        message.req = self._count
+        self.awaited[self._count] = on_the_wire(message), on_answer
+        return self._count
+
+    def call(self, message: Any) -> Any:
+        raise AssertionError("it would wait")
+
+    def take_socket(self) -> Any:
+        return "a socket"
+
+    def gone(self) -> Exception:
+        return RuntimeError("the raylet is gone")
+
+    def asked(self, kind: type) -> list[Any]:
+        """Requests of a kind that wait for an answer."""
+        return [message for message, _ in self.awaited.values() if isinstance(message, kind)]
+
+    def answer(self, message: Any) -> None:
+        _, on_answer = self.awaited.pop(message.req)
+        on_answer(message)
+
+    def took(self, kind: type) -> list[Any]:
+        """Messages of a kind, and forget them."""
+        taken = [message for message in self.sent if isinstance(message, kind)]
+        self.sent = [message for message in self.sent if not isinstance(message, kind)]
+        return taken
+
+
+class Peers:
+    """Peers without connections: what they are sent stays in their queues."""
+
+    def __init__(self) -> None:
+        self.by_address: dict[Address, Peer] = {}
+        self.full: set[Any] = set()
+
+    def get(self, address: Address) -> Peer:
+        return self.by_address.setdefault(address, Peer(address))
+
+    def adopt(self, address: Address, sock: Any) -> Peer:
+        assert sock == "a socket"
+        return self.get(address)
+
+    def wait_for_room(self, peer: Any) -> None:
+        raise AssertionError("nobody is full")
+
+
+class Caller:
+    """The room, composed as core_worker.py does. ``owner`` is the room on its left."""
+
+    def __init__(self) -> None:
+        self.owner = owner = Owner()
+        self.now = 100.0
+        self.reactor = owner.reactor
+        self.reactor.now = lambda: self.now
+        self.raylet, self.peers = FakeRaylet(), Peers()
+        contexts = Contexts(TaskContext(TaskId(next(_numbers).to_bytes(8, "big") + b"\xff" * 12 + ACTOR_JOB)))
+        self.outcomes = Outcomes(owner.refs, owner.objects, owner.streams, owner.unseen)
+        self.arguments = Arguments(owner.refs, owner.objects, owner.unseen, FakeRef)
+        self.leases = Leases(self.reactor, self.raylet, self.peers, self.outcomes)
+        self.actors = ActorAccess(
+            *(self.reactor, self.raylet, self.peers, owner.refs, owner.objects, contexts),
+            *(self.arguments, self.outcomes, owner.unseen, FakeRef),
+        )
+        peers: Any = self.peers
+        self.submission = Submission(
+            *(self.reactor, owner.refs, owner.releases, contexts, owner.streams, self.arguments),
+            *(self.outcomes, self.leases.submitter, self.actors, FakeRef, lambda *parts: parts, peers),
+        )
+        self.results = ResultTaker(
+            *(owner.refs, owner.objects, owner.streams, self.outcomes, self.leases, self.actors)
+        )
+        self.cancelling = Cancelling(
+            *(self.reactor, self.raylet, self.peers, owner.refs, owner.releases, self.outcomes),
+            *(self.leases.submitter, self.actors),
+        )
+        owner.releases.on_freed = self.actors.handle_freed
+
+    # -- the program -----------------------------------------------------------------------------
+
+    def task(self, *args: Any, retries: int = 0, retry: Any = False, num_returns: int = 1) -> Any:
+        """``f.remote(*args)``."""
+        template = TaskTemplate(FunctionKey(b"f"), "f", num_returns, ONE_CPU, {"CPU": 10_000}, retries, retry)
+        return self.submission.submit_task(template, args, {})
+
+    def actor(self, *args: Any, restarts: int = 0, name: str = "") -> Any:
+        """``A.remote(*args)``."""
+        spec = ActorSpec(
+            actor_id=ActorId(b""),
+            job=JobDescription(ACTOR_JOB, "", [], b"", b"", {}, False, Address(b"")),
+            owner=Address(b""),
+            class_key=FunctionKey(b"A"),
+            class_name="A",
+            args=b"",
+            deps=[],
+            nested=[],
+            placement_resources={},
+            lifetime_resources={},
+            name=name,
+            max_restarts=restarts,
+            call_site="app.py:7",
+        )
+        return self.actors.create(spec, args, {}, False)
+
+    def call(self, actor: Any, *args: Any, retries: int = 0, retry: Any = False) -> Any:
+        """``actor.m.remote(*args)``."""
+        link = self.actors.link(actor.actor_id, "A")
+        return self.submission.submit_call(link, MethodTemplate("m", 1, retries, retry), args, {})
+
+    def promise(self) -> FakeRef:
+        """A value that is still to come."""
+        return self.owner.promise(next(_numbers))
+
+    def outcome(self, ref: Any) -> Any:
+        """The value of a result that is there, or its error."""
+        try:
+            return self.owner.objects.get([ref], 0)[0]
+        except Exception as error:
+            return error
+
+    def is_pending(self, ref: Any) -> bool:
+        return self.owner.refs.objects[ref._id].state == 0
+
+    # -- the raylet and the GCS ------------------------------------------------------------------
+
+    def grant(self, worker: bytes = b"w") -> Peer:
+        """Answer the oldest lease request with ``worker``."""
+        request = self.raylet.asked(RequestLease)[0]
+        address = Address(worker.ljust(32, b"w"))
+        lease = LeaseName(NODE, request.req)
+        fresh = address not in self.peers.by_address
+        self.raylet.answer(LeaseGranted(request.req, lease, address, 77, {}, fresh))
+        return self.peers.by_address[address]
+
+    def tell(self, actor: Any, state: str, incarnation: int = 0, **facts: Any) -> Peer:
+        """The GCS tells of an actor; the peer that it is, if it lives."""
+        address = Address(b"a%d" % incarnation).ljust(32, b"a")
+        self.actors.updated(ActorUpdate(actor.actor_id, state, address, incarnation, **facts))
+        return self.peers.get(address)
+
+    def die(self, peer: Peer, certificate: DeathCertificate | None = None, first: bool = False) -> None:
+        """Its end is noticed; the raylet's word comes before (``first``), after, or not at all."""
+        if certificate is not None and first:
+            self.leases.certified(peer.address, certificate)
+        self.peers.by_address.pop(peer.address)
+        if peer.leased is not None:
+            self.leases.worker_lost(peer)
+        if peer.actor is not None:
+            self.actors.peer_gone(peer.actor)
+        if certificate is not None and not first:
+            self.leases.certified(peer.address, certificate)
+
+    # -- the workers -----------------------------------------------------------------------------
+
+    def pushed(self, peer: Peer) -> list[PushTask | CallActor]:
+        """The work that it was sent since the last look."""
+        sent, peer.queue = peer.queue, []
+        return [on_the_wire(m) for m in sent if isinstance(m, PushTask | CallActor)]
+
+    def sent(self, peer: Peer) -> list[Any]:
+        sent, peer.queue = peer.queue, []
+        return [on_the_wire(message) for message in sent]
+
+    def answer(self, peer: Peer, work: PushTask | CallActor, value: Any) -> None:
+        data = dumps(value)
+        assert isinstance(data, bytes)
+        self._came(peer, Result(work.seq, data, 10))
+
+    def answer_error(self, peer: Peer, work: PushTask | CallActor, error: BaseException, *types: str) -> None:
+        payload = dump_error(error)
+        self._came(peer, Results(work.seq, [payload], 10, failed=True, error_types=types))
+
+    def _came(self, peer: Peer, message: Result | Results) -> None:
+        if isinstance(message, Result):
+            self.results.take_result(peer, message)
+        else:
+            self.results.take_results(peer, message)
+        if peer.leased is not None:
+            self.leases.after_results(peer.leased)
+        self.owner.releases.perform()
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.reactor._run_timers()
+
+    def check(self) -> None:
+        """What holds at every moment."""
+        self.leases.submitter.check_invariants()
+        for link in self.actors.links.values():
+            link.check_invariants()
+        self.owner.refs.check_invariants()
+
+    def close(self) -> None:
+        self.owner.close()
+
+
+def certificate(**facts: Any) -> DeathCertificate:
+    return DeathCertificate(b"w", NODE, 77, **facts)

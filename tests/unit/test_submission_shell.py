@@ -1,0 +1,390 @@
+"""Tasks of one process, from ``.remote()`` to their outcome, on a wire that is a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from beamlet.base.class_names import class_names
+from beamlet.core_worker.peers import Peer
+from beamlet.exceptions import (
+    InfeasibleError,
+    RaySystemError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
+from beamlet.protocol.node import (
+    CancelLeaseRequest,
+    ForceCancel,
+    LeaseCancelled,
+    LeaseInfeasible,
+    RequestLease,
+    ReturnLease,
+)
+from beamlet.protocol.peer import CancelTask, HandedBack, InlineDep, PushTask, Result, Results, StoreDep
+from beamlet.serialization.values import dumps
+from support.owner import FakePeer
+from support.submitting import Caller, certificate
+
+
+@pytest.fixture
+def caller() -> Iterator[Caller]:
+    caller = Caller()
+    yield caller
+    caller.check()
+    caller.close()
+
+
+def test_a_task_asks_for_a_worker_runs_there_and_gives_its_value(caller: Caller) -> None:
+    ref = caller.task(1, 2)
+    (request,) = caller.raylet.asked(RequestLease)
+    assert (request.name, request.resources) == ("f", {"CPU": 10_000})
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    assert (push.name, push.num_returns, push.attempt, push.resources) == ("f", 1, 0, {"CPU": 10_000})
+    assert caller.is_pending(ref)
+    caller.answer(worker, push, 3)
+    assert caller.outcome(ref) == 3
+    assert not caller.submission.tasks
+    caller.pass_time(1.0)
+    assert caller.raylet.took(ReturnLease), "an idle lease goes back"
+
+
+def test_what_nobody_keeps_is_let_go_and_its_late_answer_changes_nothing(caller: Caller) -> None:
+    ref = caller.task()
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    del ref
+    caller.owner.releases.drain()
+    caller.answer(worker, push, 3)
+    assert not caller.owner.refs.objects
+
+
+# -- arguments -----------------------------------------------------------------------------------
+
+
+def test_a_task_waits_for_its_arguments_and_takes_them_along(caller: Caller) -> None:
+    first = caller.task()
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    second = caller.task(first, first)
+    assert caller.pushed(worker) == []
+    caller.answer(worker, push, "value")
+    (push,) = caller.pushed(worker)
+    assert push.deps == [InlineDep(dumps("value"))] * 2
+    del first
+    caller.owner.releases.drain()
+    assert len(caller.owner.refs.objects) == 2, "the argument is held until the answer"
+    caller.answer(worker, push, 1)
+    assert caller.outcome(second) == 1
+    assert len(caller.owner.refs.objects) == 1
+
+
+def test_an_argument_that_is_an_error_already_fails_the_task_at_once(caller: Caller) -> None:
+    failed = caller.task()
+    worker = caller.grant()
+    caller.answer_error(worker, caller.pushed(worker)[0], ValueError("first"))
+    ref = caller.task(1, failed)
+    assert not caller.is_pending(ref), "nobody has to come by for that"
+    assert str(caller.outcome(ref)) == "first"
+    assert caller.pushed(worker) == []
+    assert not caller.submission.tasks
+
+
+def test_an_error_goes_down_a_long_chain_without_a_deep_stack(caller: Caller) -> None:
+    chain = [caller.task()]
+    for _ in range(5000):
+        chain.append(caller.task(chain[-1]))
+    worker = caller.grant()
+    caller.answer_error(worker, caller.pushed(worker)[0], ValueError("first"))
+    assert str(caller.outcome(chain[-1])) == "first"
+    assert not caller.submission.tasks
+
+
+def test_one_failed_argument_of_several_is_enough(caller: Caller) -> None:
+    good, bad = caller.task(), caller.task()
+    worker = caller.grant()
+    other = caller.grant(b"v")
+    ref = caller.task(good, bad)
+    caller.answer_error(other, caller.pushed(other)[0], ValueError("bad"))
+    assert str(caller.outcome(ref)) == "bad"
+    caller.answer(worker, caller.pushed(worker)[0], 1)
+    assert caller.pushed(worker) == [], "the other argument comes too late to change that"
+
+
+def test_a_lost_argument_says_so(caller: Caller) -> None:
+    borrowed = caller.owner.borrow(FakePeer(b"o" * 32))
+    ref = caller.task(borrowed)
+    caller.owner.objects.loss_came(borrowed._id, "its node is gone")
+    assert "its node is gone" in "".join(caller.outcome(ref).__notes__)
+
+
+def test_a_reference_of_an_earlier_session_is_refused_before_anything_is_counted(caller: Caller) -> None:
+    old = caller.task()
+    caller.owner.refs.objects.clear()
+    caller.submission.tasks.clear()
+    known = caller.promise()
+    with pytest.raises(RaySystemError, match="earlier session"):
+        caller.task(known, old)
+    assert caller.owner.record(known).submitted == 0
+    assert not caller.submission.tasks
+    for state in caller.leases.submitter.keys.values():
+        state.queue.clear()
+
+
+def test_a_stored_argument_travels_as_its_place(caller: Caller) -> None:
+    ref = caller.promise()
+    caller.task(ref)
+    caller.owner.refs.set_stored(caller.owner.record(ref), b"m" * 16, 1000)
+    caller.owner.objects.notify(caller.owner.record(ref))
+    (push,) = caller.pushed(caller.grant())
+    assert isinstance(push.deps[0], StoreDep)
+    assert push.deps[0].node == b"m" * 16
+
+
+# -- errors and retries --------------------------------------------------------------------------
+
+
+class Flaky(ConnectionError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("rule", "again"),
+    [(False, False), (True, True), (["builtins.OSError"], True), (["builtins.ValueError"], False)],
+)
+def test_retries_are_decided_by_the_names_of_the_errors_classes(
+    caller: Caller, rule: Any, again: bool
+) -> None:
+    ref = caller.task(retries=1, retry=frozenset(rule) if isinstance(rule, list) else rule)
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    caller.results.take_results(  # unpickling this would raise
+        worker, Results(push.seq, [b"\xc1no error payload"], failed=True, error_types=class_names(Flaky))
+    ) if again else caller.answer_error(worker, push, Flaky("x"), *class_names(Flaky))
+    if not again:
+        assert isinstance(caller.outcome(ref), Flaky)
+        return
+    caller.leases.after_results(worker.leased)
+    (push,) = caller.pushed(worker)
+    assert push.attempt == 1
+    caller.answer_error(worker, push, Flaky("last"), *class_names(Flaky))
+    assert str(caller.outcome(ref)) == "last", "its one retry is used up"
+
+
+def warmed(caller: Caller) -> Peer:
+    """A worker whose tasks are short: several are pushed ahead."""
+    caller.task()
+    worker = caller.grant()
+    caller.answer(worker, caller.pushed(worker)[0], 1)
+    return worker
+
+
+def test_a_dead_workers_first_task_spends_a_retry_and_the_others_none(caller: Caller) -> None:
+    worker = warmed(caller)
+    refs = [caller.task(retries=1) for _ in range(3)]
+    assert len(caller.pushed(worker)) == 3
+    caller.die(worker, certificate(signal=9))
+    second = caller.grant(b"second")
+    pushes = caller.pushed(second)
+    while len(pushes) < 3:
+        caller.answer(second, pushes[-1], 1)
+        pushes += caller.pushed(second)
+    assert [push.attempt for push in pushes] == [1, 0, 0]
+    assert caller.is_pending(refs[2])
+
+
+def test_a_task_without_retries_dies_with_its_worker_and_those_behind_it_do_not(caller: Caller) -> None:
+    worker = warmed(caller)
+    refs = [caller.task() for _ in range(3)]
+    caller.die(worker, certificate(signal=9))
+    assert isinstance(caller.outcome(refs[0]), WorkerCrashedError)
+    assert all(caller.is_pending(ref) for ref in refs[1:])
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["certificate first", "end first"])
+def test_a_crash_is_told_with_its_certificate_whichever_comes_first(caller: Caller, first: bool) -> None:
+    ref = caller.task()
+    worker = caller.grant()
+    caller.die(worker, certificate(signal=11), first)
+    assert "SIGSEGV" in str(caller.outcome(ref))
+
+
+def test_a_crash_without_a_certificate_is_told_after_a_while(caller: Caller) -> None:
+    ref = caller.task()
+    caller.die(caller.grant())
+    assert caller.is_pending(ref)
+    caller.pass_time(5.0)
+    assert "nobody saw how" in str(caller.outcome(ref))
+
+
+def test_what_no_node_can_run_is_told_to_those_who_wait_for_it(caller: Caller) -> None:
+    ref, dependent = caller.task(), None
+    dependent = caller.task(ref)
+    (request,) = caller.raylet.asked(RequestLease)
+    caller.raylet.answer(LeaseInfeasible(request.req, "needs 9 CPUs"))
+    assert isinstance(caller.outcome(ref), InfeasibleError)
+    assert isinstance(caller.outcome(dependent), InfeasibleError)
+
+
+def test_a_request_that_ends_for_a_reason_fails_and_one_that_just_ends_is_made_again(caller: Caller) -> None:
+    ref = caller.task()
+    (request,) = caller.raylet.asked(RequestLease)
+    caller.raylet.answer(LeaseCancelled(request.req))
+    (request,) = caller.raylet.asked(RequestLease)
+    caller.raylet.answer(LeaseCancelled(request.req, "no more processes"))
+    assert "no more processes" in str(caller.outcome(ref))
+
+
+def test_a_lease_that_comes_too_late_goes_back(caller: Caller) -> None:
+    ref = caller.task()
+    (request,) = caller.raylet.asked(RequestLease)
+    caller.cancelling.cancel(ref, False, True)
+    assert [m.req for m in caller.raylet.took(CancelLeaseRequest)] == [request.req]
+    worker = caller.grant()
+    assert caller.raylet.took(ReturnLease)
+    assert worker.leased is None
+
+
+# -- cancelling ----------------------------------------------------------------------------------
+
+
+def cancelled(caller: Caller, ref: Any) -> bool:
+    return isinstance(caller.outcome(ref), TaskCancelledError)
+
+
+def test_cancelling_what_is_queued_ends_it_here(caller: Caller) -> None:
+    refs = [caller.task() for _ in range(5)]
+    for ref in (refs[3], refs[1]):
+        caller.cancelling.cancel(ref, False, True)
+        caller.check()
+    assert [caller.is_pending(ref) for ref in refs] == [True, False, True, False, True]
+    assert cancelled(caller, refs[1])
+    caller.cancelling.cancel(refs[1], False, True)
+    worker = caller.grant()
+    assert [push.task_id for push in caller.pushed(worker)] == [refs[0]._id[:24]]
+
+
+def test_cancelling_what_waits_for_an_argument_ends_it_here(caller: Caller) -> None:
+    argument = caller.promise()
+    ref = caller.task(argument)
+    caller.cancelling.cancel(ref, False, True)
+    assert cancelled(caller, ref)
+    caller.owner.keep_promise(argument, dumps(1))
+    assert not caller.leases.submitter.keys
+
+
+def test_cancelling_what_runs_asks_its_worker_and_allows_no_retry(caller: Caller) -> None:
+    ref = caller.task(retries=3, retry=True)
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    caller.cancelling.cancel(ref, False, True)
+    (order,) = caller.sent(worker)
+    assert isinstance(order, CancelTask)
+    assert (order.task_id, order.force, order.recursive) == (push.task_id, False, True)
+    caller.answer_error(worker, push, TaskCancelledError("x"))
+    assert cancelled(caller, ref)
+
+
+def test_cancelling_what_is_not_known_or_over_does_nothing(caller: Caller) -> None:
+    ref = caller.task()
+    worker = caller.grant()
+    caller.answer(worker, caller.pushed(worker)[0], 1)
+    caller.cancelling.cancel(ref, True, True)
+    caller.cancelling.cancel_task(b"?" * 24, True, True)
+    assert caller.outcome(ref) == 1
+    assert caller.sent(worker) == []
+
+
+def test_cancelling_anothers_task_asks_its_owner(caller: Caller) -> None:
+    owner = FakePeer(b"o" * 32)
+    ref = caller.owner.borrow(owner)
+    caller.cancelling.cancel(ref, False, False)
+    (order,) = [m for m in caller.sent(caller.peers.get(b"o" * 32)) if isinstance(m, CancelTask)]
+    assert (order.force, order.recursive) == (False, False)
+
+
+def test_force_goes_to_the_raylet_when_the_worker_hears_nothing(caller: Caller) -> None:
+    ref = caller.task(retries=3)
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    caller.cancelling.cancel(ref, True, True)
+    assert not caller.raylet.took(ForceCancel)
+    caller.pass_time(0.5)
+    (order,) = caller.raylet.took(ForceCancel)
+    assert (order.task, order.name, order.lease) == (push.task_id, "f", worker.leased.lease)
+    caller.die(worker, certificate(signal=9))
+    assert cancelled(caller, ref), "not a crash, and no retry"
+
+
+def test_force_spares_the_worker_while_another_task_runs_there(caller: Caller) -> None:
+    worker = warmed(caller)
+    caller.task()
+    kept, doomed = caller.task(), caller.task()
+    assert len(worker.leased.in_flight) == 3
+    before, running, last = caller.pushed(worker)
+    caller.cancelling.cancel(doomed, True, True)
+    caller.pass_time(0.5)
+    assert not caller.raylet.took(ForceCancel)
+    caller.answer(worker, before, 1)
+    caller.answer(worker, running, 2)
+    caller.pass_time(0.5)
+    assert caller.raylet.took(ForceCancel), "now it is the one that runs"
+    assert caller.outcome(kept) == 2
+    caller.answer_error(worker, last, TaskCancelledError("x"))
+
+
+def test_a_task_that_answered_is_not_killed_for(caller: Caller) -> None:
+    ref = caller.task()
+    worker = caller.grant()
+    caller.cancelling.cancel(ref, True, True)
+    caller.answer(worker, caller.pushed(worker)[0], 1)
+    caller.pass_time(0.5)
+    assert not caller.raylet.took(ForceCancel)
+    assert caller.outcome(ref) == 1
+
+
+def test_a_task_cancelled_on_its_way_back_is_not_run_again(caller: Caller) -> None:
+    ref = caller.task()
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    caller.cancelling.cancel(ref, False, True)
+    caller.leases.handed_back(worker, HandedBack([push.seq], True))
+    assert cancelled(caller, ref)
+
+
+def test_children_are_cancelled_with_their_parent(caller: Caller) -> None:
+    ref = caller.task()
+    (task,) = caller.submission.tasks.values()
+    caller.cancelling.cancel_children(b"another".ljust(24), False)
+    assert caller.is_pending(ref)
+    caller.cancelling.cancel_children(task.spec.parent, False)
+    assert cancelled(caller, ref)
+
+
+# -- answers nobody expects ----------------------------------------------------------------------
+
+
+def test_an_answer_twice_or_from_a_stranger_changes_nothing(caller: Caller) -> None:
+    ref = caller.task()
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    assert isinstance(push, PushTask)
+    stranger = caller.peers.get(b"stranger".ljust(32))
+    caller.results.take_result(stranger, Result(push.seq, dumps("wrong")))
+    caller.results.take_results(stranger, Results(push.seq, [dumps("wrong")]))
+    caller.answer(worker, push, "right")
+    caller.answer(worker, push, "again")
+    assert caller.outcome(ref) == "right"
+
+
+def test_several_results_one_of_them_dropped(caller: Caller) -> None:
+    refs = caller.task(num_returns=3)
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    del refs[1]
+    caller.owner.releases.drain()
+    caller.results.take_results(worker, Results(push.seq, [dumps(i) for i in range(3)]))
+    assert [caller.outcome(ref) for ref in refs] == [0, 2]
