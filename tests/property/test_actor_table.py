@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import count
+from typing import NamedTuple
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -38,7 +39,6 @@ from beamlet.protocol.cluster import (
     ActorUnplaceable,
     CancelPlacement,
     CoreWorkerGone,
-    JobEnded,
     PlaceActor,
     StopActor,
 )
@@ -67,6 +67,12 @@ REPEATABLE = (ActorPlaced, ActorStarted, CoreWorkerGone)
 
 #: Picks one of what there is at the moment; the machine takes it modulo the number of choices.
 PICK = st.integers(0, 50)
+
+
+class JobEnded(NamedTuple):
+    """The GCS's own decision, which reaches the table as its messages do."""
+
+    job_id: JobId
 
 
 @dataclass

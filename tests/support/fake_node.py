@@ -66,6 +66,8 @@ class FakeDescriptors:
     exhausted = False
 
     def dup(self, fd: int) -> int:
+        if self.exhausted:
+            raise OSError(24, "Too many open files")
         return 99
 
     def close(self, fd: int) -> None: ...

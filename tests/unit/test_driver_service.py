@@ -127,3 +127,15 @@ def test_an_actor_that_is_not_detached_and_still_queued_is_not_started() -> None
     assert not fake.forked
     assert fake.free() == 1
     fake.check()
+
+
+def test_a_driver_that_finds_no_descriptors_left_is_told_so_and_shown_out() -> None:
+    fake = FakeNode()
+    fake.descriptors.exhausted = True
+    line = fake.knock()
+    (refused,) = line.sent
+    assert isinstance(refused, node.Refused)
+    assert "Too many open files" in refused.reason
+    assert line.closed
+    assert not fake.told(cluster.StartJob)
+    fake.check()

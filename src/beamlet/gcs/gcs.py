@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from beamlet.base.ids import Address, JobId, NodeId, node_of, short, worker_of
 from beamlet.base.roll_call import Answered, Ask, RollCall
@@ -48,8 +48,13 @@ class UnexpectedMessage(Exception):
     """Somebody sent the GCS what is not for it."""
 
 
-#: Who wants to know, and under which request.
-Asker = tuple[Address, int]
+class Asker(NamedTuple):
+    """Who wants to know, and under which request."""
+
+    address: Address
+    req: int
+
+
 Steps = list[Ask[NodeId] | Answered[NodeId, Asker]]
 
 
@@ -172,7 +177,6 @@ class Gcs:
             cluster.NodeReport: self._node_report,
             cluster.EventsTold: self._events_told,
             cluster.StartJob: self._start_job,
-            cluster.JobEnded: lambda _, message, now: self._end_job(message.job_id, now),
             cluster.ActorPlaced: lambda _, message, now: actors.handle_placed(message, now),
             cluster.ActorUnplaceable: lambda _, message, now: actors.handle_unplaceable(message, now),
             cluster.CoreWorkerGone: self._core_worker_gone,
@@ -193,7 +197,7 @@ class Gcs:
         """A driver's job ends after its actors have: their story then names how the driver died."""
         self.kv.handle_core_worker_gone(message.address)
         for calls in (self._reports, self._timelines):
-            for asker in [each for each in calls.waiting() if each[0] == message.address]:
+            for asker in [each for each in calls.waiting() if each.address == message.address]:
                 calls.forget(asker)
         effects = self.actors.handle_core_worker_gone(message, now)
         job_id = self.jobs.driven_by(message.address)
@@ -228,7 +232,8 @@ class Gcs:
             return [
                 Misuse(sender, f"{MOST_QUESTIONS} of its questions about the cluster are not answered yet")
             ]
-        return self._report_steps(self._reports.ask((sender, message.req), self.nodes.alive_ids(), now))
+        asker = Asker(sender, message.req)
+        return self._report_steps(self._reports.ask(asker, self.nodes.alive_ids(), now))
 
     def _node_report(self, node_id: NodeId, message: cluster.NodeReport, now: float) -> list[Effect]:
         self.nodes.handle_report(message)
@@ -270,7 +275,8 @@ class Gcs:
             return [
                 Misuse(sender, f"{MOST_QUESTIONS} of its questions for the timeline are not answered yet")
             ]
-        return self._timeline_steps(self._timelines.ask((sender, message.req), self.nodes.alive_ids(), now))
+        asker = Asker(sender, message.req)
+        return self._timeline_steps(self._timelines.ask(asker, self.nodes.alive_ids(), now))
 
     def _events_told(self, node_id: NodeId, message: cluster.EventsTold, now: float) -> list[Effect]:
         self._silent += message.silent
@@ -315,7 +321,9 @@ class Gcs:
 
 def _asks_too_much(calls: RollCall[NodeId, Asker], sender: Address) -> bool:
     waiting = calls.waiting()
-    return len(waiting) >= MOST_QUESTIONS and sum(who == sender for who, _ in waiting) >= MOST_QUESTIONS
+    if len(waiting) < MOST_QUESTIONS:
+        return False
+    return sum(each.address == sender for each in waiting) >= MOST_QUESTIONS
 
 
 def _timeless(handle: Callable[[Address, Any], list[Effect]]) -> FromCoreWorker:

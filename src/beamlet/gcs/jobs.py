@@ -61,7 +61,7 @@ class JobTable:
         return job_id_of_int(self._last_number)
 
     def handle_ended(self, job_id: JobId, nodes: list[NodeId], wall_now: float) -> list[Effect]:
-        """Nothing for a job that has ended before: both JobEnded and the driver's death say so."""
+        """Nothing for a job that has ended before: a death may be told twice."""
         record = self._running.pop(job_id, None)
         if record is None:
             return []

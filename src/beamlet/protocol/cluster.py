@@ -7,7 +7,7 @@ heard in a later turn of the loop, as through a socket.  Elsewhere they travel a
     NodeJoined                                    PlaceActor, CancelPlacement, StopActor
     NodeReport                                    AskReport
     EventsTold                                    AskEvents
-    StartJob, JobEnded                            JobStarted, EndJob
+    StartJob                                      JobStarted, EndJob
     ActorPlaced, ActorUnplaceable                 Deliver (an answer or update for one of its core workers)
     CoreWorkerGone                                Misbehaved
     Forwarded (a gcs.py message, and who sent it)
@@ -36,10 +36,6 @@ class NodeReport(Message, tag=151):
     store_capacity: int
     #: Which AskReport it answers.
     round: int = 0
-
-
-class JobEnded(Message, tag=153):
-    job_id: JobId
 
 
 class PlaceActor(Message, tag=154):
@@ -156,7 +152,6 @@ ToGcs = (
     NodeJoined
     | NodeReport
     | StartJob
-    | JobEnded
     | ActorPlaced
     | ActorUnplaceable
     | CoreWorkerGone

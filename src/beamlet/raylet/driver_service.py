@@ -64,6 +64,8 @@ class DriverService:
         """Why this driver cannot work with this cluster; "" if it can."""
         if message.owns_cluster and (message.observer or self._owner_came or not self._config.owned):
             return "the cluster was not started by this driver, and does not end with it"
+        if reason := self._no_room():
+            return reason
         if message.observer:
             return ""
         ours, theirs = self._config.python, ".".join(message.python.split(".")[:2])
@@ -76,6 +78,18 @@ class DriverService:
             return (
                 f"this cluster runs beamlet {self._config.version}, the driver beamlet {message.version}: "
                 "install the same version for both, or restart the cluster."
+            )
+        return ""
+
+    def _no_room(self) -> str:
+        """Whether the arena's descriptor can still be passed on."""
+        descriptors = self._node.descriptors
+        try:
+            descriptors.close(descriptors.dup(self._arena.fd))
+        except OSError as error:
+            return (
+                f"the cluster's head cannot take in another process: {error.strerror}. It has too many "
+                "workers and drivers for its limit of open files (ulimit -n when it was started)."
             )
         return ""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -20,9 +21,16 @@ from beamlet.scheduling.placement import Demand
 
 #: Environment variables of a runtime env, sorted: workers are never shared between different ones.
 EnvKey = tuple[tuple[str, str], ...]
-#: (client's address, req) for a task lease, (actor id, incarnation) for an actor's seat.
-RequestKey = tuple[bytes, int]
 Shape = tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...], str, bool]
+
+
+class RequestKey(NamedTuple):
+    """What a request is known by to whoever made it."""
+
+    #: A core worker's address, or the id of the actor that the GCS places.
+    asker: bytes
+    #: ``req`` of a core worker, or the actor's incarnation.
+    number: int
 
 
 def env_key(env_vars: dict[str, str]) -> EnvKey:

@@ -50,7 +50,7 @@ class LeaseService:
     # ---- core workers ask ----
 
     def request(self, sender: Member, message: node.RequestLease) -> None:
-        key = (sender.address, message.req)
+        key = RequestKey(sender.address, message.req)
         if sender.job is None or self._manager.knows(key):
             raise PeerMisuse(f"RequestLease {message.req} from a process without a job, or asked twice")
         check_amounts(message.name, message.resources)
@@ -67,7 +67,7 @@ class LeaseService:
         self._node.perform(self._manager.submit(request, self._node.now()))
 
     def cancel(self, sender: Member, message: node.CancelLeaseRequest) -> None:
-        key = (sender.address, message.req)
+        key = RequestKey(sender.address, message.req)
         self._node.perform(self._manager.cancel(key, "", self._node.now()))
 
     def give_back(self, sender: Member, message: node.ReturnLease) -> None:
@@ -92,10 +92,10 @@ class LeaseService:
     def why(self, sender: Member, message: node.WhyPending) -> None:
         reasons = self._manager.why(sender.address, self._node.now())
         if message.lease_req:
-            reason = self._manager.why_request((sender.address, message.lease_req))
+            reason = self._manager.why_request(RequestKey(sender.address, message.lease_req))
             reasons = [reason] if reason else []
         elif message.actor_id:
-            waiting = [key for key in self._placements if key[0] == message.actor_id]
+            waiting = [key for key in self._placements if key.asker == message.actor_id]
             reasons = [reason for key in waiting if (reason := self._manager.why_request(key))]
         sender.send(node.WhyPendingAnswer(message.req, reasons))
 
@@ -103,7 +103,7 @@ class LeaseService:
 
     def place(self, message: cluster.PlaceActor) -> None:
         spec = message.spec
-        key = (spec.actor_id, message.incarnation)
+        key = RequestKey(spec.actor_id, message.incarnation)
         if key in self._placements or key in self._seats:
             return  # repeat-safe: it is being placed, or has been
         self._placements[key] = message
@@ -123,12 +123,12 @@ class LeaseService:
         self._node.perform(self._manager.submit(request, self._node.now()))
 
     def cancel_placement(self, message: cluster.CancelPlacement) -> None:
-        key = (message.actor_id, message.incarnation)
+        key = RequestKey(message.actor_id, message.incarnation)
         self._node.perform(self._manager.cancel(key, "the GCS withdrew it", self._node.now()))
 
     def stop_actor(self, message: cluster.StopActor) -> None:
         """End the incarnation wherever it is: still waiting, or in its worker."""
-        key = (message.actor_id, message.incarnation)
+        key = RequestKey(message.actor_id, message.incarnation)
         now = self._node.now()
         worker = self._seats.get(key)
         if worker is None:
@@ -144,13 +144,13 @@ class LeaseService:
 
     def forget_actor(self, actor: ActorId, incarnation: int) -> None:
         """Its worker is gone."""
-        self._seats.pop((actor, incarnation), None)
+        self._seats.pop(RequestKey(actor, incarnation), None)
 
     # ---- effects ----
 
     def _want_worker(self, effect: effects.WantWorker) -> None:
         request = effect.request
-        incarnation = request.key[1] if request.actor is not None else 0
+        incarnation = request.key.number if request.actor is not None else 0
         want = Want(effect.lease_id, request.job, request.env, request.actor, incarnation, request.detached)
         self._node.perform(self._pool.want(want, self._node.now()))
 
@@ -166,7 +166,7 @@ class LeaseService:
         if holder is None:
             return  # client_gone, behind us in the queue, ends the lease
         name = node.LeaseName(self._members.node_id, effect.lease_id)
-        req = effect.request.key[1]
+        req = effect.request.key.number
         answer = node.LeaseGranted(req, name, worker.address, worker.pid, effect.accelerators)
         if self._introductions.is_new(holder, worker):
             try:
@@ -175,7 +175,7 @@ class LeaseService:
                 now = self._node.now()
                 self._node.perform(self._manager.return_lease(holder.address, effect.lease_id, False, now))
                 reason = f"the node has no descriptors left for a connection: {error.strerror}"
-                self._answer(effect.request, node.LeaseCancelled(effect.request.key[1], reason))
+                self._answer(effect.request, node.LeaseCancelled(effect.request.key.number, reason))
         else:
             answer.fresh = False
             holder.send(answer)
@@ -185,7 +185,7 @@ class LeaseService:
         request = effect.request
         self._node.perform(self._manager.worker_gone(effect.worker, self._node.now()))
         if request.actor is None:
-            self._answer(request, node.LeaseCancelled(request.key[1], ""))
+            self._answer(request, node.LeaseCancelled(request.key.number, ""))
         else:
             self.place(self._placements.pop(request.key))
 
@@ -201,28 +201,28 @@ class LeaseService:
         request = effect.request
         if request.actor is not None:
             self._placements.pop(request.key, None)
-            self._node.gcs.send(cluster.ActorUnplaceable(request.actor, request.key[1], effect.reason, True))
+            self._unplaceable(request, effect.reason, for_good=True)
         elif effect.infeasible:
-            self._answer(request, node.LeaseInfeasible(request.key[1], effect.reason))
+            self._answer(request, node.LeaseInfeasible(request.key.number, effect.reason))
         else:
-            self._answer(request, node.LeaseCancelled(request.key[1], effect.reason))
+            self._answer(request, node.LeaseCancelled(request.key.number, effect.reason))
 
     def _spilled(self, effect: effects.Spilled) -> None:
         request = effect.request
-        self._answer(request, node.LeaseSpillback(request.key[1], effect.node, effect.address))
+        self._answer(request, node.LeaseSpillback(request.key.number, effect.node, effect.address))
 
     def _cancelled(self, effect: effects.Cancelled) -> None:
         if effect.request.actor is not None:
             self._placements.pop(effect.request.key, None)
         else:
-            self._answer(effect.request, node.LeaseCancelled(effect.request.key[1], effect.reason))
+            self._answer(effect.request, node.LeaseCancelled(effect.request.key.number, effect.reason))
 
     def _pending(self, effect: effects.Pending) -> None:
         request = effect.request
         if request.actor is not None:
-            self._node.gcs.send(cluster.ActorUnplaceable(request.actor, request.key[1], effect.reason, False))
+            self._unplaceable(request, effect.reason, for_good=False)
         else:
-            self._answer(request, node.LeasePending(request.key[1], effect.reason))
+            self._answer(request, node.LeasePending(request.key.number, effect.reason))
 
     def _end_worker(self, effect: effects.EndWorker) -> None:
         now = self._node.now()
@@ -237,6 +237,10 @@ class LeaseService:
 
     def _no_worker(self, effect: NotFound) -> None:
         self._node.perform(self._manager.no_worker(effect.ticket, effect.reason, self._node.now()))
+
+    def _unplaceable(self, request: Request, reason: str, for_good: bool) -> None:
+        assert request.actor is not None
+        self._node.gcs.send(cluster.ActorUnplaceable(request.actor, request.key.number, reason, for_good))
 
     def _answer(self, request: Request, message: Message) -> None:
         if (asker := self._members.get(request.client)) is not None:

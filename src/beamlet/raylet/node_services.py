@@ -60,6 +60,7 @@ class NodeServices:
     leases: LeaseManager
     pool: WorkerPool
     introductions: Introductions
+    descriptors: Descriptors
     gcs: GcsPort
     #: Names of processes: randomness comes from outside.
     new_id: Callable[[], WorkerId]
@@ -84,6 +85,7 @@ class NodeServices:
             LeaseManager(config.node_id, ledger, config.infeasible_grace_s, config.socket_path),
             WorkerPool(config.node_id, config.warm_workers, new_id),
             Introductions(members, descriptors),
+            descriptors,
             gcs,
             new_id,
         )
