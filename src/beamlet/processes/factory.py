@@ -40,6 +40,7 @@ import msgspec
 
 from beamlet.base.ids import WorkerId
 from beamlet.base.say import say
+from beamlet.processes.dense_heap import fill_holes
 from beamlet.processes.fate_sharing import become_subreaper, children, die_with_parent, kill_group
 from beamlet.processes.fork_failure import explain_fork_failure
 from beamlet.processes.forked_child import (
@@ -171,6 +172,7 @@ class Factory:
         # its pages, and the factory itself makes no cycles.
         gc.collect()
         gc.disable()
+        self._fillers = fill_holes()
         gc.freeze()
         self._outbox += first_words
         self._send()
