@@ -17,6 +17,7 @@ from beamlet.core_worker.submitting.arguments import Arguments
 from beamlet.core_worker.submitting.cancelling import Cancelling
 from beamlet.core_worker.submitting.leases import Leases
 from beamlet.core_worker.submitting.outcomes import Outcomes
+from beamlet.core_worker.submitting.raylets import Raylets
 from beamlet.core_worker.submitting.results import ResultTaker
 from beamlet.core_worker.submitting.submission import Submission
 from beamlet.core_worker.submitting.task_spec import MethodTemplate, SchedulingKey, TaskTemplate
@@ -41,10 +42,10 @@ def on_the_wire(message: Message) -> Any:
 class FakeRaylet:
     """Requests wait for the test to answer them."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_req: int = 1) -> None:
         self.sent: list[Any] = []
         self.awaited: dict[int, tuple[Any, Callable[[Any], None]]] = {}
-        self._count = 0
+        self._count = first_req - 1
 
     def send(self, message: Message) -> None:
         self.sent.append(on_the_wire(message))
@@ -106,10 +107,11 @@ class Caller:
         self.reactor = owner.reactor
         self.reactor.now = lambda: self.now
         self.raylet, self.peers = FakeRaylet(), Peers()
+        self.raylets = Raylets(NODE, self.raylet)
         contexts = Contexts(TaskContext(TaskId(next(_numbers).to_bytes(8, "big") + b"\xff" * 12 + ACTOR_JOB)))
         self.outcomes = Outcomes(owner.refs, owner.objects, owner.streams, owner.unseen)
         self.arguments = Arguments(owner.refs, owner.objects, owner.unseen, FakeRef)
-        self.leases = Leases(self.reactor, self.raylet, self.peers, self.outcomes)
+        self.leases = Leases(self.reactor, self.raylets, self.peers, self.outcomes)
         self.actors = ActorAccess(
             *(self.reactor, self.raylet, self.peers, owner.refs, owner.objects, contexts),
             *(self.arguments, self.outcomes, owner.unseen, FakeRef),
@@ -123,7 +125,7 @@ class Caller:
             *(owner.refs, owner.objects, owner.streams, self.outcomes, self.leases, self.actors)
         )
         self.cancelling = Cancelling(
-            *(self.reactor, self.raylet, self.peers, owner.refs, owner.releases, self.outcomes),
+            *(self.reactor, self.raylets, self.peers, owner.refs, owner.releases, self.outcomes),
             *(self.leases.submitter, self.actors),
         )
         owner.releases.on_freed = self.actors.handle_freed

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from beamlet.base.class_names import class_names
+from beamlet.base.ids import Address, NodeId
 from beamlet.core_worker.peers import Peer
 from beamlet.exceptions import (
     InfeasibleError,
@@ -19,14 +20,17 @@ from beamlet.protocol.node import (
     CancelLeaseRequest,
     ForceCancel,
     LeaseCancelled,
+    LeaseGranted,
     LeaseInfeasible,
+    LeaseName,
+    LeaseSpillback,
     RequestLease,
     ReturnLease,
 )
 from beamlet.protocol.peer import CancelTask, HandedBack, InlineDep, PushTask, Result, Results, StoreDep
 from beamlet.serialization.values import dumps
-from support.owner import FakePeer
-from support.submitting import Caller, certificate
+from support.owner import NODE, FakePeer
+from support.submitting import Caller, FakeRaylet, certificate
 
 
 @pytest.fixture
@@ -246,6 +250,83 @@ def test_a_lease_that_comes_too_late_goes_back(caller: Caller) -> None:
     worker = caller.grant()
     assert caller.raylet.took(ReturnLease)
     assert worker.leased is None
+
+
+@pytest.mark.parametrize("calls", [False, True], ids=["tasks", "calls"])
+def test_a_loop_that_only_submits_is_told_once(
+    caller: Caller, caplog: pytest.LogCaptureFixture, calls: bool
+) -> None:
+    caller.submission._told_at = 100
+    actor = caller.actor()
+    submit = (lambda: caller.call(actor)) if calls else caller.task
+    refs = [submit() for _ in range(99)]
+    assert not caplog.text
+    refs += [submit() for _ in range(300)]
+    assert caplog.text.count("were submitted and are not done") == 1
+    assert ("100 calls of actor A" if calls else "100 tasks") in caplog.text
+    assert len(refs) == 399
+
+
+# -- several nodes -------------------------------------------------------------------------------
+
+ELSEWHERE = NodeId(b"e" * 28)
+
+
+def spill(caller: Caller, raylet: FakeRaylet, node: NodeId = ELSEWHERE) -> None:
+    (request,) = raylet.asked(RequestLease)
+    raylet.answer(LeaseSpillback(request.req, node, "elsewhere:1"))
+
+
+@pytest.fixture
+def other(caller: Caller) -> FakeRaylet:
+    raylet = FakeRaylet(1001)
+    caller.raylets.add(ELSEWHERE, raylet)
+    return raylet
+
+
+def test_a_request_sent_on_is_granted_there_and_its_lease_returned_there(
+    caller: Caller, other: FakeRaylet
+) -> None:
+    ref = caller.task()
+    spill(caller, caller.raylet)
+    (request,) = other.asked(RequestLease)
+    address = Address(b"far".ljust(32))
+    other.answer(LeaseGranted(request.req, LeaseName(ELSEWHERE, 1), address, 5))
+    worker = caller.peers.get(address)
+    caller.answer(worker, caller.pushed(worker)[0], 1)
+    assert caller.outcome(ref) == 1
+    caller.pass_time(1.0)
+    assert [m.lease for m in other.took(ReturnLease)] == [LeaseName(ELSEWHERE, 1)]
+    assert not caller.raylet.took(ReturnLease)
+
+
+def test_a_request_sent_on_is_cancelled_where_it_is(caller: Caller, other: FakeRaylet) -> None:
+    ref = caller.task()
+    spill(caller, caller.raylet)
+    caller.cancelling.cancel(ref, False, True)
+    (order,) = other.took(CancelLeaseRequest)
+    other.answer(LeaseCancelled(order.req))
+    assert not caller.raylet.took(CancelLeaseRequest)
+
+
+def test_a_request_that_nobody_wants_any_more_is_not_sent_on(caller: Caller, other: FakeRaylet) -> None:
+    ref = caller.task()
+    caller.cancelling.cancel(ref, False, True)
+    spill(caller, caller.raylet)
+    assert not other.asked(RequestLease)
+
+
+def test_a_request_is_not_sent_in_circles(caller: Caller, other: FakeRaylet) -> None:
+    ref = caller.task()
+    spill(caller, caller.raylet)
+    spill(caller, other, NODE)
+    assert "which was asked before" in str(caller.outcome(ref))
+
+
+def test_a_request_sent_on_to_a_node_that_is_not_known_fails_its_tasks(caller: Caller) -> None:
+    ref = caller.task()
+    spill(caller, caller.raylet)
+    assert "elsewhere:1" in str(caller.outcome(ref))
 
 
 # -- cancelling ----------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from beamlet.core_worker.submitting.cancelling import Cancelling
 from beamlet.core_worker.submitting.leases import Leases
 from beamlet.core_worker.submitting.outcomes import Outcomes
 from beamlet.core_worker.submitting.ports import MakeGenerator
+from beamlet.core_worker.submitting.raylets import Raylets
 from beamlet.core_worker.submitting.results import ResultTaker
 from beamlet.core_worker.submitting.submission import Submission
 from beamlet.core_worker.task_events import TaskEventBuffer
@@ -128,9 +129,10 @@ class CoreWorker:
         # Rooms further right still take the core worker; what they use of it is above.
         self.drain_released = self.releases.drain
         self.perform_effects = self.releases.perform
+        raylets = Raylets(self.node_id, self.link)
         outcomes = Outcomes(self.refs, self.objects, self.streams, self.unseen)
         self.arguments = Arguments(self.refs, self.objects, self.unseen, make_ref)
-        self.leases = Leases(self.reactor, self.link, self.peers, outcomes)
+        self.leases = Leases(self.reactor, raylets, self.peers, outcomes)
         self.tasks = self.leases.submitter
         self.actors = ActorAccess(
             *(self.reactor, self.link, self.peers, self.refs, self.objects, self.contexts),
@@ -142,7 +144,7 @@ class CoreWorker:
         )
         self.results = ResultTaker(self.refs, self.objects, self.streams, outcomes, self.leases, self.actors)
         self.cancelling = Cancelling(
-            *(self.reactor, self.link, self.peers, self.refs, self.releases, outcomes),
+            *(self.reactor, raylets, self.peers, self.refs, self.releases, outcomes),
             *(self.tasks, self.actors),
         )
         self.releases.on_freed = self.actors.handle_freed
@@ -168,7 +170,8 @@ class CoreWorker:
             node.PeerIntroduced: self._introduced,
             node.WorkerDied: lambda message: self.leases.certified(message.worker, message.certificate),
             node.LeaseWanted: lambda _: self.tasks.return_idle(self.reactor.now()),
-            node.LeasePending: self.leases.pending_reason,
+            # Asked for anew when somebody wants to know (WhyPending): it may be old by then.
+            node.LeasePending: lambda _: None,
         }
         # The hot path's shortcuts.
         self.submit_task = self.submission.submit_task

@@ -11,7 +11,8 @@ from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.actors import ActorAccess
 from beamlet.core_worker.submitting.outcomes import Outcomes
 from beamlet.core_worker.submitting.pending import PendingTask
-from beamlet.core_worker.submitting.ports import PeerBook, Raylet
+from beamlet.core_worker.submitting.ports import PeerBook
+from beamlet.core_worker.submitting.raylets import Raylets
 from beamlet.core_worker.submitting.task_submitter import LeasedWorker, TaskSubmitter
 from beamlet.protocol.node import ForceCancel
 from beamlet.protocol.peer import CancelTask
@@ -27,7 +28,7 @@ class Cancelling:
     def __init__(
         self,
         reactor: SharedReactor,
-        raylet: Raylet,
+        raylets: Raylets,
         peers: PeerBook,
         refs: ReferenceCounter,
         releases: Releases,
@@ -36,7 +37,7 @@ class Cancelling:
         actors: ActorAccess,
     ) -> None:
         self._reactor = reactor
-        self._raylet = raylet
+        self._raylets = raylets
         self._peers = peers
         self._refs = refs
         self._releases = releases
@@ -85,8 +86,9 @@ class Cancelling:
         """Asking was no use: code that never returns to the interpreter hears nothing."""
         if worker.in_flight.get(task.seq) is not task:
             return
-        if next(iter(worker.in_flight)) == task.seq:
-            self._raylet.send(ForceCancel(worker.lease, task.spec.task_id, task.spec.name))
+        raylet = self._raylets.get(worker.lease.node)
+        if raylet is not None and next(iter(worker.in_flight)) == task.seq:
+            raylet.send(ForceCancel(worker.lease, task.spec.task_id, task.spec.name))
         else:  # another runs before it, or has just ended: that one is not to die for it
             self._reactor.call_later(FORCE_AFTER_S, lambda: self._force(task, worker))
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import msgspec
+
 from beamlet.base.death import DeathCertificate
-from beamlet.base.ids import Address
+from beamlet.base.ids import Address, NodeId
 from beamlet.core_worker.habits import Advisor, NoAdvisor
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.outcomes import Outcomes
 from beamlet.core_worker.submitting.pending import PendingTask
 from beamlet.core_worker.submitting.ports import PeerBook, Raylet
+from beamlet.core_worker.submitting.raylets import Raylets
 from beamlet.core_worker.submitting.task_spec import SchedulingKey
 from beamlet.core_worker.submitting.task_submitter import LeasedWorker, TaskSubmitter
 from beamlet.exceptions import InfeasibleError, RaySystemError, WorkerCrashedError
@@ -20,7 +24,6 @@ from beamlet.protocol.node import (
     LeaseGranted,
     LeaseInfeasible,
     LeaseName,
-    LeasePending,
     LeaseSpillback,
     RequestLease,
     ReturnLease,
@@ -37,15 +40,24 @@ _CERTIFICATES_KEPT = 256
 _REVIEWED_CALLS = 1024
 
 
+class _Asked(msgspec.Struct):
+    """A lease request under way."""
+
+    message: RequestLease
+    #: Where it is now, and all nodes that it was at.
+    node: NodeId
+    nodes: tuple[NodeId, ...]
+
+
 class Leases:
     """Fits ``task_submitter.SubmitterPort``. Guarded by the core worker's lock."""
 
     #: Set by a driver that wants advice.
     advice: Advisor = NoAdvisor()
 
-    def __init__(self, reactor: SharedReactor, raylet: Raylet, peers: PeerBook, outcomes: Outcomes) -> None:
+    def __init__(self, reactor: SharedReactor, raylets: Raylets, peers: PeerBook, outcomes: Outcomes) -> None:
         self._reactor = reactor
-        self._raylet = raylet
+        self._raylets = raylets
         self._peers = peers
         self._outcomes = outcomes
         self.submitter: TaskSubmitter[Peer] = TaskSubmitter(self)
@@ -53,45 +65,64 @@ class Leases:
         #: Tasks of workers that died, until the certificate comes.
         self._uncertified: dict[Address, list[PendingTask]] = {}
         self._certificates: dict[Address, DeathCertificate] = {}
+        #: Requests that were not answered, by ``req``.
+        self._asked: dict[int, _Asked] = {}
         #: Who is behind each lease that we hold.
         self._leased: dict[LeaseName, Peer] = {}
-        #: The raylet's last word on what each request waits for.
-        self._reasons: dict[int, str] = {}
 
     # -- port ------------------------------------------------------------------------------------
 
     def request_lease(self, key: SchedulingKey, name: str, backlog: int) -> int:
         message = RequestLease(0, dict(key.resources), name, dict(key.env_vars), key.strategy, backlog)
-        return self._raylet.request(message, self._answered)
+        return self._ask(self._raylets.own_node, message, ())
+
+    def _ask(self, node: NodeId, message: RequestLease, asked_before: tuple[NodeId, ...]) -> int:
+        raylet = self._raylets.get(node)
+        assert raylet is not None, "the caller looked"
+        req = raylet.request(message, partial(self._answered, raylet))
+        self._asked[req] = _Asked(message, node, (*asked_before, node))
+        return req
 
     def cancel_lease_request(self, req: int) -> None:
-        self._raylet.send(CancelLeaseRequest(req))
+        raylet = self._raylets.get(self._asked[req].node)
+        if raylet is not None:
+            raylet.send(CancelLeaseRequest(req))
 
     def return_lease(self, lease: LeaseName, dispose: bool) -> None:
         # The process behind it may come back as something else, an actor of ours say.
         peer = self._leased.pop(lease, None)
         if peer is not None:
             peer.leased = None
-        self._raylet.send(ReturnLease(lease, dispose))
+        raylet = self._raylets.get(lease.node)
+        if raylet is not None:
+            raylet.send(ReturnLease(lease, dispose))
 
     # -- answers ---------------------------------------------------------------------------------
 
-    def _answered(self, message: Any) -> None:
+    def _answered(self, raylet: Raylet, message: Any) -> None:
         if message is None:
-            return  # the raylet is gone; the core worker ends as a whole
-        self._reasons.pop(message.req, None)
+            return  # our raylet is gone; the core worker ends as a whole
+        asked = self._asked.pop(message.req)
         if isinstance(message, LeaseGranted):
-            self._granted(message)
+            self._granted(raylet, message)
         elif isinstance(message, LeaseInfeasible):
             self._infeasible(message)
         elif isinstance(message, LeaseSpillback):
-            # One node cannot send us elsewhere; a cluster of several will connect here.
-            reason = f"the raylet sent a lease request on to unknown node {message.address}"
-            self._refused(message.req, RaySystemError(reason))
+            self._sent_on(asked, message)
         elif isinstance(message, LeaseCancelled) and message.reason:
             self._refused(message.req, RaySystemError(f"the task could not be started: {message.reason}"))
         elif isinstance(message, LeaseCancelled):
             self.submitter.cancelled(message.req)
+
+    def _sent_on(self, asked: _Asked, message: LeaseSpillback) -> None:
+        """Another node is to give the lease."""
+        if self._raylets.get(message.node) is None or message.node in asked.nodes:
+            why = "was asked before" if message.node in asked.nodes else "is not known here"
+            where = f"node {message.node.hex()[:8]} ({message.address})"
+            self._refused(message.req, RaySystemError(f"a lease request was sent on to {where}, which {why}"))
+        elif self.submitter.is_wanted(message.req):
+            copy = msgspec.structs.replace(asked.message, req=0)
+            self.submitter.sent_on(message.req, self._ask(message.node, copy, asked.nodes))
 
     def _infeasible(self, message: LeaseInfeasible) -> None:
         for task in self.submitter.refused(message.req):
@@ -109,9 +140,9 @@ class Leases:
         for task in self.submitter.refused(req):
             self._outcomes.finish_with(task, payload)
 
-    def _granted(self, message: LeaseGranted) -> None:
+    def _granted(self, raylet: Raylet, message: LeaseGranted) -> None:
         if message.fresh:
-            peer = self._peers.adopt(message.worker, self._raylet.take_socket())
+            peer = self._peers.adopt(message.worker, raylet.take_socket())
         else:
             known = self._peers.by_address.get(message.worker)
             if known is None:  # it died meanwhile
@@ -161,9 +192,6 @@ class Leases:
                 self.advice.reviewed(name, site, _REVIEWED_CALLS, worker.key.average_us, cost_us)
         worker.review_at = worker.next_seq + _REVIEWED_CALLS
         worker.reviewed_s = now
-
-    def pending_reason(self, message: LeasePending) -> None:
-        self._reasons[message.req] = message.reason
 
     # -- idle leases -----------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -29,6 +31,12 @@ from beamlet.serialization.refs import released
 
 #: Dropped references are collected before they are counted down, so that counting is paid per batch.
 _RELEASE_BATCH = 128
+#: Tasks that wait when we say so: 150 MB of them.
+MANY = 200_000
+#: What a queued task without arguments takes, its reference included; measured.
+_BYTES_PER_TASK = 750
+
+logger = logging.getLogger("beamlet")
 
 
 class Submission:
@@ -64,6 +72,8 @@ class Submission:
         self._make_ref = make_ref
         self._make_generator = make_generator
         self._peers = peers
+        #: So many unanswered tasks, or calls that wait for one actor, are worth a word.
+        self._told_at = MANY
 
     # -- tasks -----------------------------------------------------------------------------------
 
@@ -98,6 +108,8 @@ class Submission:
                 worker = self._submitter.submit(task)
         if self._peers.full and worker is not None:
             self._peers.wait_for_room(worker.link)
+        if len(self.tasks) >= self._told_at:
+            self._tell_many(f"{len(self.tasks):,} tasks")
         return refs
 
     def _push_when_complete(self, task: PendingTask) -> None:
@@ -162,6 +174,8 @@ class Submission:
                 self._actors.refuse(link, call)
         if self._peers.full and link.link is not None:
             self._peers.wait_for_room(link.link)
+        if len(link.queue) >= self._told_at:
+            self._tell_many(f"{len(link.queue):,} calls of actor {link.name}")
         return refs
 
     def _held(self, link: ActorLink[Peer], call: PendingCall) -> bool:
@@ -182,6 +196,16 @@ class Submission:
         self._actors.settle(link)
 
     # -- both ------------------------------------------------------------------------------------
+
+    def _tell_many(self, what: str) -> None:
+        """Once: a loop that only submits fills this process's memory, and nothing else would say so."""
+        self._told_at = sys.maxsize
+        logger.warning(
+            "%s were submitted and are not done; each keeps about %d bytes here, beside its arguments. Wait "
+            "for some results (beamlet.wait) before you submit more.",
+            what,
+            _BYTES_PER_TASK,
+        )
 
     def _new_returns(
         self, task_id: TaskId, count: int, call_site: CallSite | None

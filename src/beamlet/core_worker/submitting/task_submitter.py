@@ -403,6 +403,17 @@ class TaskSubmitter(Generic[L]):
         if state is not None:
             self._want_workers(state)
 
+    def is_wanted(self, req: int) -> bool:
+        """Whether the answer to a request still matters."""
+        return req in self._request_keys
+
+    def sent_on(self, req: int, anew: int) -> None:
+        """Another raylet was asked instead; its answer comes under another number."""
+        state = self._answered(req)
+        assert state is not None, "nobody wants it any more"
+        state.requests[anew] = None
+        self._request_keys[anew] = state
+
     def _answered(self, req: int) -> KeyState[L] | None:
         state = self._request_keys.pop(req, None)
         if state is not None:
