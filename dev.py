@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parent
 OLDEST = (3, 11)
-#: Versions the fast tests also run on, where the machine has them.
+#: Versions that a part of the tests also runs on, where the machine has them.
 OTHER_VERSIONS = ("3.11", "3.12", "3.13")
 WHEEL_BYTES_MAX = 1_000_000
 #: In the environment of everything a run starts, so that its processes can be told from the neighbours'.
@@ -177,14 +178,22 @@ def wheel(python: Path) -> None:
         print(f"{built.name}: {size / 1000:.0f} kB")
 
 
-def fast_tests_elsewhere(_: Path) -> None:
-    """The fast tests, and the quickstart as one run of all processes, on every other CPython found."""
+def tests_elsewhere(_: Path) -> None:
+    """The fast tests, a part of the process tests and some kills, on every other CPython found."""
     failures: list[str] = []
-    for version, interpreter in other_interpreters():
+    found = dict(other_interpreters())
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for version in OTHER_VERSIONS:
+        if version not in found and version != running:
+            say(f"-- Python {version} is not on this machine: nothing was tested with it")
+    for version, interpreter in found.items():
         say(f"-- Python {version} ({interpreter})")
         try:
             python = environment(ROOT / f".venv-{version}", "test", interpreter)
-            call(python, "-m", "pytest", "-q", "-m", "not slow and not chaos", *FAST_TESTS)
+            call(python, "-m", "pytest", "-q", "-m", "not slow and not chaos", *FAST_TESTS, *SYSTEM_TESTS)
+            call(python, "-m", "pytest", "-q", "-m", "not slow", *PROCESS_TESTS_ELSEWHERE)
+            with environment_variables(CHAOS_MOMENTS="2"):
+                call(python, "-m", "pytest", "-q", "-m", "chaos", "tests/chaos")
             call(python, "examples/quickstart.py")
         except Failed as failure:
             failures.append(str(failure))
@@ -192,21 +201,55 @@ def fast_tests_elsewhere(_: Path) -> None:
         raise Failed("\n        ".join(failures))
 
 
+def fresh_seeds(python: Path) -> None:
+    """What no run before has seen. Each seed is printed before its run, with how to repeat it."""
+    call(python, "tests/system", "fresh", str(FRESH_STORMS_S))
+    with environment_variables(CHAOS_SEED=str(secrets.randbelow(1 << 32)), CHAOS_MOMENTS="3"):
+        call(python, "-m", "pytest", "-q", "-rP", "-m", "chaos", "tests/chaos/test_deaths.py")
+
+
+@contextlib.contextmanager
+def environment_variables(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 FAST_TESTS = ("tests/unit", "tests/property")
+SYSTEM_TESTS = ("tests/system",)
+#: Where versions of CPython differ: starting, ending, signals, threads, pickling, asyncio.
+PROCESS_TESTS_ELSEWHERE = tuple(
+    f"tests/process/test_{name}.py"
+    for name in (
+        "actor_concurrency", "actors", "asyncio", "errors", "factory", "generators", "init_shutdown",
+        "interrupts", "objects", "pickling", "tasks",
+    )
+)  # fmt: skip
+#: How long fresh storms blow.
+FRESH_STORMS_S = 60
 
 FAST = (
     Stage("ruff", SOURCES, format_and_lint),
     Stage("mypy", ("src/beamlet", "tests/typing"), types),
     Stage("unit and property tests", FAST_TESTS, pytest(*FAST_TESTS)),
+    Stage("a whole node in one thread", SYSTEM_TESTS, pytest(*SYSTEM_TESTS)),
 )
 FULL = (
     *FAST,
     Stage("process tests", ("tests/process",), pytest("tests/process")),
     Stage("examples", ("tests/examples", "examples"), pytest("tests/examples")),
     Stage("kills at random moments", ("tests/chaos",), pytest("-m", "chaos", "tests/chaos")),
+    Stage("fresh seeds", ("tests/system", "tests/chaos"), fresh_seeds),
     Stage("benchmark smoke", ("benchmarks/run.py",), benchmark_smoke),
     Stage("wheel", ("pyproject.toml",), wheel),
-    Stage("other interpreters", FAST_TESTS, fast_tests_elsewhere),
+    Stage("other interpreters", (*FAST_TESTS, *SYSTEM_TESTS, *PROCESS_TESTS_ELSEWHERE), tests_elsewhere),
 )
 
 
