@@ -86,6 +86,14 @@ class Stream:
         """``next`` would not wait."""
         return bool(self.ready) or self.finished
 
+    def meet(self, executor: Sends) -> None:
+        """Who makes the items now. One that makes them again must know what was taken or dropped before."""
+        self.executor = executor
+        if self.abandoned:
+            self.drop()
+        elif self.limit > 0 and self.consumed_count:
+            executor.send(Consumed(self.task_id, self.consumed_count))
+
     def drop(self) -> None:
         """Let go of what was not taken, and stop who makes more. Under the lock, once it is abandoned."""
         self.ready.clear()
@@ -131,7 +139,8 @@ class Streams:
         """One more item; one that came before, from an attempt that crashed, is passed over."""
         refs = self._refs
         guard = ResultsGuard(sender.address, message.hold)
-        stream.executor = sender
+        if stream.executor is not sender:
+            stream.meet(sender)
         if message.index > stream.received_count:
             stream.received_count = message.index
             object_id = return_id(stream.task_id, message.index)
