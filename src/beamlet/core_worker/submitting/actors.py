@@ -321,6 +321,7 @@ class ActorAccess:
         if link.state is LinkState.DEAD:
             self._unseen.seen(actor_handle_object(link.actor_id))  # the call will tell
             self.fail_dead(link, [call])
+            self.settle(link)
         else:
             self._fail_unavailable(link, [call], "")
 
