@@ -32,6 +32,7 @@ from beamlet.protocol.factory import (
     ForkFailed,
     ForkWorker,
     KillWorker,
+    LoadModule,
     Preloaded,
 )
 from beamlet.protocol.message import Message
@@ -289,6 +290,16 @@ def test_modules_that_cannot_be_forked_are_named(tmp_path: Path, monkeypatch: py
     assert "started 1 thread" in reasons["leaves_a_thread"]
     assert "ModuleNotFoundError" in reasons["no_such_module"]
     assert "ended the process" in reasons["exits"]
+
+
+def test_a_module_loaded_later_is_there_in_workers_from_then_on(capfd: pytest.CaptureFixture[str]) -> None:
+    code = "import sys; answer = 'colorsys' in sys.modules"
+    with factory(obey) as raylet:
+        before, _ = raylet.fork()
+        raylet.send(LoadModule("no_such_module"), LoadModule("colorsys"))
+        after, _ = raylet.fork()
+        assert (tell(before, code), tell(after, code)) == (False, True)
+    assert "LoadModule could not be carried out" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ the child's steps in the factory and trimming malloc before the fork changed not
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import select
 import signal
@@ -52,7 +53,15 @@ from beamlet.processes.forked_child import (
     set_title,
 )
 from beamlet.processes.preload import preload as import_all
-from beamlet.protocol.factory import ChildExited, Forked, ForkFailed, ForkWorker, KillWorker, Preloaded
+from beamlet.protocol.factory import (
+    ChildExited,
+    Forked,
+    ForkFailed,
+    ForkWorker,
+    KillWorker,
+    LoadModule,
+    Preloaded,
+)
 from beamlet.protocol.message import Message
 from beamlet.rpc.connection import encode_frame
 from beamlet.rpc.framing import Deframer, FramingError
@@ -67,7 +76,7 @@ _RECEIVE_BYTES = 1 << 16
 #: How long the end may take: only what is stuck in the kernel (a dead network disk) survives SIGKILL so long.
 _END_S = 5.0
 _HANDLED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_RAYLET_MESSAGES = ForkWorker | KillWorker
+_RAYLET_MESSAGES = ForkWorker | KillWorker | LoadModule
 
 
 class FactoryProcess(NamedTuple):
@@ -221,9 +230,12 @@ class Factory:
                     _say(f"{type(message).__name__} could not be carried out:\n{traceback.format_exc()}")
             self._drop_unclaimed()
 
-    def _on_message(self, message: ForkWorker | KillWorker) -> None:
+    def _on_message(self, message: ForkWorker | KillWorker | LoadModule) -> None:
         if isinstance(message, ForkWorker):
             self._on_fork(message.worker_id)
+        elif isinstance(message, LoadModule):
+            importlib.import_module(message.module)
+            gc.freeze()  # see ``run``
         elif (
             pid := self._pids.get(message.worker_id)
         ) is not None:  # else it is dead and its ChildExited on the way

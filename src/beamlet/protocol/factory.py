@@ -2,6 +2,7 @@
 
 ForkWorker +3 fds (link, stdout, stderr) → Forked | ForkFailed
 KillWorker                                       (signal a worker's whole process group)
+LoadModule                                       (before the next fork)
 ChildExited                                      unasked, once per worker, from wait4()
 Preloaded                                        unasked, once, first of all, if modules were preloaded
 """
@@ -47,4 +48,10 @@ class Preloaded(Message, tag=135):
     unfit: list[tuple[str, str]]
 
 
-FactoryMessage = ForkWorker | Forked | ForkFailed | KillWorker | ChildExited | Preloaded
+class LoadModule(Message, tag=136):
+    """Import it before the next fork: workers to come need it, and can share one copy."""
+
+    module: str
+
+
+FactoryMessage = ForkWorker | Forked | ForkFailed | KillWorker | ChildExited | Preloaded | LoadModule

@@ -266,7 +266,7 @@ class Raylet:
     def _gcs_handlers(self) -> dict[type, Callable[[Any], None]]:
         leases, drivers = self._leases, self._drivers
         return {
-            cluster.PlaceActor: leases.place,
+            cluster.PlaceActor: self._place_actor,
             cluster.CancelPlacement: leases.cancel_placement,
             cluster.StopActor: leases.stop_actor,
             cluster.JobStarted: drivers.job_started,
@@ -276,6 +276,11 @@ class Raylet:
             cluster.Deliver: self._deliver,
             cluster.Misbehaved: self._misbehaved,
         }
+
+    def _place_actor(self, order: cluster.PlaceActor) -> None:
+        if order.spec.is_async:
+            self._workers.expect_async_actors()
+        self._leases.place(order)
 
     def _deliver(self, order: cluster.Deliver) -> None:
         if (member := self._node.members.get(order.address)) is not None:

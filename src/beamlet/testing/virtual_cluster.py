@@ -32,7 +32,7 @@ from beamlet.gcs.gcs import Gcs
 from beamlet.object_store.arena import Arena
 from beamlet.object_store.store import ObjectStore
 from beamlet.protocol import cluster as cluster_messages
-from beamlet.protocol.factory import ChildExited, Forked, ForkWorker, KillWorker
+from beamlet.protocol.factory import ChildExited, Forked, ForkWorker, KillWorker, LoadModule
 from beamlet.protocol.node import (
     DriverHello,
     Goodbye,
@@ -210,20 +210,22 @@ class VirtualFactory:
         self._link = Connection(
             move(wire, head.process, self.process),
             self.process.reactor,
-            messages=ForkWorker | KillWorker,
+            messages=ForkWorker | KillWorker | LoadModule,
             on_message=self._on_message,
             on_close=lambda _, reason: None,
             label="head",
             carries_fds=True,
         )
 
-    def _on_message(self, link: Connection, message: ForkWorker | KillWorker) -> None:
+    def _on_message(self, link: Connection, message: ForkWorker | KillWorker | LoadModule) -> None:
         if isinstance(message, ForkWorker):
             fds = [link.take_fd() for _ in range(3)]
             worker = VirtualWorker(self.head, message.worker_id, self.process, fds)
             worker.process.on_end = lambda process: self._reap(message.worker_id, process)
             self.children[message.worker_id] = worker
             link.send(Forked(message.worker_id, worker.process.pid))
+        elif isinstance(message, LoadModule):
+            pass  # every virtual process has every module
         elif (child := self.children.get(message.worker_id)) is not None:
             child.process.world.later(0.0, lambda: child.process.kill(message.signal))
 
