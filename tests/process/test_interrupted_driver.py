@@ -61,3 +61,67 @@ def test_interrupts_at_random_moments_leave_the_driver_whole(tmp_path: Path, see
         program.kill()
         program.communicate()
     assert out == "done\n", err[-3000:]
+
+
+INTERRUPTED_GET = """
+import os, signal, sys, threading, time
+from pathlib import Path
+import beamlet as ray
+
+here, held, compat = Path(sys.argv[1]), sys.argv[2] == "held", sys.argv[3]
+ray.init(num_cpus=1, compat=compat)
+
+@ray.remote
+def waits():
+    try:
+        (here / "started").touch()
+        while not (here / "gate").exists():
+            time.sleep(0.01)
+        return "ran to its end"
+    except KeyboardInterrupt:
+        (here / "cancelled").touch()
+        raise
+
+def appears(name):
+    while not (here / name).exists():
+        time.sleep(0.01)
+
+def interrupt():
+    appears("started")
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
+ref = None
+try:
+    if held:
+        ref = waits.remote()
+        ray.get([ref])
+    else:
+        ray.get([waits.remote()])
+except KeyboardInterrupt:
+    pass
+if held:
+    (here / "gate").touch()
+    print(ray.get(ref, timeout=20))
+elif compat == "ray":
+    (here / "gate").touch()
+    ray.get(ray.remote(lambda: 1).remote(), timeout=20)
+    print("cancelled" if (here / "cancelled").exists() else "ran on")
+else:
+    appears("cancelled")
+    print("cancelled")
+"""
+
+
+@pytest.mark.parametrize(
+    ("held", "compat", "said"),
+    [("held", "", "ran to its end"), ("dropped", "", "cancelled"), ("dropped", "ray", "ran on")],
+)
+def test_an_interrupted_get_cancels_what_nobody_can_ask_for(
+    tmp_path: Path, held: str, compat: str, said: str
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(INTERRUPTED_GET)
+    process = start_script(script, str(tmp_path), held, compat)
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert out == f"{said}\n", err

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _current: CoreWorker | None = None
 _auto_init: Callable[[], None] | None = None
+#: Ctrl-C in ``get`` cancels tasks whose results nobody can ask for any more. In drivers, and not as Ray does.
+cancels_interrupted = False
 #: What this process is a fork of, if its connection stayed with its parent: "driver" or "worker".
 _forked_from = ""
 _minds_forks = False
@@ -50,8 +52,9 @@ def current_or_none() -> CoreWorker | None:
 
 
 def set_current(backend: CoreWorker | None) -> None:
-    global _current, _forked_from, _minds_forks
+    global _current, _forked_from, _minds_forks, cancels_interrupted
     _current = backend
+    cancels_interrupted = False
     _forked_from = ""
     if not _minds_forks:
         _minds_forks = True

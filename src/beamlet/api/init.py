@@ -114,6 +114,7 @@ class Driver:
         driver_logging.apply(hello.logging, identity)
         core.start()
         backend.set_current(core)
+        backend.cancels_interrupted = self.options.compat != "ray"
         for remark in self.options.remarks():
             logger.warning("%s", remark)
         advise(core, self.options.compat)

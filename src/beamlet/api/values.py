@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
@@ -62,7 +63,28 @@ def get(object_refs: Any, timeout: float | None = None, *, _use_object_store: bo
         return core.get(object_refs, timeout)
     except BaseException as error:
         hide_our_frames(error)
+        interrupted = backend.cancels_interrupted and isinstance(error, KeyboardInterrupt)
+        # Our parameter and the argument of this call: whoever else holds it can ask again.
+        if interrupted and sys.getrefcount(object_refs) <= 2:
+            _cancel_unreachable(object_refs)
         raise
+
+
+def _cancel_unreachable(object_refs: Any) -> None:
+    """The user gave up a ``get`` (Ctrl-C) of references that nobody else holds: nobody can want their values.
+
+    object_refs is not held elsewhere, but what is in a list may be.
+    """
+    core = backend.current_or_none()
+    if core is None:
+        return
+    if isinstance(object_refs, ObjectRef):
+        core.cancel(object_refs, False, True)
+    elif isinstance(object_refs, list):
+        for ref in object_refs:
+            # The list, the loop's variable, and the argument of getrefcount.
+            if isinstance(ref, ObjectRef) and sys.getrefcount(ref) <= 3:
+                core.cancel(ref, False, True)
 
 
 def put(value: T, *, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef[T]:
