@@ -156,3 +156,12 @@ def test_docstring(name: str) -> None:
     report: list[str] = []
     doctest.DocTestRunner(verbose=False).run(DOCTESTS[name], out=report.append)
     assert not report, "".join(report)
+
+
+_LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = _LINK.findall(page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []

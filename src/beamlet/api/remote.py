@@ -50,9 +50,8 @@ def remote(*args: Any, **options: Any) -> Any:
     """Make a function a task, or a class an actor.
 
     Bare (``@remote``), with options (``@remote(num_cpus=2)``), or as a call (``remote(f)``).  Options are
-    checked
-    here: ValueError for unknown or impossible ones, TypeError for wrong types; AssertionError for misuse of
-    the decorator itself; TypeError for something that is neither function nor class.
+    checked here: ValueError for unknown or impossible ones, TypeError for wrong types; AssertionError for
+    misuse of the decorator itself; TypeError for something that is neither function nor class.
 
     >>> import beamlet as ray
     >>> @ray.remote(num_cpus=0.5, name="square")
