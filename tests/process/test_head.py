@@ -26,6 +26,7 @@ from beamlet.rpc.auth import HandshakeError
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.listener import connect
 from beamlet.rpc.reactor import Reactor
+from support.waiting import wait_until
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "src"
@@ -423,4 +424,4 @@ def test_a_misbehaving_driver_loses_its_connection_only(cluster: Cluster) -> Non
     second.until(lambda: second.closed)
     second.close()
     assert cluster.driver.lease(1).pid
-    assert "asked twice" in cluster.log()
+    wait_until(lambda: "asked twice" in cluster.log(), PATIENCE_S, "the log says why")

@@ -236,6 +236,8 @@ def _any(info: Any, chance: random.Random) -> Any:
             return chance.randbytes(chance.choice([0, 1, 4, 16, 24, 28, 44, 56, 100]))
         case msgspec.inspect.ListType():
             return [_any(info.item_type, chance) for _ in range(chance.randrange(4))]
+        case msgspec.inspect.VarTupleType():
+            return tuple(_any(info.item_type, chance) for _ in range(chance.randrange(4)))
         case msgspec.inspect.TupleType():
             return tuple(_any(item, chance) for item in info.item_types)
         case msgspec.inspect.DictType():
