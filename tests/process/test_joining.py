@@ -212,3 +212,43 @@ def test_no_tcp_port_is_open(tmp_path: Path) -> None:
 def test_version() -> None:
     done = command("--version", home=Path(os.environ.get("TMPDIR", "/tmp")))
     assert "0." in done.stdout
+
+
+def test_a_program_that_leaves_with_tasks_unfinished_ends_nothing_but_its_job(
+    tmp_path: Path, session: Path
+) -> None:
+    """The head ended with most programs that did so, and every other job with it."""
+    leaves = """
+        import time
+        ray.init("auto")
+        slow = ray.remote(lambda: time.sleep(0.01))
+        refs = [slow.remote() for _ in range(100)]
+    """
+    stays = """
+        ray.init("auto")
+        print(ray.get(ray.remote(num_cpus=2)(lambda: 1).remote(), timeout=20))
+    """
+    for number in range(3):
+        run(tmp_path, session, f"leaves{number}", leaves)
+    assert run(tmp_path, session, "stays", stays) == "1\n", "all CPUs were given back"
+
+
+def test_a_detached_actor_that_waits_for_a_cpu_when_its_program_leaves_is_started_later(
+    tmp_path: Path, session: Path
+) -> None:
+    leaves = """
+        import time
+        ray.init("auto", namespace="n")
+        hogs = [ray.remote(time.sleep).remote(60) for _ in range(2)]
+        @ray.remote(num_cpus=1, name="late", lifetime="detached")
+        class Late:
+            def answer(self):
+                return "alive"
+        Late.remote()
+    """
+    finds = """
+        ray.init("auto", namespace="n")
+        print(ray.get(ray.get_actor("late").answer.remote(), timeout=20))
+    """
+    run(tmp_path, session, "leaves", leaves)
+    assert run(tmp_path, session, "finds", finds) == "alive\n"

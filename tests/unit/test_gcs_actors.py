@@ -251,3 +251,10 @@ def test_a_subscriber_hears_of_the_end_once(world: World) -> None:
     world.now()
     assert world.die() == ["ActorUpdate"]
     assert world.die() == []
+
+
+def test_only_the_process_that_was_given_the_actor_says_that_it_started(world: World) -> None:
+    world.create(A)
+    for incarnation in (0, 1):
+        world.table.handle_started(process(b"x"), ActorStarted(A, incarnation), 2.0)
+    assert world.now().state == "PENDING_CREATION"

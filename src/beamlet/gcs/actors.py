@@ -180,9 +180,8 @@ class ActorTable:
 
     def handle_started(self, sender: Address, message: ActorStarted, now: float) -> list[Effect]:
         record = self._live.present(message.actor_id, message.incarnation)
-        if record is None or record.state not in STARTING or record.address not in (NOWHERE, sender):
-            return self._done()
-        self._live.settle(record, sender)
+        if record is None or record.state not in STARTING or record.address != sender:
+            return self._done()  # its raylet said ActorPlaced first: nobody else can have started it
         if message.init_error:
             cause = actor_causes.constructor_raised(record.spec, message.init_error)
             self._end(record, cause, now, graceful=True)  # what the constructor printed is still on its way

@@ -4,7 +4,7 @@
                             ║  leases   lease_manager ●    ║
                           raylet  workers  worker_pool ●  ═╝
                             ║  output   output_router ●
-             GCS ═ calls ═══╝  store    object_store ●
+             GCS ═ port ════╝  store    object_store ●
                                introductions, drivers
 
 The ● parts decide, the services beside them (``*_service.py``) carry out, ``Performer`` keeps the order.
