@@ -56,6 +56,8 @@ class Answers:
         self._releases = releases
         self._held: dict[int, HeldAnswer] = {}
         self._last_name = 0
+        #: Threads that answer may wait until the receiver has read; an event loop may not.
+        self.may_wait = True
         #: Of a thread in ``send_all``.
         self._emptied: Waiter | None = None
 
@@ -68,7 +70,7 @@ class Answers:
         """An answer that nothing holds."""
         with self._lock:
             receiver.send(message)
-        if self._peers.full:
+        if self._peers.full and self.may_wait:
             self._peers.wait_for_room(receiver)
 
     def send_when_safe(
@@ -90,7 +92,7 @@ class Answers:
             else:
                 receiver.send(message)
             self._releases.perform()
-        if self._peers.full:
+        if self._peers.full and self.may_wait:
             self._peers.wait_for_room(receiver)
 
     def send_failure(self, receiver: Peer, work: Pushed, error: Exception) -> None:

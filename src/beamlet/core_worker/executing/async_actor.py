@@ -28,7 +28,7 @@ from beamlet.exceptions import AsyncioActorExit, TaskCancelledError
 from beamlet.protocol.gcs import ActorSpec
 from beamlet.protocol.node import ExitWorker
 from beamlet.protocol.peer import CallActor
-from beamlet.rpc.turns import SharedReactor
+from beamlet.rpc.turns import SharedReactor, Waiter
 
 if TYPE_CHECKING:
     from beamlet.core_worker.executing.actor_process import ActorProcess
@@ -83,6 +83,19 @@ class ReactorSelector(selectors.EpollSelector):
         return super().select(0)
 
 
+class _OnLoop(Waiter):
+    """Calls back, once, instead of waking a thread."""
+
+    __slots__ = ("_callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        super().__init__()
+        self._callback = callback
+
+    def complete(self, count: int = 1) -> None:
+        self._callback()
+
+
 class AsyncCalls:
     """Calls on their way through the loop. ``max_concurrency`` of them run at once, per group."""
 
@@ -90,6 +103,7 @@ class AsyncCalls:
         self, reactor: SharedReactor, work: Work, runner: Runner, actor: ActorProcess, spec: ActorSpec
     ) -> None:
         self._lock = reactor.lock
+        runner.answers.may_wait = False
         self._running = work.running
         self._runner = runner
         self._actor = actor
@@ -227,6 +241,8 @@ class AsyncCalls:
             async for value in values:
                 index += 1
                 self._runner.send_item(sender, call, index, value, context)
+                if self._runner.peers.full:
+                    await self._until_room(sender)
                 if call.stream_limit > 0:
                     await self._until_taken(producer, index - call.stream_limit + 1)
                 if producer.is_dropped:
@@ -244,6 +260,16 @@ class AsyncCalls:
                     return
                 changed = asyncio.Event()
                 producer.on_change = partial(self._soon, changed.set)
+            await changed.wait()
+
+    async def _until_room(self, reader: Peer) -> None:
+        """Until the reader has read some of what it was sent; others' calls run meanwhile."""
+        while True:
+            with self._lock:
+                if reader not in self._runner.peers.full:
+                    return
+                changed = asyncio.Event()
+                reader.room.append(_OnLoop(partial(self._soon, changed.set)))
             await changed.wait()
 
     def _finished(self, group: str, call: CallActor) -> None:

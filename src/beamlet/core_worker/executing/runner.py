@@ -87,7 +87,7 @@ class Runner:
         self._releases = releases
         self._running = work.running
         self.answers = answers
-        self._peers = peers
+        self.peers = peers
         self.producers = producers
         self._output = output
         self._put = put
@@ -310,6 +310,8 @@ class Runner:
         try:
             for index, value in enumerate(values, 1):
                 self.send_item(sender, work, index, value, context)
+                if self.peers.full:
+                    self.peers.wait_for_room(sender)
                 if work.stream_limit > 0:
                     self.producers.wait(producer, index - work.stream_limit + 1)
                 if producer.is_dropped:
@@ -338,8 +340,6 @@ class Runner:
             sender.send(message)
             # Always at once: nobody knows how long the next item takes.
             self._reactor.flush()
-        if self._peers.full:
-            self._peers.wait_for_room(sender)
 
     def _is_worn_out(self, work: PushTask | CallActor) -> bool:
         """Whether this was the last run that max_calls allows."""

@@ -1,0 +1,116 @@
+"""Driver and executor: two compositions of the same rooms, each with the messages that it takes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import pytest
+
+from beamlet.base.ids import FunctionKey, NodeId, TaskId, WorkerId, job_id_of_int, make_address
+from beamlet.core_worker.core_worker import Identity, Misdirected
+from beamlet.core_worker.driver import DriverCore
+from beamlet.core_worker.executor import ExecutorCore
+from beamlet.core_worker.peers import Peer
+from beamlet.protocol import node
+from beamlet.protocol.peer import (
+    CallActor,
+    Consumed,
+    PeerMessage,
+    PushTask,
+    Result,
+    Results,
+    StealTasks,
+    StreamDropped,
+)
+
+#: What only those take who run work for others.
+WORK = {PushTask, CallActor, StealTasks, Consumed, StreamDropped}
+#: Dispatched before the table is asked.
+COMMON = {Result, Results}
+
+
+def identity() -> Identity:
+    return Identity(
+        node_id=NodeId(b"n" * 28),
+        worker_id=WorkerId(b"w" * 28),
+        job_id=job_id_of_int(1),
+        namespace="tests",
+        session_dir="/nowhere",
+        node_ip="127.0.0.1",
+        arena_bytes=1 << 20,
+    )
+
+
+@contextmanager
+def ends() -> Iterator[tuple[socket.socket, int]]:
+    """A line to a raylet that says nothing, and an empty arena."""
+    ours, theirs = socket.socketpair()
+    arena = os.memfd_create("arena")
+    os.ftruncate(arena, 1 << 20)
+    with theirs:
+        yield ours, arena
+
+
+def nothing(*_: Any) -> None:
+    pass
+
+
+MAKE: Any = nothing
+
+
+@pytest.fixture
+def driver() -> Iterator[DriverCore]:
+    with ends() as (wire, arena):
+        core = DriverCore(
+            *(identity(), wire, arena, MAKE, MAKE),
+            on_raylet_lost=nothing,
+            on_output=nothing,
+            on_notice=nothing,
+        )
+        yield core
+        core.shut()
+
+
+@pytest.fixture
+def executor() -> Iterator[ExecutorCore]:
+    with ends() as (wire, arena):
+        core = ExecutorCore(
+            *(identity(), wire, arena, MAKE, MAKE),
+            on_raylet_lost=nothing,
+            run=nothing,
+            on_job=nothing,
+            speaker=str,
+        )
+        yield core
+        core.shut()
+
+
+def test_together_they_take_every_message_of_peers(driver: DriverCore, executor: ExecutorCore) -> None:
+    every = set(get_args(PeerMessage))
+    assert set(executor.on_peer_message) | COMMON == every
+    assert set(driver.on_peer_message) | COMMON == every - WORK
+
+
+def test_a_driver_that_is_sent_a_task_refuses_it_and_takes_what_comes_behind(driver: DriverCore) -> None:
+    sender = Peer(make_address(NodeId(b"n" * 28), WorkerId(b"o" * 28)))
+    connection: Any = type("Line", (), {"context": sender})()
+    task_id = TaskId(b"t" * 24)
+    task = PushTask(7, task_id, FunctionKey(b"f"), "f", 1, b"")
+    driver._from_peer(connection, [task, StealTasks(1)])
+    (answer,) = sender.queue
+    assert isinstance(answer, Results)
+    assert (answer.seq, answer.failed) == (7, True)
+    assert driver.reactor.containment.count == 2
+
+
+def test_an_order_of_the_raylet_for_the_other_kind_is_misuse(
+    driver: DriverCore, executor: ExecutorCore
+) -> None:
+    with pytest.raises(Misdirected, match="ExitWorker from the raylet is not for a driver"):
+        driver._from_raylet(node.ExitWorker("enough", graceful=True))
+    with pytest.raises(Misdirected, match="Notice from the raylet is not for a worker"):
+        executor._from_raylet(node.Notice(20, "x"))
