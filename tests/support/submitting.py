@@ -90,8 +90,8 @@ class Peers:
     def get(self, address: Address) -> Peer:
         return self.by_address.setdefault(address, Peer(address))
 
-    def adopt(self, address: Address, sock: Any) -> Peer:
-        assert sock == "a socket"
+    def adopt(self, address: Address, take_socket: Any, generation: int = 1) -> Peer:
+        assert take_socket() == "a socket"
         return self.get(address)
 
     def wait_for_room(self, peer: Any) -> None:
@@ -192,17 +192,14 @@ class Caller:
         self.actors.updated(ActorUpdate(actor.actor_id, state, address, incarnation, **facts))
         return self.peers.get(address)
 
-    def die(self, peer: Peer, certificate: DeathCertificate | None = None, first: bool = False) -> None:
-        """Its end is noticed; the raylet's word comes before (``first``), after, or not at all."""
-        if certificate is not None and first:
-            self.leases.certified(peer.address, certificate)
+    def die(self, peer: Peer, certificate: DeathCertificate | None = None) -> None:
+        """The raylet's word, with or without a certificate (it was given up)."""
+        peer.certificate = certificate
         self.peers.by_address.pop(peer.address)
         if peer.leased is not None:
             self.leases.worker_lost(peer)
         if peer.actor is not None:
             self.actors.peer_gone(peer.actor)
-        if certificate is not None and not first:
-            self.leases.certified(peer.address, certificate)
 
     # -- the workers -----------------------------------------------------------------------------
 

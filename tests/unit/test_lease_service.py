@@ -61,15 +61,16 @@ def test_a_forced_cancel_kills_the_worker_and_the_certificate_names_the_task() -
     fake.check()
 
 
-def test_no_descriptors_for_an_introduction_is_an_answer_and_the_lease_goes_back() -> None:
+def test_without_descriptors_for_an_introduction_the_lease_is_granted_all_the_same() -> None:
+    """The holder asks for the introduction until there are some."""
     fake = FakeNode(CPU=1)
     driver = fake.driver()
     fake.descriptors.exhausted = True
     fake.ask(driver, 1)
     fake.ready()
-    (cancelled,) = line_of(driver).take(node.LeaseCancelled)
-    assert "no descriptors left" in cancelled.reason
-    assert fake.free() == 1
+    (granted,) = line_of(driver).take(node.LeaseGranted)
+    assert not granted.fresh
+    assert fake.free() == 0
     fake.check()
 
 

@@ -208,19 +208,16 @@ def test_a_task_without_retries_dies_with_its_worker_and_those_behind_it_do_not(
     assert all(caller.is_pending(ref) for ref in refs[1:])
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["certificate first", "end first"])
-def test_a_crash_is_told_with_its_certificate_whichever_comes_first(caller: Caller, first: bool) -> None:
+def test_a_crash_is_told_with_its_certificate(caller: Caller) -> None:
     ref = caller.task()
     worker = caller.grant()
-    caller.die(worker, certificate(signal=11), first)
+    caller.die(worker, certificate(signal=11))
     assert "SIGSEGV" in str(caller.outcome(ref))
 
 
-def test_a_crash_without_a_certificate_is_told_after_a_while(caller: Caller) -> None:
+def test_a_worker_that_was_given_up_is_told_as_a_crash_that_nobody_saw(caller: Caller) -> None:
     ref = caller.task()
     caller.die(caller.grant())
-    assert caller.is_pending(ref)
-    caller.pass_time(5.0)
     assert "nobody saw how" in str(caller.outcome(ref))
 
 

@@ -53,6 +53,7 @@ from beamlet.protocol import gcs, node, peer
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.containment import Misuse
 from beamlet.rpc.descriptors import Wire
+from beamlet.rpc.self_talk import SelfTalk
 from beamlet.rpc.turns import SharedReactor
 from beamlet.serialization.refs import released
 from beamlet.serialization.values import dump_error
@@ -111,7 +112,7 @@ class CoreWorker:
         self.lock = self.reactor.lock
         self.link = NodeLink(sock, self.reactor, self._from_raylet, self._raylet_lost, identity.session_dir)
         self.refs = ReferenceCounter(self.address)
-        self.peers = PeerTable(self.link, self.reactor, self._from_peer, self._peer_gone)
+        self.peers = PeerTable(self.link, self.reactor, self._from_peer, self._peer_gone, self.address)
         self.functions = FunctionTable(self.link)
         self.unseen = UnseenErrors()
         self.releases = Releases(self.refs, self.peers, self.link, self.unseen)
@@ -168,7 +169,7 @@ class CoreWorker:
         self.on_raylet_message: dict[type, Callable[[Any], None]] = {
             gcs.ActorUpdate: self.actors.updated,
             node.PeerIntroduced: self._introduced,
-            node.WorkerDied: lambda message: self.leases.certified(message.worker, message.certificate),
+            node.WorkerDied: lambda message: self.peers.died(message.worker, message.certificate),
             node.LeaseWanted: lambda _: self.tasks.return_idle(self.reactor.now()),
             # Asked for anew when somebody wants to know (WhyPending): it may be old by then.
             node.LeasePending: lambda _: None,
@@ -271,7 +272,7 @@ class CoreWorker:
 
     # -- messages --------------------------------------------------------------------------------
 
-    def _from_peer(self, connection: Connection, messages: list[Any]) -> None:
+    def _from_peer(self, connection: Connection | SelfTalk, messages: list[Any]) -> None:
         sender: Peer = connection.context
         results = self.results
         worked = False
@@ -320,7 +321,7 @@ class CoreWorker:
         return Misdirected(f"{kind.__name__} from {sender} is not for {what}")
 
     def _introduced(self, message: node.PeerIntroduced) -> None:
-        self.peers.adopt(message.peer, self.link.take_socket())
+        self.peers.introduced(message.peer, message.generation)
 
     def _peer_gone(self, gone: Peer) -> None:
         if self._shut:

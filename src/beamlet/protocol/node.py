@@ -191,27 +191,36 @@ class Unblocked(Message, tag=45):
 
 
 class ConnectPeer(Message, tag=46):
+    """Introduce me to ``peer``; again, if the connection of introduction ``generation`` broke."""
+
     req: int
     peer: Address
+    generation: int = 0
 
 
 class PeerConnected(Message, tag=47):
-    """+fd, unless not ``fresh``: the two were introduced before (a pair has one connection)."""
+    """+fd, unless not ``fresh``: a later introduction than the asker knows of was sent to it before this."""
 
     req: int
     fresh: bool = True
+    #: How often the two were introduced by now.
+    generation: int = 1
 
 
 class PeerUnreachable(Message, tag=48):
+    """``alive``: it cannot be connected to now; ask again. Otherwise it is dead, or never was."""
+
     req: int
     reason: str
     certificate: DeathCertificate | None = None
+    alive: bool = False
 
 
 class PeerIntroduced(Message, tag=49):
     """+fd: a connection from ``peer``."""
 
     peer: Address
+    generation: int = 1
 
 
 class WorkerDied(Message, tag=50):

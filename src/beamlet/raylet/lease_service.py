@@ -171,11 +171,9 @@ class LeaseService:
         if self._introductions.is_new(holder, worker):
             try:
                 self._introductions.introduce(holder, worker, answer)
-            except OSError as error:
-                now = self._node.now()
-                self._node.perform(self._manager.return_lease(holder.address, effect.lease_id, False, now))
-                reason = f"the node has no descriptors left for a connection: {error.strerror}"
-                self._answer(effect.request, node.LeaseCancelled(effect.request.key.number, reason))
+            except OSError:  # no descriptors left: the holder asks for an introduction until there are
+                answer.fresh = False
+                holder.send(answer)
         else:
             answer.fresh = False
             holder.send(answer)

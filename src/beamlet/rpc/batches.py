@@ -61,6 +61,28 @@ def encode_frames(messages: list[Message], acknowledged: int = 0) -> Iterator[by
             count = min(FRAME_MESSAGES, count * 2)
 
 
+def encode_what_can(
+    messages: list[Message], acknowledged: int = 0
+) -> tuple[list[bytearray], list[tuple[Message, Exception]]]:
+    """``encode_frames``, and the messages that cannot be encoded, each with the reason."""
+    try:
+        return list(encode_frames(messages, acknowledged)), []
+    except Exception as error:
+        if len(messages) == 1:
+            return [], [(messages[0], error)]
+    frames, failures = [], []
+    for message in messages:
+        more_frames, more_failures = encode_what_can([message], acknowledged)
+        frames += more_frames
+        failures += more_failures
+    return frames, failures
+
+
+def kinds_of(messages: list[Message]) -> str:
+    """For people."""
+    return ", ".join(sorted({type(message).__name__ for message in messages}))
+
+
 def check_count(header: memoryview | bytes) -> None:
     """Raises FramingError for a batch of more messages than anybody sends, before they are built."""
     first = header[0]

@@ -15,8 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from beamlet.protocol.message import Message
 from beamlet.rpc.batches import (
     FEW_MESSAGES,
@@ -24,46 +22,25 @@ from beamlet.rpc.batches import (
     check_count,
     decoder_for,
     encode_frame,
-    encode_frames,
+    encode_what_can,
     encode_word,
+    kinds_of,
 )
-from beamlet.rpc.containment import Misuse
 from beamlet.rpc.descriptors import Wire
-from beamlet.rpc.framing import MAX_HEADER_BYTES, Deframer, FrameBudget, FramingError
+from beamlet.rpc.framing import Deframer, FramingError
+from beamlet.rpc.limits import ANYTHING, DescriptorMissing, Limits
 from beamlet.rpc.reactor import Reactor
 
 if TYPE_CHECKING:
     from beamlet.rpc.conversation import Conversation
 
-__all__ = ["ANYTHING", "Connection", "Limits", "decoder_for", "encode_frame"]
+__all__ = ["ANYTHING", "Connection", "DescriptorMissing", "Limits", "decoder_for", "encode_frame"]
 
 #: Descriptors one read may bring; the kernel's limit for one sendmsg is 253.
 _MAX_FDS = 64
 _FD_SPACE = socket.CMSG_SPACE(_MAX_FDS * 4)
 #: Answers gather up to this number before somebody who might not read them is asked whether it does.
 _ANSWERS_UNFLUSHED = 64
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """What one connection may cost."""
-
-    #: The largest frame the peer may send.
-    frame_bytes: int = MAX_HEADER_BYTES
-    #: Shared by the unfinished frames of several connections.
-    budget: FrameBudget | None = None
-    #: ``is_full`` above this many bytes that the peer has not read, until half of it is.
-    full_bytes: int = 64 << 20
-    #: A peer that leaves more than this unread is not read from until it reads; 0: no matter.
-    deaf_bytes: int = 0
-    #: A peer that leaves more than this unread is cut off; 0: never.
-    most_bytes: int = 0
-
-
-ANYTHING = Limits()
-
-
-class DescriptorMissing(Misuse):
-    """A message came without the descriptor that belongs to it."""
 
 
 class Connection:
@@ -102,9 +79,11 @@ class Connection:
         "end_reason",
         "fd",
         "is_full",
+        "is_violated",
         "label",
         "on_batch",
         "on_full",
+        "on_word",
         "reactor",
     )
 
@@ -141,6 +120,10 @@ class Connection:
         self.backlog_bytes = 0
         #: The peer has so much to read that whoever writes more should wait.
         self.is_full = False
+        #: The peer does not speak our protocol.
+        self.is_violated = False
+        #: Called once, when the peer has first said what it has of the conversation.
+        self.on_word: Callable[[], None] | None = None
         #: Told when ``is_full`` changes.
         self.on_full: Callable[[bool], None] | None = None
         self._on_message = on_message
@@ -172,7 +155,11 @@ class Connection:
         A message whose descriptor cannot be copied (too many open files) does not travel without it: the
         connection closes.
         """
-        if self.closed or (fd >= 0 and not self._take_along(message, (fd, *more_fds))):
+        if self.closed:
+            if self._conversation is not None:
+                self._outbox.append(message)  # its end is not told yet; the next connection takes it over
+            return
+        if fd >= 0 and not self._take_along(message, (fd, *more_fds)):
             return
         self._outbox.append(message)
         if not self._queued:
@@ -245,32 +232,22 @@ class Connection:
 
     def _flush_long(self, messages: list[Message], fds: list[int], acknowledged: int) -> None:
         """Many messages, large ones, or one that cannot be encoded."""
-        try:
-            frames = list(encode_frames(messages, acknowledged))
-        except Exception as error:
-            self._could_not_encode(messages, fds, acknowledged, error)
-            return
+        frames, failures = encode_what_can(messages, acknowledged)
+        for message, error in failures:
+            # A mistake of ours, perhaps led on by another's nonsense: the others still go.
+            what = f"encoding {type(message).__name__} for {self.label}"
+            self.reactor.containment.contain(error, what)
+            if fds:  # nobody knows which of them belong to which message
+                self._close_all(fds)
+                self.fail(f"{type(message).__name__} could not be encoded: {error}")
+                return
+            if self._on_unsent is not None:
+                self._on_unsent(message, error)
         for frame in frames:
             if self._conversation is not None:
                 self._conversation.sent(frame)
             self._put_behind(frame, fds)
             fds = []
-
-    def _could_not_encode(
-        self, messages: list[Message], fds: list[int], acknowledged: int, error: Exception
-    ) -> None:
-        """A mistake of ours, perhaps led on by another's nonsense: the others still go."""
-        if fds:  # nobody knows which of them belong to which message
-            self._close_all(fds)
-            self.reactor.containment.contain(error, f"encoding {_kinds(messages)} for {self.label}")
-            self.fail(f"{_kinds(messages)} could not be encoded: {error}")
-        elif len(messages) > 1:
-            for message in messages:
-                self._flush_long([message], [], acknowledged)
-        else:
-            self.reactor.containment.contain(error, f"encoding {_kinds(messages)} for {self.label}")
-            if self._on_unsent is not None:
-                self._on_unsent(messages[0], error)
 
     def _put_behind(self, frame: bytearray, fds: list[int]) -> None:
         waiting = bool(self._unsent)
@@ -336,13 +313,16 @@ class Connection:
             return
         self.read()
 
-    def read(self) -> bool:
-        """Take what has arrived, as much as one read brings; False if nothing is there or it is over."""
+    def read(self, buffer: bytearray | None = None) -> bool:
+        """Take what has arrived, as much as one read brings; False if nothing is there or it is over.
+
+        buffer: to be given inside a handler, whose own messages lie in the reactor's.
+        """
         try:
             if self._carries_fds:
                 size = self._receive_with_fds()
             else:
-                size = self._sock.recv_into(self.reactor.read_buffer)
+                size = self._sock.recv_into(self.reactor.read_buffer if buffer is None else buffer)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -352,15 +332,19 @@ class Connection:
             self._lost("closed by the other side")
             return False
         try:
-            headers = self._deframer.feed(self.reactor.read_view[:size])
+            view = self.reactor.read_view if buffer is None else memoryview(buffer)
+            headers = self._deframer.feed(view[:size])
         except FramingError as error:
-            self._lost(f"protocol violation: {error}")
+            self._violate(error)
             return False
         conversation = self._conversation
         if conversation is not None:
             if not conversation.heard(self._deframer.acknowledged, len(headers), size):
-                self._lost("protocol violation: it acknowledges what was never sent")
+                self._violate("it acknowledges what was never sent")
                 return False
+            if self.on_word is not None and self._deframer.acknowledged >= 0:
+                on_word, self.on_word = self.on_word, None
+                on_word()
             if conversation.owes_word:
                 self.acknowledge()
         for number, header in enumerate(headers, 1):
@@ -382,7 +366,7 @@ class Connection:
             check_count(header)
             messages: list[Any] = self._decode(header)
         except Exception as error:  # DecodeError, UnicodeDecodeError, RecursionError: all are the sender's
-            self._lost(f"protocol violation: {error}")
+            self._violate(error)
             return
         self._handle(messages)
 
@@ -390,7 +374,7 @@ class Connection:
         try:
             self.on_batch(self, messages)
         except Exception as error:
-            self._contain(error, _kinds(messages))
+            self._contain(error, kinds_of(messages))
 
     def _one_by_one(self, messages: list[Any]) -> None:
         on_message = self._on_message
@@ -488,6 +472,10 @@ class Connection:
             self._release()
             self.reactor.call_soon(self._tell_end)
 
+    def _violate(self, what: object) -> None:
+        self.is_violated = True
+        self._lost(f"protocol violation: {what}")
+
     def _lost(self, reason: str) -> None:
         if not self.closed:
             self.end_reason = reason
@@ -522,7 +510,3 @@ class Connection:
     def _close_all(self, fds: list[int] | deque[int]) -> None:
         for fd in fds:
             self.reactor.descriptors.close(fd)
-
-
-def _kinds(messages: list[Any]) -> str:
-    return ", ".join(sorted({type(message).__name__ for message in messages}))

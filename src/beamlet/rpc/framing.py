@@ -51,8 +51,9 @@ class Deframer:
         self._partial = bytearray()
         #: Size at which ``_partial`` can hold a whole frame: until then nothing is looked at again.
         self._wanted = 0
-        #: How many of our frames the other side had received when it wrote the last frame we saw.
-        self.acknowledged = 0
+        #: How many of our frames the other side had received when it wrote the last frame we saw; -1: none
+        #: came yet.
+        self.acknowledged = -1
 
     @property
     def is_between_frames(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from beamlet.base.death import DeathCertificate
-from beamlet.base.ids import Address, NodeId
+from beamlet.base.ids import NodeId
 from beamlet.core_worker.habits import Advisor, NoAdvisor
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.outcomes import Outcomes
@@ -33,9 +33,6 @@ from beamlet.rpc.reactor import Timer
 from beamlet.rpc.turns import SharedReactor
 from beamlet.serialization.values import dump_error
 
-#: How long a crashed task waits for its worker's death certificate.
-_CERTIFICATE_S = 2.0
-_CERTIFICATES_KEPT = 256
 #: Calls between two looks at a worker's pace.
 _REVIEWED_CALLS = 1024
 
@@ -62,9 +59,6 @@ class Leases:
         self._outcomes = outcomes
         self.submitter: TaskSubmitter[Peer] = TaskSubmitter(self)
         self._tick: Timer | None = None
-        #: Tasks of workers that died, until the certificate comes.
-        self._uncertified: dict[Address, list[PendingTask]] = {}
-        self._certificates: dict[Address, DeathCertificate] = {}
         #: Requests that were not answered, by ``req``.
         self._asked: dict[int, _Asked] = {}
         #: Who is behind each lease that we hold.
@@ -142,14 +136,9 @@ class Leases:
 
     def _granted(self, raylet: Raylet, message: LeaseGranted) -> None:
         if message.fresh:
-            peer = self._peers.adopt(message.worker, raylet.take_socket())
+            peer = self._peers.adopt(message.worker, raylet.take_socket)
         else:
-            known = self._peers.by_address.get(message.worker)
-            if known is None:  # it died meanwhile
-                self.return_lease(message.lease, True)
-                self.submitter.cancelled(message.req)
-                return
-            peer = known
+            peer = self._peers.get(message.worker)
         worker = self.submitter.granted(
             message.req,
             message.lease,
@@ -209,35 +198,13 @@ class Leases:
     # -- deaths ----------------------------------------------------------------------------------
 
     def worker_lost(self, peer: Peer) -> None:
-        """A worker under lease is gone: its tasks wait a moment to learn why."""
+        """A worker under lease is gone."""
         worker, peer.leased = peer.leased, None
         assert worker is not None
         self._leased.pop(worker.lease, None)
         tasks = self.submitter.lost(worker)
-        if not tasks:
-            return
-        address = peer.address
-        certificate = self._certificates.pop(address, None) or peer.certificate
-        if certificate is not None:
-            self.run_crashed(tasks, certificate)
-            return
-        self._uncertified[address] = tasks
-        self._reactor.call_later(_CERTIFICATE_S, lambda: self._give_up_waiting(address))
-
-    def certified(self, address: Address, certificate: DeathCertificate) -> None:
-        """The raylet says how a worker died."""
-        tasks = self._uncertified.pop(address, None)
-        if tasks is not None:
-            self.run_crashed(tasks, certificate)
-            return
-        self._certificates[address] = certificate
-        if len(self._certificates) > _CERTIFICATES_KEPT:
-            del self._certificates[next(iter(self._certificates))]
-
-    def _give_up_waiting(self, address: Address) -> None:
-        tasks = self._uncertified.pop(address, None)
-        if tasks is not None:
-            self.run_crashed(tasks, None)
+        if tasks:
+            self.run_crashed(tasks, peer.certificate)
 
     def run_crashed(self, tasks: list[PendingTask], certificate: DeathCertificate | None) -> None:
         """The worker that had ``tasks`` (oldest first) died: only the first can have been running."""
