@@ -17,8 +17,7 @@ from beamlet.protocol.node import OutputDelivered, OutputLines
 from beamlet.raylet.members import Members
 from beamlet.raylet.output_router import Delivered, OutputRouter, Record, Show
 from beamlet.raylet.performer import Performer
-from beamlet.rpc.alarm import Alarm
-from beamlet.rpc.reactor import Reactor
+from beamlet.rpc.alarm import Alarm, Clock
 
 _READ_BYTES = 64 * 1024
 #: Reads from one pipe before others get their turn.
@@ -41,6 +40,13 @@ class Logs(Protocol):
     def open(self, name: str, /) -> Log: ...
 
 
+class OutputLoop(Clock, Protocol):
+    """What is used of the reactor."""
+
+    def add_reader(self, fd: int, on_readable: Callable[[], None], /) -> None: ...
+    def remove_reader(self, fd: int, /) -> None: ...
+
+
 class _Pipes(Struct):
     #: Read ends of stdout and stderr, -1 once closed.
     fds: list[int]
@@ -57,17 +63,17 @@ class OutputService:
         logs: Logs,
         members: Members,
         performer: Performer,
-        reactor: Reactor,
+        loop: OutputLoop,
         on_drained: Callable[[WorkerId], None],
     ) -> None:
         self._logs = logs
         self._members = members
         self._performer = performer
-        self._reactor = reactor
+        self._loop = loop
         self._on_drained = on_drained
         self._pipes: dict[WorkerId, _Pipes] = {}
         self.router = OutputRouter()
-        self._alarm = Alarm(reactor, self._show_unfinished)
+        self._alarm = Alarm(loop, self._show_unfinished)
         performer.on(Record, self._record)
         performer.on(Show, self._show)
         performer.on(Delivered, self._delivered)
@@ -81,11 +87,19 @@ class OutputService:
             os.close(out_read)
             os.close(out_write)
             raise
+        os.set_blocking(out_read, False)
+        os.set_blocking(err_read, False)
         self._pipes[worker] = _Pipes([out_read, err_read])
         self.router.add(worker)
-        for is_stderr, fd in ((False, out_read), (True, err_read)):
-            os.set_blocking(fd, False)
-            self._listen(worker, is_stderr)
+        try:
+            self._listen(worker, is_stderr=False)
+            self._listen(worker, is_stderr=True)
+        except OSError:
+            self.finish(worker)
+            self.forget(worker)
+            os.close(out_write)
+            os.close(err_write)
+            raise
         return out_write, err_write
 
     def started(self, worker: WorkerId, pid: int) -> None:
@@ -143,9 +157,7 @@ class OutputService:
     # ---- reading ----
 
     def _listen(self, worker: WorkerId, is_stderr: bool) -> None:
-        self._reactor.add_reader(
-            self._pipes[worker].fds[is_stderr], lambda: self._readable(worker, is_stderr)
-        )
+        self._loop.add_reader(self._pipes[worker].fds[is_stderr], lambda: self._readable(worker, is_stderr))
 
     def _readable(self, worker: WorkerId, is_stderr: bool) -> None:
         if self._driver_lags(worker):
@@ -165,7 +177,7 @@ class OutputService:
                 return True
             if not chunk:
                 return False
-            self._performer.perform(self.router.feed(worker, is_stderr, chunk, self._reactor.now()))
+            self._performer.perform(self.router.feed(worker, is_stderr, chunk, self._loop.now()))
             self._alarm.by(self.router.next_wake())
             if len(chunk) < _READ_BYTES:
                 return True
@@ -184,7 +196,7 @@ class OutputService:
     def _close(self, worker: WorkerId, is_stderr: bool) -> None:
         fds = self._pipes[worker].fds
         if fds[is_stderr] >= 0:
-            self._reactor.remove_reader(fds[is_stderr])
+            self._loop.remove_reader(fds[is_stderr])
             os.close(fds[is_stderr])
             fds[is_stderr] = -1
 
@@ -195,17 +207,17 @@ class OutputService:
 
     def _pause(self, worker: WorkerId, is_stderr: bool) -> None:
         fd = self._pipes[worker].fds[is_stderr]
-        self._reactor.remove_reader(fd)
+        self._loop.remove_reader(fd)
 
         def resume() -> None:
             pipes = self._pipes.get(worker)
             if pipes is not None and pipes.fds[is_stderr] == fd:
                 self._listen(worker, is_stderr)
 
-        self._reactor.call_later(_PAUSE_S, resume)
+        self._loop.call_later(_PAUSE_S, resume)
 
     def _show_unfinished(self) -> None:
-        self._performer.perform(self.router.tick(self._reactor.now()))
+        self._performer.perform(self.router.tick(self._loop.now()))
         self._alarm.by(self.router.next_wake())
 
     # ---- effects ----

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -11,11 +13,11 @@ from beamlet.base.ids import WorkerId
 from beamlet.base.say import say
 from beamlet.processes.oom_kills import OomKills
 from beamlet.protocol import factory, node
-from beamlet.raylet.members import Member
+from beamlet.protocol.message import Message
+from beamlet.raylet.members import Line, Member
 from beamlet.raylet.node_services import NodeServices
 from beamlet.raylet.output_service import OutputService
 from beamlet.raylet.worker_record import AskExit, Assign, Exit, Fork, Kill
-from beamlet.rpc.connection import Connection
 from beamlet.rpc.descriptors import Wire
 
 FromFactory = factory.Forked | factory.ForkFailed | factory.ChildExited | factory.Preloaded
@@ -29,22 +31,45 @@ _SPARE_DESCRIPTORS = 40
 FOR_ASYNC_ACTORS = "beamlet.core_worker.executing.async_actor"
 
 
+def check_room() -> None:
+    """Raises OSError when one more worker would leave too few descriptors for what those here need."""
+    spares: list[int] = []
+    try:
+        for _ in range(_SPARE_DESCRIPTORS):
+            spares.append(os.dup(2))  # noqa: PERF401  what was made before a failure is closed below
+    finally:
+        for fd in spares:
+            os.close(fd)
+
+
+class FactoryLine(Protocol):
+    """The connection to the factory."""
+
+    def send(self, message: Message, /, *fds: int) -> None: ...
+    def flush(self) -> None: ...
+
+
 class WorkerService:
-    """``link_worker(socket)`` makes the connection to a worker that is being forked."""
+    """``link_worker(wire)`` makes the connection to a worker that is being forked.
+
+    ``check_room`` raises OSError when there is no room for one more.
+    """
 
     def __init__(
         self,
         services: NodeServices,
         output: OutputService,
-        factory_link: Connection,
-        link_worker: Callable[[Wire], Connection],
+        factory_line: FactoryLine,
+        link_worker: Callable[[Wire], Line],
+        check_room: Callable[[], None] = check_room,
     ) -> None:
         self._node = services
         self._pool = services.pool
         self._members = services.members
         self._output = output
-        self._factory = factory_link
+        self._factory = factory_line
         self._link_worker = link_worker
+        self._check_room = check_room
         self._oom_kills = OomKills()
         self._forks = 0
         self._loaded_for_async = False
@@ -106,26 +131,26 @@ class WorkerService:
 
     def _fork(self, effect: Fork) -> None:
         try:
-            ours, theirs = self._factory.reactor.descriptors.pair()
+            ours, theirs = self._node.descriptors.pair()
         except OSError as error:
             self._fork_failed(effect.worker, f"no descriptors for its connection: {error.strerror}")
             return
-        try:
-            _check_room()
-            out, err = self._output.open(effect.worker)
-        except OSError as error:
-            ours.close()
-            theirs.close()
-            self._fork_failed(effect.worker, f"no descriptors for its output: {error.strerror}")
-            return
-        self._members.join(effect.worker, self._link_worker(ours), self._node.now())
-        self._factory.send(factory.ForkWorker(effect.worker), theirs.fileno(), out, err)
+        with contextlib.ExitStack() as passed_on:
+            passed_on.callback(theirs.close)
+            try:
+                self._check_room()
+                pipes = self._output.open(effect.worker)
+            except OSError as error:
+                ours.close()
+                self._fork_failed(effect.worker, f"no descriptors for its output: {error.strerror}")
+                return
+            for fd in pipes:
+                passed_on.callback(os.close, fd)
+            self._members.join(effect.worker, self._link_worker(ours), self._node.now())
+            self._factory.send(factory.ForkWorker(effect.worker), theirs.fileno(), *pipes)
         self._forks += 1
         if self._forks % _FORKS_AT_ONCE == 0:
             self._factory.flush()
-        theirs.close()
-        os.close(out)
-        os.close(err)
 
     def _fork_failed(self, worker: WorkerId, reason: str) -> None:
         if (member := self._members.worker(worker)) is not None:
@@ -154,14 +179,3 @@ class WorkerService:
 
 def _with_env(job: node.JobDescription, env_vars: dict[str, str]) -> node.JobDescription:
     return msgspec.structs.replace(job, env_vars={**job.env_vars, **env_vars})
-
-
-def _check_room() -> None:
-    """Raises OSError when one more worker would leave too few descriptors for what those here need."""
-    spares: list[int] = []
-    try:
-        for _ in range(_SPARE_DESCRIPTORS):
-            spares.append(os.dup(2))  # noqa: PERF401  what was made before a failure is closed below
-    finally:
-        for fd in spares:
-            os.close(fd)

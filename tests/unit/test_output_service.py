@@ -1,0 +1,113 @@
+"""What workers print, from real pipes to a driver's line and to logs, on a loop that is turned by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from beamlet.base.ids import WorkerId
+from beamlet.protocol.node import OutputDelivered, OutputLines
+from beamlet.protocol.output import control_line
+from beamlet.raylet.members import Member
+from beamlet.raylet.output_router import PARTIAL_S
+from support.fake_host import FakeHost, fake_host
+from support.fake_node import line_of
+
+
+@pytest.fixture
+def host() -> Iterator[FakeHost]:
+    with fake_host() as host:
+        yield host
+
+
+@pytest.fixture
+def driver(host: FakeHost) -> Member:
+    return host.driver(1)
+
+
+@pytest.fixture
+def worker(host: FakeHost, driver: Member) -> WorkerId:
+    host.want(1)
+    return host.born(pid=7)
+
+
+def shown(driver: Member) -> list[tuple[str, bytes]]:
+    return [(lines.name, lines.data) for lines in line_of(driver).take(OutputLines) if not lines.token]
+
+
+def test_lines_go_to_the_driver_and_to_a_log_named_after_the_worker(
+    host: FakeHost, driver: Member, worker: WorkerId
+) -> None:
+    host.factory.write(worker, control_line("f") + b"out\n")
+    host.factory.write(worker, b"err\n", is_stderr=True)
+    host.loop.look()
+    assert sorted(shown(driver)) == [("", b"err\n"), ("f", b"out\n")]
+    assert {name.rpartition("-")[2]: log.text for name, log in host.logs.files.items()} == {
+        "7.out": b"out\n",
+        "7.err": b"err\n",
+    }
+
+
+def test_an_unfinished_line_is_shown_when_its_time_has_come(
+    host: FakeHost, driver: Member, worker: WorkerId
+) -> None:
+    host.factory.write(worker, b"50%")
+    host.loop.look()
+    assert shown(driver) == []
+    host.loop.pass_time(PARTIAL_S)
+    assert shown(driver) == [("", b"50%")]
+
+
+def test_a_mark_comes_behind_what_is_still_in_the_pipes(
+    host: FakeHost, driver: Member, worker: WorkerId
+) -> None:
+    host.factory.write(worker, b"not read yet")
+    host.output.mark(worker, 5)
+    lines, mark = line_of(driver).take(OutputLines)
+    assert (lines.data, mark.data, bool(mark.token)) == (b"not read yet\n", b"", True)
+    assert not line_of(host.member(worker)).take(OutputDelivered)
+    host.output.printed(mark.token)
+    assert line_of(host.member(worker)).take(OutputDelivered) == [OutputDelivered(5)]
+
+
+def test_a_driver_that_lags_leaves_pipes_unread_until_it_has_caught_up(
+    host: FakeHost, driver: Member, worker: WorkerId
+) -> None:
+    line_of(driver).backlog_bytes = 1 << 30
+    host.factory.write(worker, b"wait\n")
+    host.loop.look()
+    assert shown(driver) == []
+    line_of(driver).backlog_bytes = 0
+    host.loop.pass_time(0.1)
+    host.loop.look()
+    assert shown(driver) == [("", b"wait\n")]
+
+
+def test_a_worker_that_dies_while_its_driver_lags_is_read_to_the_end(
+    host: FakeHost, driver: Member, worker: WorkerId
+) -> None:
+    line_of(driver).backlog_bytes = 1 << 30
+    host.factory.write(worker, b"last\n")
+    host.loop.look()
+    host.output.finish(worker)
+    assert shown(driver) == [("", b"last\n")]
+    host.loop.pass_time(0.1)
+    assert host.output.forget(worker) == ()
+
+
+def test_all_of_a_leaving_driver_is_passed_on(host: FakeHost, driver: Member, worker: WorkerId) -> None:
+    host.factory.write(worker, b"line\nhalf")
+    host.output.pass_on_all(driver.job.job_id if driver.job else b"")  # type: ignore[arg-type]
+    assert shown(driver) == [("", b"line\n"), ("", b"half\n")]
+
+
+def test_no_room_to_listen_is_an_error_that_leaves_nothing(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, on_readable: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(host.loop, "add_reader", full)
+    with pytest.raises(OSError, match="No space left"):
+        host.output.open(WorkerId(b"w" * 28))
