@@ -33,7 +33,7 @@ _NO_LIMIT = 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class HostResources:
-    #: Whole CPUs we may keep busy, at least 1; a quota of 2.5 counts as 3.
+    #: Whole CPUs we may keep busy, at least 1; a quota of 2.5 counts as 2, as in Ray.
     cpus: int
     #: The tightest limit on our memory, used or not.
     memory_bytes: int
@@ -65,7 +65,7 @@ def count_cpus(root: Path = Path("/")) -> int:
         allowed = len(os.sched_getaffinity(0))
     else:
         allowed = os.cpu_count() or 1
-    limits = [allowed, *(math.ceil(quota) for quota in _cpu_quotas(root)), *_cpusets(root)]
+    limits = [allowed, *(math.floor(quota) for quota in _cpu_quotas(root)), *_cpusets(root)]
     return max(1, min(limits))
 
 
