@@ -84,6 +84,13 @@ class ObjectAccess:
         #: Borrowed objects whose owner has been asked.
         self._asked: dict[ObjectId, None] = {}
 
+    def require(self, object_ids: Sequence[ObjectId]) -> None:
+        """Raises for references of an earlier session."""
+        with self._lock:
+            for object_id in object_ids:
+                if object_id not in self._refs.objects:
+                    raise stale_reference(object_id)
+
     def record_of(self, ref: Ref) -> ObjectRecord:
         """What is known of the object; raises for a reference of an earlier session."""
         with self._lock:
@@ -96,7 +103,10 @@ class ObjectAccess:
 
     def put(self, value: Any, call_site: CallSite | None = None) -> ObjectId:
         """A new object of ours, with one local reference for the caller to wrap."""
-        data = dumps(value)
+        return self.put_data(dumps(value), call_site)
+
+    def put_data(self, data: bytes | Serialized, call_site: CallSite | None = None) -> ObjectId:
+        """The same for a value that ``dumps`` has taken apart."""
         with self._lock:
             object_id = self._contexts.current().next_put()
             record = self._refs.new_owned(object_id)

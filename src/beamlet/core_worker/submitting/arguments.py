@@ -12,7 +12,7 @@ import msgspec
 from beamlet.base.ids import Address, ObjectId
 from beamlet.core_worker.habits import Advisor, NoAdvisor
 from beamlet.core_worker.owning.object_record import INLINE, PENDING, STORED, ObjectRecord
-from beamlet.core_worker.owning.objects import ObjectAccess, stale_reference
+from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ports import MakeRef, Ref
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.unseen import UnseenErrors
@@ -98,18 +98,23 @@ class Arguments:
         payload = dumps_plain(args, kwargs) if deps else None
         if payload is not None:
             return Prepared(payload, deps)
+        temporary: list[Ref] = []
         try:
+            # Arrays that are certainly too large are not pickled with the others only to find that out.
+            if any(map(_is_large_array, args)) or any(map(_is_large_array, kwargs.values())):
+                args, kwargs = self._store_large(args, kwargs, cut_out, temporary, name)
+                payload = dumps_plain(args, kwargs)
+                if payload is not None:
+                    return Prepared(payload, deps, [], temporary)
             serialized = serialize_arguments(args, kwargs)
-            temporary: list[Ref] = []
-            if serialized.total_bytes > INLINE_MAX_BYTES:
+            if serialized.total_bytes > INLINE_MAX_BYTES and not temporary:
                 args, kwargs = self._store_large(args, kwargs, cut_out, temporary, name)
                 serialized = serialize_arguments(args, kwargs)
         except Exception as error:
             explain_unpicklable(error, args, kwargs, name, parameters)
             raise
-        for object_id, _ in serialized.contained:
-            if object_id not in self._refs.objects:
-                raise stale_reference(ObjectId(object_id))
+        if serialized.contained:
+            self._objects.require([ObjectId(object_id) for object_id, _ in serialized.contained])
         return Prepared(pack(serialized), deps, serialized.contained, temporary)
 
     def _store_large(
@@ -131,7 +136,7 @@ class Arguments:
             if isinstance(data, Serialized) and data.total_bytes <= INLINE_MAX_BYTES // 8:
                 return value
             self.advice.large_argument(value, data, name)
-            ref = self._make_ref(self._objects.put(value), self._refs.self_address)
+            ref = self._make_ref(self._objects.put_data(data), self._refs.self_address)
             temporary.append(ref)
             return cut_out(ref)
 
@@ -219,3 +224,7 @@ class Arguments:
         else:
             return FailedArgument(dump_error(self._objects.decoder.loss_of(object_id, record)))
         return None
+
+
+def _is_large_array(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and getattr(value, "nbytes", 0) > INLINE_MAX_BYTES
