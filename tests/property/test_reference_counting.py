@@ -117,7 +117,7 @@ class Process:
         self.world.values[object_id] = self.world.promised[object_id] = refs
         if stored:
             self.world.stored.add(object_id)
-            self.counter.set_stored(record, NODE, 1, refs, guard)
+            self.counter.set_stored(record, (NODE,), 1, refs, guard)
         else:
             self.counter.set_inline(record, b"value", refs, guard)
         for waiter in record.waiters or []:

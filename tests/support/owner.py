@@ -20,7 +20,7 @@ from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.refs import released
 
 SELF = Address(b"s" * 32)
-NODE = NodeId(b"n" * 16)
+NODE, OTHER_NODE = NodeId(b"n" * 16), NodeId(b"m" * 16)
 
 
 class FakeRef:

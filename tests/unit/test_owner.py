@@ -29,7 +29,7 @@ from beamlet.protocol.peer import (
     Yielded,
 )
 from beamlet.serialization.values import dump_error
-from support.owner import NODE, Owner
+from support.owner import NODE, OTHER_NODE, Owner
 
 OTHER = Address(b"o" * 32)
 ONE, TWO = pickle.dumps(1, 5), pickle.dumps(2, 5)
@@ -322,13 +322,13 @@ def test_an_object_that_is_not_here_is_said_to_be_gone(owner: Owner) -> None:
 def test_a_stored_object_is_answered_with_its_place_and_deleted_there_in_the_end(owner: Owner) -> None:
     other = owner.peers.get(OTHER)
     ref = owner.promise()
-    owner.refs.set_stored(owner.record(ref), NODE, 7)
+    owner.refs.set_stored(owner.record(ref), (NODE, OTHER_NODE), 7)
     owner.ownership.handle(other, GetObject(ref._id))
-    assert other.sent == [ObjectStored(ref._id, NODE, 7)]
+    assert other.sent == [ObjectStored(ref._id, [NODE, OTHER_NODE], 7)]
     object_id = ref._id
     del ref
     assert not settled(owner)
-    assert owner.raylet.sent == [DeleteObjects(NODE, [object_id])]
+    assert owner.raylet.sent == [DeleteObjects(NODE, [object_id]), DeleteObjects(OTHER_NODE, [object_id])]
 
 
 # -- streams -----------------------------------------------------------------------------------------
@@ -349,6 +349,24 @@ def test_items_are_taken_in_order_and_a_limited_producer_hears_of_each(owner: Ow
     assert producer.sent == [Consumed(TASK, 1), Consumed(TASK, 2)]
     del ref
     assert not settled(owner)
+
+
+def test_items_that_a_second_attempt_stores_are_copies_or_deleted(owner: Owner) -> None:
+    producer = owner.peers.get(OTHER)
+    stream = Stream(TASK, limit=-1)
+    for index in (1, 2):
+        owner.streams.take(producer, stream, Yielded(1, index, StoredAt(NODE, 9)))
+    first, second = owner.streams.next(stream, None), owner.streams.next(stream, None)
+    ids = [first._id, second._id]
+    del first
+    assert settled(owner) == ids[1:]
+    for index in (1, 2):
+        owner.streams.take(producer, stream, Yielded(1, index, StoredAt(OTHER_NODE, 9)))
+    assert owner.record(second).nodes == (NODE, OTHER_NODE)
+    del second
+    assert not settled(owner)
+    deleted = {(message.node, i) for message in owner.raylet.sent for i in message.object_ids}
+    assert deleted == {(node, i) for node in (NODE, OTHER_NODE) for i in ids}
 
 
 def test_items_of_an_attempt_that_crashed_are_not_taken_twice(owner: Owner) -> None:

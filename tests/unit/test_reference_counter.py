@@ -63,7 +63,7 @@ def test_every_reference_and_every_task_must_go_first(counter: ReferenceCounter)
 
 def test_a_stored_object_is_deleted_where_it_lies_in_one_effect_per_node(counter: ReferenceCounter) -> None:
     for object_id in (A, B):
-        counter.set_stored(counter.new_owned(object_id), NODE, 10)
+        counter.set_stored(counter.new_owned(object_id), (NODE,), 10)
     assert counter.objects[A].state == STORED
     counter.release_many([A, B])
     assert counter.take_effects() == [DeleteStored(NODE, [A, B])]

@@ -141,11 +141,11 @@ def test_a_reference_of_an_earlier_session_is_refused_before_anything_is_counted
 def test_a_stored_argument_travels_as_its_place(caller: Caller) -> None:
     ref = caller.promise()
     caller.task(ref)
-    caller.owner.refs.set_stored(caller.owner.record(ref), b"m" * 16, 1000)
+    caller.owner.refs.set_stored(caller.owner.record(ref), (b"m" * 16,), 1000)
     caller.owner.objects.notify(caller.owner.record(ref))
     (push,) = caller.pushed(caller.grant())
     assert isinstance(push.deps[0], StoreDep)
-    assert push.deps[0].node == b"m" * 16
+    assert push.deps[0].nodes == [b"m" * 16]
 
 
 # -- errors and retries --------------------------------------------------------------------------

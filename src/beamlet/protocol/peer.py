@@ -30,11 +30,11 @@ class InlineDep(Message, tag=1):
 
 
 class StoreDep(Message, tag=2):
-    """A top-level reference whose value lies in an object store: fetch it."""
+    """A top-level reference whose value lies in object stores: fetch it."""
 
     object_id: ObjectId
     owner: Address
-    node: NodeId
+    nodes: list[NodeId]
 
 
 class PushTask(Message, tag=3):
@@ -147,7 +147,7 @@ class ObjectValue(Message, tag=12):
 
 class ObjectStored(Message, tag=13):
     object_id: ObjectId
-    node: NodeId
+    nodes: list[NodeId]
     size: int
 
 

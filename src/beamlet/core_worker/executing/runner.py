@@ -204,7 +204,7 @@ class Runner:
     def _dependency(self, dep: InlineDep | StoreDep, guard: ArgumentsGuard) -> Any:
         if isinstance(dep, InlineDep):
             return self._rebuild(dep.payload, guard)
-        stored = self._store.read(dep.object_id, dep.owner, dep.node)
+        stored = self._store.read(dep.object_id, dep.owner, dep.nodes)
         self._count(stored.contained, guard)
         return rebuild(stored.kind, stored.inband, stored.buffers)
 

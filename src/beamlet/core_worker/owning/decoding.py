@@ -59,7 +59,7 @@ class Decoder:
 
     def _load_stored(self, object_id: ObjectId, record: ObjectRecord) -> Any:
         owner = Address(record.owner) or self._refs.self_address
-        stored = self._store.read(object_id, owner, record.node)
+        stored = self._store.read(object_id, owner, record.nodes)
         self._count(object_id, stored.contained)
         return rebuild(stored.kind, stored.inband, stored.buffers)
 

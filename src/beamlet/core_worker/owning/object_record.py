@@ -18,7 +18,7 @@ from beamlet.base.ids import Address, NodeId, ObjectId
 #: Values of ``ObjectRecord.state``: plain ints, compared on the hottest path there is.
 PENDING = 0  # promised: by a task of ours, or (borrowed) by its owner
 INLINE = 1  # ``payload`` is the encoded value
-STORED = 2  # sealed in the arena of ``node``
+STORED = 2  # sealed in the arenas of ``nodes``
 LOST = 3  # there is no value and none is promised; ``reason`` says why
 FREED = 4  # nobody kept it: the record left ``objects`` and only stale pointers still see it
 
@@ -53,8 +53,8 @@ class ObjectRecord(msgspec.Struct, eq=False, gc=False):
     contains: tuple[ObjectId, ...] = ()
     #: Callbacks for "has a value now", as an ordered set. Whoever waits must also hold a count.
     waiters: dict[Callable[[ObjectRecord], None], None] | None = None
-    #: Where the value is and its bytes, while STORED.
-    node: NodeId | None = None
+    #: Where copies of the value are, each once, and its bytes; while STORED.
+    nodes: tuple[NodeId, ...] = ()
     size: int = 0
     #: Views of the value alive in this process's mapping of the arena. Counted by the core worker.
     pins: int = 0

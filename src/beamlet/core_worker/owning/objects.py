@@ -131,7 +131,7 @@ class ObjectAccess:
                 self._refs.release_many([object_id])
             raise
         with self._lock:
-            self._refs.set_stored(record, self._store.node_id, size, data.contained)
+            self._refs.set_stored(record, (self._store.node_id,), size, data.contained)
             self._releases.perform()
 
     # -- get -------------------------------------------------------------------------------------
@@ -234,10 +234,10 @@ class ObjectAccess:
             self._refs.set_inline(record, payload)
             self.notify(record)
 
-    def place_came(self, object_id: ObjectId, node: NodeId, size: int) -> None:
+    def place_came(self, object_id: ObjectId, nodes: tuple[NodeId, ...], size: int) -> None:
         record = self._answered(object_id)
         if record is not None:
-            self._refs.set_stored(record, node, size)
+            self._refs.set_stored(record, nodes, size)
             self.notify(record)
 
     def loss_came(self, object_id: ObjectId, reason: str) -> None:

@@ -41,8 +41,8 @@ class Ownership:
                 self._get(sender, object_id)
             case ObjectValue(object_id, payload):
                 self._objects.value_came(object_id, payload)
-            case ObjectStored(object_id, node, size):
-                self._objects.place_came(object_id, node, size)
+            case ObjectStored(object_id, nodes, size):
+                self._objects.place_came(object_id, tuple(nodes), size)
             case ObjectGone(object_id, reason):
                 self._objects.loss_came(object_id, reason)
             case AddBorrower(token, ids):
@@ -68,7 +68,7 @@ class Ownership:
         if record.state == INLINE:
             self._unseen.seen(object_id)
             sender.send(ObjectValue(object_id, record.payload))
-        elif record.state == STORED and record.node is not None:
-            sender.send(ObjectStored(object_id, record.node, record.size))
+        elif record.state == STORED:
+            sender.send(ObjectStored(object_id, list(record.nodes), record.size))
         else:
             sender.send(ObjectGone(object_id, record.reason or "its owner freed it"))

@@ -115,19 +115,19 @@ class ReferenceCounter:
     def set_stored(
         self,
         record: ObjectRecord,
-        node: NodeId,
+        nodes: tuple[NodeId, ...],
         size: int,
         contained: Sequence[ContainedRef] = (),
         guard: Guard | None = None,
     ) -> None:
-        """The value is sealed in the arena of ``node``.
+        """The value is sealed in the arena of each of ``nodes``.
 
         contained: the references inside the value; only for an object that we own (a borrower counts what it
         decodes, in ``found_in_value``). guard: what they came under, to be given to ``settle`` when all
         values of one message are set; None when they are counted here anyway (our own put).
         """
         record.payload = b""
-        record.node = node
+        record.nodes = nodes
         record.size = size
         record.state = STORED
         if contained or record.contains:
@@ -152,6 +152,14 @@ class ReferenceCounter:
     def discard_stored(self, object_id: ObjectId, node: NodeId) -> None:
         """A stored result came for an object that was dropped while its task ran."""
         self.outbox.append(DeleteStored(node, [object_id]))
+
+    def stored_again(self, object_id: ObjectId, node: NodeId) -> None:
+        """An attempt of its task sealed the value of an object of ours that had one: a copy, or too late."""
+        record = self.objects.get(object_id)
+        if record is None or record.state != STORED:
+            self.discard_stored(object_id, node)
+        elif node not in record.nodes:
+            record.nodes = (*record.nodes, node)
 
     def _contain(self, record: ObjectRecord, contained: Sequence[ContainedRef], guard: Guard | None) -> None:
         if record.owner or record.state == FREED:
@@ -441,8 +449,9 @@ class ReferenceCounter:
                 if record.borrow > 0 or record.borrow == REGISTERED:
                     removed.setdefault(owner, []).append(object_id)
                 self._unlist(owner, object_id)
-            elif record.state == STORED and record.node is not None:
-                deleted.setdefault(record.node, []).append(object_id)
+            elif record.state == STORED:
+                for node in record.nodes:
+                    deleted.setdefault(node, []).append(object_id)
             if record.watched:
                 self.outbox.append(Freed(object_id, record.owner))
             record.state = FREED

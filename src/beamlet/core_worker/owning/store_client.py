@@ -8,6 +8,7 @@ A pin lasts until the last view of the object dies, wherever that happens: the f
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 
 from beamlet.base.ids import Address, NodeId, ObjectId
 from beamlet.core_worker.node_link import NodeLink
@@ -79,9 +80,9 @@ class StoreClient:
             self._releases.drain()
             self._reactor.flush()
 
-    def read(self, object_id: ObjectId, owner: Address, node: NodeId | None) -> StoredValue:
+    def read(self, object_id: ObjectId, owner: Address, nodes: Sequence[NodeId]) -> StoredValue:
         """Pin the object here and look into it. Raises ObjectLostError if no node has it."""
-        answer = self._link.call(PinObject(0, object_id, owner, [node] if node else []))
+        answer = self._link.call(PinObject(0, object_id, owner, list(nodes)))
         if not isinstance(answer, ObjectPinned):
             error = ObjectLostError(object_id.hex(), owner.hex(), "")
             error.add_note(f"object {object_id.hex()}: {answer.reason}")

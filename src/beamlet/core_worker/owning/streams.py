@@ -151,10 +151,12 @@ class Streams:
             else:
                 record = refs.new_owned(object_id)
                 if type(message.item) is StoredAt:
-                    refs.set_stored(record, message.item.node, message.item.size, message.contained, guard)
+                    refs.set_stored(record, (message.item.node,), message.item.size, message.contained, guard)
                 else:
                     refs.set_inline(record, message.item, message.contained, guard)  # type: ignore[arg-type]
                 stream.ready.append(self._make_ref(object_id, self._refs.self_address))
+        elif type(message.item) is StoredAt:
+            refs.stored_again(return_id(stream.task_id, message.index), message.item.node)
         refs.settle(guard)
         stream.notify()
 

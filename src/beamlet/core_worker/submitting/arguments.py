@@ -218,9 +218,9 @@ class Arguments:
                 self._unseen.seen(object_id)
                 return FailedArgument(record.payload, object_id)
             deps[slot] = InlineDep(record.payload)
-        elif record.state == STORED and record.node is not None:
+        elif record.state == STORED:
             owner = Address(record.owner) or self._refs.self_address
-            deps[slot] = StoreDep(object_id, owner, record.node)
+            deps[slot] = StoreDep(object_id, owner, list(record.nodes))
         else:
             return FailedArgument(dump_error(self._objects.decoder.loss_of(object_id, record)))
         return None

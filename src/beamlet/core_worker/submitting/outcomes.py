@@ -90,7 +90,7 @@ class Outcomes:
                 if type(item) is StoredAt:
                     self._refs.discard_stored(return_id(task_id, index + 1), item.node)
             elif type(item) is StoredAt:
-                self._refs.set_stored(record, item.node, item.size, contained[index], guard)
+                self._refs.set_stored(record, (item.node,), item.size, contained[index], guard)
             else:
                 self._refs.set_inline(record, item, contained[index], guard)  # type: ignore[arg-type]
         self._refs.settle(guard)
