@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pytest
 
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import ActorId, Address, FunctionKey, JobId, TaskId
 from beamlet.core_worker.context import Contexts, TaskContext
+from beamlet.core_worker.owning import unseen
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.actors import ActorAccess
 from beamlet.core_worker.submitting.arguments import Arguments
@@ -217,6 +219,9 @@ class Caller:
         assert isinstance(data, bytes)
         self._came(peer, Result(work.seq, data, 10))
 
+    def answer_with(self, peer: Peer, message: Results) -> None:
+        self._came(peer, message)
+
     def answer_error(self, peer: Peer, work: PushTask | CallActor, error: BaseException, *types: str) -> None:
         payload = dump_error(error)
         self._came(peer, Results(work.seq, [payload], 10, failed=True, error_types=types))
@@ -245,6 +250,14 @@ class Caller:
 
     def close(self) -> None:
         self.owner.close()
+
+
+def told(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of what failed and nobody asked for, so far."""
+    names: list[str] = []
+    monkeypatch.setattr(unseen, "_tell", lambda errors: names.extend(error.name for error in errors))
+    caller.owner.unseen.tell_all()
+    return names
 
 
 def certificate(**facts: Any) -> DeathCertificate:

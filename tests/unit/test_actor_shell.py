@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from beamlet.core_worker.owning import unseen
 from beamlet.core_worker.submitting.actor_submitter import LinkState
 from beamlet.exceptions import (
     ActorAlreadyExistsError,
@@ -26,7 +25,7 @@ from beamlet.protocol.gcs import (
 )
 from beamlet.protocol.peer import CancelTask, InlineDep
 from beamlet.serialization.values import dump_error, dumps
-from support.submitting import Caller, certificate
+from support.submitting import Caller, certificate, told
 
 
 @pytest.fixture
@@ -228,14 +227,6 @@ def test_the_old_process_says_nothing_about_the_new_one(caller: Caller) -> None:
     (call,) = caller.pushed(second)
     caller.answer(second, call, 1)
     assert caller.outcome(ref) == 1
-
-
-def told(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of what failed and nobody asked for, so far."""
-    names: list[str] = []
-    monkeypatch.setattr(unseen, "_tell", lambda errors: names.extend(error.name for error in errors))
-    caller.owner.unseen.tell_all()
-    return names
 
 
 BORN_DEAD = dump_error(ValueError("in __init__"))

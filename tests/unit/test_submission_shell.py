@@ -30,7 +30,7 @@ from beamlet.protocol.node import (
 from beamlet.protocol.peer import CancelTask, HandedBack, InlineDep, PushTask, Result, Results, StoreDep
 from beamlet.serialization.values import dumps
 from support.owner import NODE, FakePeer
-from support.submitting import Caller, FakeRaylet, certificate
+from support.submitting import Caller, FakeRaylet, certificate, told
 
 
 @pytest.fixture
@@ -466,3 +466,46 @@ def test_several_results_one_of_them_dropped(caller: Caller) -> None:
     caller.owner.releases.drain()
     caller.results.take_results(worker, Results(push.seq, [dumps(i) for i in range(3)]))
     assert [caller.outcome(ref) for ref in refs] == [0, 2]
+
+
+def test_a_task_without_results_that_fails_is_told_of(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert caller.task(num_returns=0) is None
+    worker = caller.grant()
+    caller.answer_error(worker, caller.pushed(worker)[0], ValueError("nobody can ask"))
+    assert told(caller, monkeypatch) == ["f"]
+    caller.task(num_returns=0)
+    (push,) = caller.pushed(worker)
+    caller.answer_with(worker, Results(push.seq, []))
+    assert not caller.submission.tasks
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_an_answer_with_a_wrong_number_of_values_is_an_error_of_all_results(
+    caller: Caller, count: int
+) -> None:
+    refs = caller.task(num_returns=2)
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    with pytest.raises(ValueError, match=f"{count} values came for 2 results"):  # contained by who called
+        caller.answer_with(worker, Results(push.seq, [dumps(1)] * count))
+    for ref in refs:
+        assert "could not be taken" in str(caller.outcome(ref))
+    assert not caller.submission.tasks
+
+
+def test_errors_that_no_task_raised_are_told_of_as_well(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, last = caller.task(), None
+    last = caller.task(caller.task(first))
+    worker = caller.grant()
+    caller.answer_error(worker, caller.pushed(worker)[0], ValueError("first"))
+    assert told(caller, monkeypatch) == ["f"], "the last of the chain, not each of it"
+    crashed = caller.task()
+    caller.die(worker, certificate(signal=9))
+    assert told(caller, monkeypatch) == ["f"]
+    caller.cancelling.cancel(unwanted := caller.task(), False, True)
+    assert told(caller, monkeypatch) == []
+    assert not any(caller.is_pending(ref) for ref in (last, crashed, unwanted))

@@ -31,7 +31,6 @@ from beamlet.protocol.node import (
 from beamlet.protocol.peer import HandedBack
 from beamlet.rpc.reactor import Timer
 from beamlet.rpc.turns import SharedReactor
-from beamlet.serialization.values import dump_error
 
 #: Calls between two looks at a worker's pace.
 _REVIEWED_CALLS = 1024
@@ -130,9 +129,8 @@ class Leases:
             )
 
     def _refused(self, req: int, error: Exception) -> None:
-        payload = dump_error(error)
         for task in self.submitter.refused(req):
-            self._outcomes.finish_with(task, payload)
+            self._outcomes.fail(task, error)
 
     def _granted(self, raylet: Raylet, message: LeaseGranted) -> None:
         if message.fresh:

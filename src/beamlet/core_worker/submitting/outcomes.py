@@ -13,7 +13,7 @@ from beamlet.core_worker.owning.streams import Stream, Streams
 from beamlet.core_worker.owning.unseen import UnseenErrors
 from beamlet.core_worker.submitting.arguments import FailedArgument
 from beamlet.core_worker.submitting.pending import Pending, PendingTask
-from beamlet.exceptions import TaskCancelledError
+from beamlet.exceptions import RaySystemError, TaskCancelledError
 from beamlet.protocol.peer import Results, StoredAt
 from beamlet.serialization.remote_error import dump_made
 from beamlet.serialization.values import contained_of, dump_error
@@ -38,8 +38,10 @@ class Outcomes:
         self.streams: dict[TaskId, Stream] = {}
 
     def fail(self, work: Pending[Any], error: BaseException) -> None:
-        """Every return value of ``work`` is this error of our own making."""
-        self.finish_with(work, dump_error(error))
+        """Every return value of ``work`` is this error of our own making. Told if nobody asks for it."""
+        payload = dump_error(error)
+        self._keep_unseen(work, payload, {})
+        self.finish_with(work, payload)
 
     def finish_with(self, work: Pending[Any], payload: bytes, guard: Guard | None = None) -> None:
         """Every return value of ``work`` is this error; ``guard``: what its references came under."""
@@ -63,16 +65,25 @@ class Outcomes:
     def fail_for(self, work: Pending[Any], argument: FailedArgument) -> None:
         """It never runs: the error that one of its arguments is, is its result too."""
         guard = self._refs.guard_copies(argument.object_id) if argument.object_id is not None else None
+        self._keep_unseen(work, argument.payload, {})
         self.finish_with(work, argument.payload, guard)
         if guard is not None:
             self._refs.settle(guard)
 
     def answered(self, work: Pending[Any], results: Results, guard: ResultsGuard) -> None:
-        """The executor's answer is the outcome."""
+        """The executor's answer is the outcome; if that cannot be, the outcome says so."""
+        try:
+            self._take(work, results, guard)
+        except Exception as error:
+            reason = f"the answer of its worker could not be taken: {type(error).__name__}: {error}"
+            self.fail(work, RaySystemError(f"{work.spec.name} has ended, but {reason}"))
+            raise
+
+    def _take(self, work: Pending[Any], results: Results, guard: ResultsGuard) -> None:
         task_id = work.spec.task_id
         error = results.items[0] if results.failed else None
         assert error is None or isinstance(error, bytes), "errors are never stored"
-        stream = self.streams.pop(task_id, None)
+        stream = self.streams.get(task_id)
         #: The item by which a generator's user sees its error.
         last: dict[ObjectId, ObjectRecord] = {}
         if stream is not None:
@@ -80,12 +91,12 @@ class Outcomes:
             last = self._streams.end(stream, error, inside, guard, work.returns[0].call_site)
             results.items = [error or _NONE]
         if error is not None:
-            first = 0 if stream is not None else 1  # return 0 says that a generator is over
-            ids = [return_id(task_id, first + index) for index in range(len(work.returns))]
-            self._unseen.failed(work.spec.name, [*ids, *last], [*work.returns, *last.values()], error)
+            self._keep_unseen(work, error, last)
+        elif len(results.items) != len(work.returns):
+            raise ValueError(f"{len(results.items)} values came for {len(work.returns)} results")
         contained = results.contained or [[]] * len(results.items)
-        for index, item in enumerate(results.items):
-            record = work.returns[index]
+        for index, record in enumerate(work.returns):
+            item = results.items[index]
             if record.state == FREED:
                 if type(item) is StoredAt:
                     self._refs.discard_stored(return_id(task_id, index + 1), item.node)
@@ -93,10 +104,18 @@ class Outcomes:
                 self._refs.set_stored(record, (item.node,), item.size, contained[index], guard)
             else:
                 self._refs.set_inline(record, item, contained[index], guard)  # type: ignore[arg-type]
+        self.streams.pop(task_id, None)
         self._refs.settle(guard)
         for record in work.returns:
             self._objects.notify(record)
         self._let_go(work)
+
+    def _keep_unseen(self, work: Pending[Any], error: bytes, last: dict[ObjectId, ObjectRecord]) -> None:
+        """Its error is told if nobody asks for a result of it, and at once if it has none (num_returns=0)."""
+        first = 0 if work.spec.task_id in self.streams else 1  # return 0 says that a generator is over
+        ids = [return_id(work.spec.task_id, first + index) for index in range(max(1, len(work.returns)))]
+        records = work.returns or [ObjectRecord(state=FREED, call_site=work.spec.call_site)]
+        self._unseen.failed(work.spec.name, [*ids, *last], [*records, *last.values()], error)
 
     def _let_go(self, work: Pending[Any]) -> None:
         held, work.held = work.held, ()

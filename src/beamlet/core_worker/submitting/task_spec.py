@@ -101,6 +101,10 @@ class CallSpec(msgspec.Struct, frozen=True, eq=False, gc=False):
         return self.method.shown_as or self.method.name
 
     @property
+    def call_site(self) -> CallSite | None:
+        return None
+
+    @property
     def retry_exceptions(self) -> RetryRule:
         return self.method.retry_exceptions
 
