@@ -208,6 +208,11 @@ def fresh_seeds(python: Path) -> None:
         call(python, "-m", "pytest", "-q", "-rP", "-m", "chaos", "tests/chaos/test_deaths.py")
 
 
+def soak(python: Path) -> None:
+    """A minute of what benchmarks/soak.py does for ten: nothing may grow, workers killed or not."""
+    call(python, "benchmarks/soak.py", "--minutes", "1")
+
+
 @contextlib.contextmanager
 def environment_variables(**values: str) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in values}
@@ -247,6 +252,7 @@ FULL = (
     Stage("examples", ("tests/examples", "examples"), pytest("tests/examples")),
     Stage("kills at random moments", ("tests/chaos",), pytest("-m", "chaos", "tests/chaos")),
     Stage("fresh seeds", ("tests/system", "tests/chaos"), fresh_seeds),
+    Stage("soak", ("benchmarks/soak.py",), soak),
     Stage("benchmark smoke", ("benchmarks/run.py",), benchmark_smoke),
     Stage("wheel", ("pyproject.toml",), wheel),
     Stage("other interpreters", (*FAST_TESTS, *SYSTEM_TESTS, *PROCESS_TESTS_ELSEWHERE), tests_elsewhere),

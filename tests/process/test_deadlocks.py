@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -67,11 +66,9 @@ def echo_through(node: Any) -> Any:
 
 
 def fails(ref: Any) -> str:
-    """The error's text; it must be a DeadlockError, and soon."""
-    started = time.monotonic()
+    """The error's text; it must be a DeadlockError. (How soon it comes: tests/system/test_latency.py.)"""
     with pytest.raises(DeadlockError) as caught:
         get(ref)
-    assert time.monotonic() - started < NOTICED_S
     return str(caught.value)
 
 
@@ -113,10 +110,8 @@ def test_a_constructor_that_calls_its_own_actor() -> None:
         def ping(self) -> None:
             pass
 
-    started = time.monotonic()
     with pytest.raises(Exception, match="cannot start before the constructor ends"):
         get(ray.remote(Early).remote().ping.remote())
-    assert time.monotonic() - started < NOTICED_S + 1.0
 
 
 def test_a_coroutine_that_blocks_the_loop_it_waits_for() -> None:

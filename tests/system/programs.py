@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import beamlet as ray
-from beamlet.testing.world import sleep
+from beamlet.testing.world import World, sleep
 
 
 class Refused(Exception):
@@ -75,6 +75,17 @@ def numbers(n: int, size: int) -> Iterator[Any]:
         yield bytes(size) + bytes([i])
 
 
+def watch_a_child() -> float:
+    """How long a child takes that is submitted by a task that then computes (here: lets time pass)."""
+    world = World.current
+    assert world is not None
+    began = world.now()
+    child = far.add.options(num_cpus=0).remote(1, 1)
+    while not ray.wait([child], timeout=0)[0] and world.now() < began + 1.0:
+        sleep(0.001)
+    return world.now() - began
+
+
 class Counter:
     def __init__(self) -> None:
         self.n = 0
@@ -94,6 +105,9 @@ class Counter:
 
     def read(self) -> list[Any]:
         return ray.get(self.kept)  # type: ignore[no-any-return]
+
+    def call_self(self, me: Any) -> int:
+        return int(ray.get(me.up.remote()))
 
     def fail_late(self, times: int) -> int:
         self.n += 1
@@ -121,5 +135,6 @@ far = SimpleNamespace(
     numbers=ray.remote(numbers),
     Counter=ray.remote(Counter),
     Grouped=ray.remote(concurrency_groups={"io": 2}, num_cpus=0)(Counter),
+    watch_a_child=ray.remote(watch_a_child),
     use_actor=ray.remote(use_actor),
 )

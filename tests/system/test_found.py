@@ -2,67 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 
 import beamlet as ray
 from beamlet import exceptions
-from beamlet.testing import virtual_audit
-from beamlet.testing.virtual_cluster import VirtualCluster, VirtualDriver
-from beamlet.testing.virtual_os import virtual_os
-from beamlet.testing.world import World, sleep
+from beamlet.testing.virtual_cluster import VirtualDriver
+from beamlet.testing.world import sleep
 from system.programs import far
-
-
-class Stage:
-    """A virtual node, one driver at a time, and the demand that nothing is kept at the end."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.cluster = VirtualCluster(world)
-
-    def play(self, script: Callable[[VirtualDriver], None], within_s: float = 60.0) -> None:
-        """Run ``script``, then look what is left while the driver still lives."""
-        finished: list[bool] = []
-
-        def program(driver: VirtualDriver) -> None:
-            script(driver)
-            finished.append(True)
-            while len(finished) < 2:
-                sleep(0.05)
-
-        driver = self.cluster.driver("driver", program)
-        self.world.run(lambda: bool(finished), within_s, "the end of the script")
-        for _ in range(3):
-            gc.collect()
-            self.world.run_for(2.0)
-        virtual_audit.audit(self.cluster)
-        virtual_audit.nothing_is_kept(self.cluster)
-        finished.append(True)
-        self.world.run(lambda: driver.process.ended, 60.0, "the end of the driver")
-
-    def worker_of(self, name: str) -> Any:
-        """The worker whose core runs a task of that name."""
-        for each in self.cluster.workers:
-            if each.worker is not None:
-                for context in each.worker.core.work.running.values():
-                    if context.name == name:
-                        return each
-        raise AssertionError(f"nobody runs {name}")
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    world = World(1)
-    with virtual_os(world):
-        stage = Stage(world)
-        try:
-            yield stage
-        finally:
-            stage.cluster.close()
+from system.stage import Stage
 
 
 def test_a_call_of_an_actor_that_is_dead_already_holds_no_handle(stage: Stage) -> None:

@@ -119,7 +119,7 @@ class VirtualHead:
         reactor = self.process.reactor = Reactor(
             poller=self.process.poller, clock=world.now, descriptors=self.process.descriptors
         )
-        reactor.containment.on_contained = world.failures.append
+        reactor.containment.on_contained = world.contained
         self.node_id = new_node_id()
         ours, theirs = self.process.descriptors.pair()
         self.factory = VirtualFactory(self, theirs)
@@ -251,6 +251,7 @@ class VirtualWorker:
         self.head = head
         self.process = VirtualProcess(world, head.cluster.kernel, f"worker{number}")
         link = move(factory.descriptors.wire(fds[0]), factory, self.process)
+        self._output_fds = fds[1:]
         for fd in fds[1:]:
             self.process.at_end.append(partial(os.close, fd))
         self.worker: Worker | None = None
@@ -271,6 +272,7 @@ class VirtualWorker:
         arena_fd = os.dup(self.head.arena.fd)
         birth = Birth(self._identity, self._link, arena_fd, reactor)
         worker = self.worker = Worker(birth, VirtualRef, ObjectRefGenerator)
+        worker.output.stdout._fd, worker.output.stderr._fd = self._output_fds
         core = worker.core
         self.process.at_end.append(core.store.close)
         reactor._on_idle = core._on_idle
@@ -329,6 +331,9 @@ class VirtualDriver:
         )
         reactor.wait(waiter)
         probe.close()
+        if not received:
+            world.tell(f"{process!r} was not let in")
+            process.exit(1)
         welcome, arena_fd = received[0]
         identity = Identity(
             node_id=welcome.node_id,

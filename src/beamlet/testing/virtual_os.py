@@ -70,7 +70,7 @@ def virtual_os(world: World) -> Iterator[None]:
     put(os, "killpg", lambda group, number: _end_by_signal(world, number))
     put(os, "getpid", lambda: world.active.pid if world.active is not None else _REAL_PID)
     put(signal, "pthread_kill", lambda thread, number: _active(world).interrupt(thread))
-    put(logging.getLogger("beamlet"), "disabled", True)
+    put(logging.root.manager, "disable", logging.CRITICAL)
     put(atexit, "_run_exitfuncs", lambda: None)
     if (title := sys.modules.get("setproctitle")) is not None:
         put(title, "setproctitle", lambda text: None)

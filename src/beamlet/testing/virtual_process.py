@@ -157,7 +157,8 @@ class VirtualProcess:
         if reactor is not None:
             if self.poller.has_marked or reactor._soon:
                 self.turn_soon(self.world.rng.uniform(0, 10e-6))
-            elif reactor.dirty or self.let_go:
+            elif self.let_go or (reactor.dirty and not isinstance(reactor, SharedReactor)):
+                # What a core worker queues must have been seen to by its lock (rpc/turns.py).
                 self.turn_soon(_BACKGROUND_S)
             while reactor._timers and reactor._timers[0].callback is None:
                 heapq.heappop(reactor._timers)
@@ -283,7 +284,7 @@ class VirtualReactor(SharedReactor):
             descriptors=process.descriptors,
         )
         # What production contains fails the simulation.
-        self.containment.on_contained = process.world.failures.append
+        self.containment.on_contained = process.world.contained
         self.lock = VirtualLock(self)  # type: ignore[assignment]
         self._process = process
         process.reactor = self

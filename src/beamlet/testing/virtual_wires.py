@@ -38,6 +38,8 @@ class Kernel:
         self._numbers = itertools.count(FIRST_FD)
         #: Ends on their way between processes, by the number that travels.
         self.travelling: dict[int, End] = {}
+        #: Sends that took something.
+        self.sent_count = 0
 
     def number(self) -> int:
         return next(self._numbers)
@@ -102,6 +104,7 @@ class End:
         if room <= 0:
             raise BlockingIOError(errno.EAGAIN, "the buffer is full")
         data = data[:room]
+        self.kernel.sent_count += 1
         other.bytes_held += len(data)
         if len(data) > 1 and self.world.chance(_SPLIT):
             cut = self.world.rng.randrange(1, len(data))

@@ -75,6 +75,8 @@ class World:
         self.processes: list[VirtualProcess] = []
         #: What went wrong so far; the run ends at the first.
         self.failures: list[BaseException] = []
+        #: Errors that a test throws into the system itself.
+        self.tolerated: tuple[type[BaseException], ...] = ()
         #: Called after every event.
         self.after_event: list[Callable[[], None]] = []
         self.event_count = 0
@@ -128,6 +130,11 @@ class World:
                 calls = [] if frame is None else traceback.extract_stack(frame)[:-1]
                 lines += [f"    {call.filename}:{call.lineno} {call.name}" for call in calls[-12:]]
         return "\n".join(lines)
+
+    def contained(self, error: BaseException) -> None:
+        """Production goes on after an error that was contained; a simulation has found something."""
+        if not isinstance(error, self.tolerated):
+            self.failures.append(error)
 
     def step(self) -> bool:
         """The next event; False when there is none, ever."""
