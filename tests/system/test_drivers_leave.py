@@ -1,0 +1,60 @@
+"""Drivers that leave with work queued, in order or killed: the node goes on, what was theirs goes."""
+
+from __future__ import annotations
+
+import pytest
+
+import beamlet as ray
+from beamlet.testing import virtual_audit
+from beamlet.testing.virtual_cluster import VirtualDriver
+from beamlet.testing.world import sleep
+from system.programs import far
+from system.stage import Stage
+
+
+def busy(_: VirtualDriver) -> None:
+    """More of everything than the node has room for, and nobody waits for it."""
+    for _ in range(100):
+        far.slow.remote(0.01, 1)
+    for _ in range(5):
+        far.Counter.options(num_cpus=1).remote().wait.remote(1.0)
+    far.Counter.options(num_cpus=2, name="stays", lifetime="detached").remote()
+    far.length.remote(far.blob.remote(300_000, 1))
+    far.numbers.options(_generator_backpressure_num_objects=1).remote(20, 1)
+    ray.put(bytes(300_000))
+
+
+def last(_: VirtualDriver) -> None:
+    """What the node still does. The detached actor waited for all CPUs, and has them now."""
+    counter = ray.get_actor("stays")
+    assert ray.get(counter.up.remote(), timeout=20) == 1
+    ray.kill(counter)
+    sleep(0.5)
+    assert ray.get(far.add.remote(1, 1), timeout=20) == 2
+
+
+@pytest.mark.parametrize("end", ["in order", "killed"])
+@pytest.mark.parametrize("after_s", [0.0, 0.003, 0.02, 0.2])
+def test_work_left_behind_ends_with_its_driver(stage: Stage, end: str, after_s: float) -> None:
+    world, cluster = stage.world, stage.cluster
+    asked: list[bool] = []
+
+    def hasty(driver: VirtualDriver) -> None:
+        busy(driver)
+        sleep(after_s)
+        asked.append(True)
+        if end == "killed":
+            sleep(3600.0)
+
+    driver = cluster.driver("hasty", hasty)
+    world.run(lambda: bool(asked), 30.0, "that the driver has asked")
+    if end == "killed":
+        driver.process.kill()
+    world.run(lambda: driver.process.ended, 60.0, "that it may leave")
+    stage.calm_down()
+    final = cluster.driver("last", last)
+    world.run(lambda: final.process.ended, 60.0, "that another can work")
+    world.run_for(70.0)
+    virtual_audit.audit(cluster)
+    virtual_audit.nothing_is_kept(cluster)
+    virtual_audit.everybody_left(cluster, warm_workers=1)
