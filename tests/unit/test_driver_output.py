@@ -38,10 +38,10 @@ class Shown:
         self.stream = stream
         self._screen = Screen()
 
-    def __call__(self, *all_lines: OutputLines) -> str:
+    def __call__(self, *all_lines: OutputLines, prefix: bool = True) -> str:
         with contextlib.redirect_stdout(self.stream):
             for lines in all_lines:
-                self._screen.show(lines)
+                self._screen.show(lines, prefix=prefix)
         return "" if self.stream.closed else self.stream.getvalue()
 
 
@@ -68,6 +68,11 @@ def test_a_file_gets_whole_lines(show: Shown) -> None:
 def test_a_file_gets_a_progress_bar_as_it_was_in_the_end(show: Shown) -> None:
     text = show(told(b"\r 10%"), told(b"\r 50%"), told(b"\r100%\n"), told(b"from windows\r\n"))
     assert text == "(f pid=7) 100%\n(f pid=7) from windows\n"
+
+
+def test_without_prefix_lines_are_whole_all_the_same(terminal: Terminal) -> None:
+    text = Shown(terminal)(told(b'{"a":'), told(b'{"b": 2}\n', pid=8), told(b" 1}\n"), prefix=False)
+    assert text == '{"b": 2}\n{"a": 1}\n'
 
 
 def test_a_terminal_gets_pieces_as_they_come(terminal: Terminal) -> None:

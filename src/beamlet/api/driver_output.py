@@ -40,15 +40,21 @@ class Screen:
         self._kept: dict[_Speaker, str] = {}
 
     def show(self, lines: OutputLines, *, prefix: bool = True) -> None:
-        """Write the text of one worker; returns when the stream has taken it. Without prefix: as it came."""
+        """Write the text of one worker; returns when the stream has taken it.
+
+        Without prefix: whole lines as they came, for those who read them by machine.
+        """
         stream = sys.stderr if lines.is_stderr else sys.stdout
         if not lines.data or stream is None:
             return
         speaker = _Speaker(lines.name, lines.pid, lines.is_stderr)
         text = lines.data.decode("utf-8", "replace")
-        compose = self._on_terminal if _is_terminal(stream) else self._in_file
+        if prefix and _is_terminal(stream):
+            text = self._on_terminal(speaker, text)
+        else:
+            text = self._in_file(speaker, text, f"{speaker.prefix()} " if prefix else "")
         try:
-            _write(stream, compose(speaker, text) if prefix else text)
+            _write(stream, text)
         except (OSError, ValueError):
             pass  # the driver closed its own stream: it does not want to see it
 
@@ -62,7 +68,7 @@ class Screen:
         end = "\n" if text.endswith("\n") else ""
         return shown + end if continues else begins + start + shown + end
 
-    def _in_file(self, speaker: _Speaker, text: str) -> str:
+    def _in_file(self, speaker: _Speaker, text: str, prefix: str) -> str:
         text = self._kept.pop(speaker, "") + text
         whole, newline, rest = text.rpartition("\n")
         if len(rest) > _KEPT_CHARACTERS:
@@ -71,7 +77,7 @@ class Screen:
             self._kept[speaker] = rest
         if not newline:
             return ""
-        return "".join(f"{speaker.prefix()} {_last_turn(line)}\n" for line in whole.split("\n"))
+        return "".join(f"{prefix}{_last_turn(line)}\n" for line in whole.split("\n"))
 
 
 _screen = Screen()

@@ -230,7 +230,8 @@ class Head:
             sweep_and_wait(self.session.marker)
         self._arena.close()
         _say_the_rest()
-        self.session.remove(keep_logs=self._failed or left_behind or self._owner_lives_on())
+        has_reported = self._failed or self._reactor.containment.count > 0
+        self.session.remove(keep_logs=has_reported or left_behind or self._owner_lives_on())
 
     def _owner_lives_on(self) -> bool:
         """It did not leave us and is not dead: we closed its connection, and its errors name our log."""
