@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
 
 import msgspec
 
@@ -37,6 +37,9 @@ from beamlet.exceptions import (
 from beamlet.protocol.gcs import ActorSpec
 from beamlet.serialization.closures import check_closure
 from beamlet.serialization.decorated import CACHED
+
+if TYPE_CHECKING:
+    from beamlet.core_worker.core_worker import CoreWorker
 
 T = TypeVar("T")
 
@@ -159,8 +162,8 @@ class ActorHandle(Generic[T]):
         self._info = info
         self._templates: dict[str, MethodTemplate] = {}
         #: The session in which this process got the handle; None for one unpickled outside of any.
-        self._home: Any = backend._current
-        self._bound_to: Any = None
+        self._home = backend._current
+        self._bound_to: CoreWorker | None = None
         self._link: Any = None
 
     def __getattr__(self, name: str) -> Any:
@@ -187,7 +190,7 @@ class ActorHandle(Generic[T]):
     def _methods_of_every_actor(self) -> tuple[str, ...]:
         return _IMPLICIT
 
-    def _bind(self, core: Any) -> Any:
+    def _bind(self, core: CoreWorker) -> Any:
         """Our process's line to the actor, followed from the first call on."""
         if self._is_of_another_session(core):
             raise RaySystemError(ValueError(f"{self!r} belongs to an earlier session, which was shut down"))
@@ -200,7 +203,7 @@ class ActorHandle(Generic[T]):
         self._link, self._bound_to = link, core
         return link
 
-    def _is_of_another_session(self, core: Any) -> bool:
+    def _is_of_another_session(self, core: CoreWorker) -> bool:
         """Whether its actor ended with a session that is over. Actors of ``get_actor`` may outlive one."""
         return self._ref is not None and self._home is not None and self._home is not core
 
@@ -260,7 +263,7 @@ class ActorClass(Generic[T]):
         self._signature = Signature.of_class(cls)
         self._info: HandleInfo | None = None
         self._key: FunctionKey | None = None
-        self._bound_to: Any = None
+        self._bound_to: CoreWorker | None = None
         self.__name__ = cls.__name__
         self.__qualname__ = cls.__qualname__
         self.__module__ = cls.__module__
@@ -354,7 +357,7 @@ class ActorClass(Generic[T]):
     def _concurrency(self, options: ActorOptions) -> int:
         return options.max_concurrency or (ASYNC_CONCURRENCY if self._is_async else 1)
 
-    def _spec(self, core: Any, options: ActorOptions, info: HandleInfo, call_site: str) -> ActorSpec:
+    def _spec(self, core: CoreWorker, options: ActorOptions, info: HandleInfo, call_site: str) -> ActorSpec:
         if self._bound_to is not core:
             pickled = check_closure(self._cls, self.__name__, functions.WARN_BYTES, functions.MAX_BYTES)
             with core.lock:

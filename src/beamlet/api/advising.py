@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beamlet.api import advice
 from beamlet.base.ids import ActorId, ObjectId, is_nil_actor
@@ -19,13 +19,16 @@ from beamlet.core_worker.waiting.waits import user_site
 from beamlet.exceptions import CallSite
 from beamlet.serialization.values import Serialized
 
+if TYPE_CHECKING:
+    from beamlet.core_worker.core_worker import CoreWorker
+
 logger = logging.getLogger("beamlet")
 
 
 class Advisor:
     """One per connected process. ``core`` is its core worker."""
 
-    def __init__(self, core: Any) -> None:
+    def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._serial = advice.SerialGets()
         self._small = advice.SmallTasks()
@@ -102,7 +105,7 @@ def _watch(advisor: Advisor | None) -> None:
     watching = advisor
 
 
-def advise(core: Any, compat: str) -> None:
+def advise(core: CoreWorker, compat: str) -> None:
     """Give ``core`` an advisor, unless that is not wanted."""
     _watch(None)
     if compat != "ray" and os.environ.get("BEAMLET_ADVICE", "1") != "0":

@@ -22,6 +22,7 @@ from beamlet.serialization.closures import check_closure
 
 if TYPE_CHECKING:
     from beamlet.api.remote_call import RemoteItems
+    from beamlet.core_worker.core_worker import CoreWorker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +45,7 @@ class RemoteFunction(RemoteCall[P, R]):
         self._options = options
         self._signature = Signature.of(function)
         self._template: TaskTemplate | None = None
-        self._bound_to: Any = None
+        self._bound_to: CoreWorker | None = None
         self.__name__ = function.__name__
         self.__qualname__ = function.__qualname__
         self.__module__ = function.__module__
@@ -91,7 +92,7 @@ class RemoteFunction(RemoteCall[P, R]):
             advising.watching.submitted(args, kwargs)
         return core.submit_task(template_of._template, args, kwargs, call_site(3))
 
-    def _make_template(self, core: Any, options: TaskOptions) -> TaskTemplate:
+    def _make_template(self, core: CoreWorker, options: TaskOptions) -> TaskTemplate:
         """Export the function and fix what all calls with these options share."""
         returns = returns_on_wire(options.num_returns)
         pickled = check_closure(self._function, self._name, functions.WARN_BYTES, functions.MAX_BYTES)
@@ -175,7 +176,7 @@ class RemoteFunctionWithOptions(RemoteCall[P, R]):
         self._remote_function = function
         self._options = options
         self._template: TaskTemplate | None = None
-        self._bound_to: Any = None
+        self._bound_to: CoreWorker | None = None
 
     if not TYPE_CHECKING:
 
