@@ -132,6 +132,44 @@ def test_while_it_restarts_only_calls_that_may_be_retried_wait(link: ActorLink) 
     assert start(link, 1).names() == ["patient"]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_sending_calls_as_their_arguments_come_walks_through_the_others_a_few_times(
+    link: ActorLink, order: int
+) -> None:
+    link.ordered = False
+    wire = start(link)
+    calls = [a_call(f"c{i:05}", unresolved=1) for i in range(10_000)]
+    assert all(link.submit(call) for call in calls)
+    walked = 0
+
+    class Counting(deque[PendingCall]):
+        def __iter__(self) -> Iterator[PendingCall]:
+            nonlocal walked
+            walked += len(self)
+            return super().__iter__()
+
+    link.queue = Counting(link.queue)
+    for call in calls[::order]:
+        call.unresolved = 0
+        link.resolved(call)
+    assert walked < 3 * len(calls)
+    assert wire.names() == [call.spec.name for call in calls[::order]]
+    link.check_invariants()
+
+
+def test_a_call_sent_out_of_order_is_sent_again_once(link: ActorLink) -> None:
+    link.ordered = False
+    start(link)
+    waits, late, other = (a_call(name, retries=-1, unresolved=1) for name in ("waits", "late", "other"))
+    submit(link, waits, late, other)
+    late.unresolved = 0
+    link.resolved(late)
+    link.check_invariants()
+    update(link, "RESTARTING", 1)
+    assert start(link, 1).names() == ["late"]
+    assert link.waiting() == [waits, other]
+
+
 def test_finding_calls_walks_through_them_once(link: ActorLink) -> None:
     calls = [a_call(f"c{i:05}") for i in range(10_000)]
     submit_all = [link.submit(call) for call in calls]

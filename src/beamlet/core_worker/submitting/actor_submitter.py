@@ -80,9 +80,9 @@ class ActorLink(Generic[L]):
         self.next_seq = 1
         #: Sent, by seq, unanswered.
         self.in_flight: dict[int, PendingCall] = {}
-        #: Not sent, in order. Settled calls among them (cancelled ones) are passed over.
+        #: Not sent, in order. Calls among them that are settled (cancelled) or were sent are passed over.
         self.queue: deque[PendingCall] = deque()
-        #: Settled calls in ``queue``.
+        #: Such calls in ``queue``.
         self.dropped_count = 0
         #: Calls that were looked for (``find``) and those looked at meanwhile; it may know too many.
         self._index: dict[TaskId, PendingCall] = {}
@@ -105,7 +105,7 @@ class ActorLink(Generic[L]):
 
     def waiting(self) -> list[PendingCall]:
         """What is not sent, in order."""
-        return [call for call in self.queue if not call.settled]
+        return [call for call in self.queue if not (call.settled or call.seq)]
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -162,6 +162,20 @@ class ActorLink(Generic[L]):
                 if not call.unresolved:
                     self._push(call)
 
+    def resolved(self, call: PendingCall) -> None:
+        """The arguments of a call are there. Costs the same wherever in the queue it stands."""
+        if self.ordered or self.state is not LinkState.READY:
+            self.drain()
+        else:
+            self._push(call)
+            self._passed_over()
+
+    def _passed_over(self) -> None:
+        """A call of the queue does not belong there any more."""
+        self.dropped_count += 1
+        if self.dropped_count * 2 > len(self.queue):
+            self._keep(self.waiting())
+
     def _keep(self, calls: list[PendingCall]) -> None:
         """These are what is queued."""
         self.queue.clear()
@@ -174,6 +188,8 @@ class ActorLink(Generic[L]):
 
     def send_again(self, call: PendingCall) -> None:
         """Another attempt of a call that failed and may be retried: ahead of what is queued."""
+        if self.dropped_count:
+            self._keep(self.waiting())  # it may stand there from its first attempt
         call.attempt += 1
         call.seq = 0
         self.queue.appendleft(call)
@@ -198,10 +214,9 @@ class ActorLink(Generic[L]):
         """Settle a call that is queued. Costs the same wherever in the queue it stands."""
         assert not call.seq, "it was pushed"
         call.settled = True
-        self.dropped_count += 1
-        if self.dropped_count * 2 > len(self.queue):
-            self._keep(self.waiting())
-        self.drain()
+        self._passed_over()
+        if self.ordered:
+            self.drain()
 
     def forget_answered(self) -> None:
         """Nothing is unanswered."""
@@ -248,6 +263,8 @@ class ActorLink(Generic[L]):
     def _disconnect(self) -> None:
         """Sort what was in flight into what is sent again and what fails."""
         self.link = None
+        if self.dropped_count:
+            self._keep(self.waiting())
         again: list[PendingCall] = []
         for call in self.in_flight.values():
             if call.retries_left and not call.unwanted:
@@ -277,9 +294,9 @@ class ActorLink(Generic[L]):
         if self.state is LinkState.READY and self.queue and self.ordered:
             assert self.queue[0].unresolved, "a call could be sent and is not"
             assert not self.queue[0].settled
-        assert self.dropped_count == sum(call.settled for call in self.queue)
+        assert self.dropped_count == sum(call.settled or call.seq > 0 for call in self.queue)
         assert all(call.seq == seq for seq, call in self.in_flight.items())
-        assert not any(call.seq for call in self.queue)
+        assert len({id(call) for call in self.queue}) == len(self.queue), "a call is queued twice"
         if self.state is LinkState.DEAD:
             assert not [*self.queue, *self.in_flight.values(), *self.interrupted]
 

@@ -187,8 +187,8 @@ class Submission:
             self._releases.perform()
         return failed is None
 
-    def _drain(self, link: ActorLink[Peer], _: PendingCall) -> None:
-        link.drain()
+    def _drain(self, link: ActorLink[Peer], call: PendingCall) -> None:
+        link.resolved(call)
 
     def _call_failed(self, link: ActorLink[Peer], call: PendingCall, failed: FailedArgument) -> None:
         link.drop(call)
