@@ -417,6 +417,17 @@ def test_a_second_driver_leaves_without_ending_the_cluster(cluster: Cluster) -> 
     assert cluster.driver.lease(1).worker != lease.worker
 
 
+def test_what_a_driver_says_after_goodbye_is_ignored(cluster: Cluster) -> None:
+    """Its job's description was gone by then: the grant ended the head."""
+    second = Driver(cluster.session, owns=False)
+    second.link.send(node.Goodbye())
+    for req in range(3):
+        second.link.send(node.RequestLease(req, {"CPU": 10_000}, "late"))
+    second.until(lambda: second.closed)
+    second.close()
+    assert cluster.driver.lease(1, cpus=2).pid, "nothing is lent to the gone"
+
+
 def test_a_misbehaving_driver_loses_its_connection_only(cluster: Cluster) -> None:
     second = Driver(cluster.session, owns=False)
     for _ in range(2):

@@ -14,9 +14,9 @@ from beamlet.protocol.gcs import TaskEvents
 
 #: Of one job, by number and by bytes.
 MOST_EVENTS = 100_000
-MOST_BYTES = 16 << 20
+MOST_BYTES = 8 << 20
 #: Jobs with events; of more, those that came first lose theirs.
-MOST_JOBS = 16
+MOST_JOBS = 8
 #: What one worker can have dropped between two messages; more is not believed.
 _DROPPED_MAX = 1 << 32
 #: What a batch takes beside its spans.
