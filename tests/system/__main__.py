@@ -32,10 +32,9 @@ def main(words: list[str]) -> int:
         return 2
     from system import storm
 
-    cuts = words[0] == "--cuts"
-    for seed in seeds(words[cuts:]):
+    for seed in seeds(words):
         print(f"seed {seed} …", end=" ", flush=True)
-        world = storm.run(seed, cuts)
+        world = storm.run(seed)
         print(f"{world.event_count} events, {world.time_s - 1000:.1f} s, {world.trace_digest}", flush=True)
     return 0
 
