@@ -105,11 +105,11 @@ def test_more_than_the_kernel_takes_waits_and_arrives_in_order(
     for n in range(8):
         a.connection.send(result(n, 500_000))
         a.connection.flush()
-    assert a.connection.has_backlog
+    assert a.connection.backlog_bytes
     assert a.connection.backlog_bytes > 0
     run_until(reactor, lambda: len(b.received) == 8)
     assert [message.seq for message in b.received] == list(range(8))  # type: ignore[attr-defined]
-    run_until(reactor, lambda: not a.connection.has_backlog)
+    run_until(reactor, lambda: not a.connection.backlog_bytes)
 
 
 def test_a_frame_may_arrive_byte_by_byte(reactor: Reactor, raw: tuple[socket.socket, End]) -> None:
@@ -138,7 +138,7 @@ def test_descriptors_pass_a_backlog_without_losing_their_message(
     a, b = pair
     a.connection.send(result(1, 3_000_000))
     a.connection.flush()
-    assert a.connection.has_backlog
+    assert a.connection.backlog_bytes
     with open(os.devnull) as null:
         a.connection.send(ReleaseHold(2), null.fileno(), null.fileno())
         a.connection.send(ReleaseHold(1), null.fileno())

@@ -511,7 +511,7 @@ def test_who_does_not_read_its_answers_is_not_read_from_until_it_does(reactor: R
     assert len(answered) < 500
     assert connection.backlog_bytes < 3 << 20
     read = 0
-    while len(answered) < 1500 or connection.has_backlog:
+    while len(answered) < 1500 or connection.backlog_bytes:
         try:
             read += len(left.recv(1 << 16))
         except BlockingIOError:

@@ -10,7 +10,6 @@ An error on the way costs this connection at most, and never reaches whoever cal
 from __future__ import annotations
 
 import socket
-from array import array
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from beamlet.rpc.batches import (
     encode_word,
     kinds_of,
 )
-from beamlet.rpc.descriptors import Wire
+from beamlet.rpc.descriptors import Wire, descriptors_in, send_with
 from beamlet.rpc.framing import Deframer, FramingError
 from beamlet.rpc.limits import ANYTHING, DescriptorMissing, Limits
 from beamlet.rpc.reactor import Reactor
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ANYTHING", "Connection", "DescriptorMissing", "Limits", "decoder_for", "encode_frame"]
 
-#: Descriptors one read may bring; the kernel's limit for one sendmsg is 253.
+#: Descriptors one read may bring; the kernel's limit for one message is 253.
 _MAX_FDS = 64
 _FD_SPACE = socket.CMSG_SPACE(_MAX_FDS * 4)
 #: Answers gather up to this number before somebody who might not read them is asked whether it does.
@@ -186,10 +185,6 @@ class Connection:
         """Messages waiting for a flush."""
         return len(self._outbox)
 
-    @property
-    def has_backlog(self) -> bool:
-        return bool(self._unsent)
-
     def _set_full(self, full: bool) -> None:
         self.is_full = full
         if self.on_full is not None:
@@ -205,12 +200,12 @@ class Connection:
         fds, self._fds_out = self._fds_out, []
         conversation = self._conversation
         acknowledged = conversation.acknowledge() if conversation is not None else 0
-        frame: bytearray | None = None
+        frame = None
         if len(messages) <= FEW_MESSAGES:
             try:
                 frame = encode_frame(messages, acknowledged)
-            except Exception:  # the long way finds the culprit
-                frame = None
+            except Exception:
+                pass  # the long way finds the culprit
         if frame is None or len(frame) > 2 * FRAME_BYTES:
             self._flush_long(messages, fds, acknowledged)
             return
@@ -278,7 +273,7 @@ class Connection:
         while unsent:
             frame, fds = unsent[0]
             try:
-                sent = self._send_fds(frame, fds) if fds else self._sock.send(frame)
+                sent = send_with(self._sock, frame, fds) if fds else self._sock.send(frame)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -296,9 +291,6 @@ class Connection:
             self._set_full(False)
         if self._postponed and self.backlog_bytes <= self._limits.deaf_bytes // 2:
             self._hear_again()
-
-    def _send_fds(self, frame: memoryview, fds: list[int]) -> int:
-        return self._sock.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))])
 
     def acknowledge(self) -> None:
         """Tell the other side what has arrived, when nothing goes there that could carry it."""
@@ -422,10 +414,7 @@ class Connection:
         size, ancillary, flags, _ = self._sock.recvmsg_into(
             [self.reactor.read_buffer], _FD_SPACE, socket.MSG_CMSG_CLOEXEC
         )
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                whole = len(data) - len(data) % 4
-                self._fds_in.extend(int.from_bytes(data[i : i + 4], "little") for i in range(0, whole, 4))
+        self._fds_in += descriptors_in(ancillary)
         if flags & socket.MSG_CTRUNC:
             self._fds_lost = True
         return size

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+from array import array
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -52,6 +53,21 @@ class KernelDescriptors:
     @staticmethod
     def wire(fd: int, /) -> socket.socket:
         return socket.socket(fileno=fd)
+
+
+def send_with(wire: Wire, data: memoryview, fds: list[int]) -> int:
+    """Send ``data``, as much as fits, and with it copies of ``fds``."""
+    return wire.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))])
+
+
+def descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came with what ``recvmsg`` read."""
+    found: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = len(data) - len(data) % 4
+            found += (int.from_bytes(data[i : i + 4], "little") for i in range(0, whole, 4))
+    return found
 
 
 class Poller(Protocol):
