@@ -138,6 +138,15 @@ def actors() -> None:
     assert_type(Counter().both(), tuple[int, int])
 
 
+def wrong_arguments(counter: ActorHandle[Counter]) -> None:
+    ray.get_actor(5)  # type: ignore[arg-type]
+    ray.kill(counter, no_restart="no")  # type: ignore[arg-type]
+    ray.cancel(double.remote(1), force="yes")  # type: ignore[arg-type]
+    ray.shutdown(wait_for_processes="no")  # type: ignore[arg-type]
+    ray.timeline(3)  # type: ignore[arg-type]
+    ray.init(5)  # type: ignore[arg-type]
+
+
 class Undecorated:
     def method(self) -> int:
         return 1

@@ -19,6 +19,7 @@ from msgspec import Struct, field
 
 from beamlet.base.ids import JobId, WorkerId
 from beamlet.protocol.output import CONTROL
+from beamlet.raylet.crash_report import CrashReport
 
 #: An unfinished line is shown after this.
 PARTIAL_S = 0.1
@@ -71,6 +72,7 @@ class _Worker(Struct):
     job: JobId | None = None
     streams: tuple[_Stream, _Stream] = field(default_factory=lambda: (_Stream(), _Stream()))
     last_words: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_WORDS))
+    crash: CrashReport = field(default_factory=CrashReport)
 
 
 class OutputRouter:
@@ -231,11 +233,12 @@ class OutputRouter:
         stream = state.streams[is_stderr]
         whole, newline, begun = ((stream.begun or b"") + data).rpartition(b"\n")
         stream.begun = begun[-_LAST_WORD_BYTES:] if begun or not newline else None
+        seen = data if newline else _last_turn(data)
         if is_stderr and newline:
-            self._remember(state, whole)
+            seen = state.crash.lines(data)
+            self._remember(state, whole if seen == data else seen.removesuffix(b"\n"))
         effects: list[Effect] = [Record(worker, is_stderr, data)]
-        if state.job is not None and state.job in self._listening:
-            seen = data if newline else _last_turn(data)
+        if seen and state.job is not None and state.job in self._listening:
             effects.append(Show(state.job, stream.name, state.pid, is_stderr, seen))
         return effects
 
