@@ -1,4 +1,4 @@
-"""The report of a crash shows the user's frames, of the thread that crashed and of others, and none of ours."""
+"""The report of a crash shows the user's frames, of all threads, and none of ours."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""● What Python writes when a process crashes (faulthandler), with the frames that are not the user's left out.
+"""● What Python writes when a process crashes (faulthandler), without the frames that are not the user's.
 
-It names every thread, and of each the whole stack down to the factory that forked it: 35 lines of ours around the
-one that matters.  The log file keeps all of it.
+It names every thread, and of each the whole stack down to the factory that forked it: 35 lines of ours around
+the one that matters.  The log file keeps all of it.
 """
 
 from __future__ import annotations
