@@ -365,6 +365,10 @@ class Stillborn:
         pass
 
 
+async def wait_for_references() -> None:
+    await asyncio.wait([ray.put(1)])  # type: ignore[type-var]
+
+
 async def awaits(ref: Any) -> Any:
     return await ref
 
@@ -399,6 +403,7 @@ ERRORS = {
     "put of a reference": lambda: ray.put(ray.put(1)),
     "a reference as operand": lambda: ray.put(1) + 1,
     "a reference iterated": lambda: list(ray.put(1)),
+    "asyncio.wait": lambda: asyncio.run(wait_for_references()),
     "init again": lambda: ray.init(),
     "init, wrong": lambda: ray.init(num_cpu=1),
     "a pool": lambda: util.ActorPool([3]),
@@ -419,3 +424,9 @@ def test_no_traceback_shows_our_own_frames(what: str) -> None:
     ours = [str(path) for path in files if str(path).startswith(str(ROOT / "src"))]
     assert not ours
     assert str(ROOT / "src") not in str(caught.value)
+
+
+@beamlet_only
+def test_asyncio_wait_of_a_reference_says_what_to_pass() -> None:
+    with pytest.raises(TypeError, match=r"is not an asyncio future \(ref.as_future\(\) makes one\)"):
+        asyncio.run(wait_for_references())

@@ -39,7 +39,10 @@ from beamlet.serialization.closures import check_closure
 from beamlet.serialization.decorated import CACHED
 
 if TYPE_CHECKING:
+    from beamlet.api.public_ids import ActorID
     from beamlet.core_worker.core_worker import CoreWorker
+    from beamlet.core_worker.peers import Peer
+    from beamlet.core_worker.submitting.actor_submitter import ActorLink
 
 T = TypeVar("T")
 
@@ -162,9 +165,10 @@ class ActorHandle(Generic[T]):
         self._info = info
         self._templates: dict[str, MethodTemplate] = {}
         #: The session in which this process got the handle; None for one unpickled outside of any.
-        self._home = backend._current
+        self._home: CoreWorker | None = backend._current
+        #: Whose ``_link`` it is; the two are set together.
         self._bound_to: CoreWorker | None = None
-        self._link: Any = None
+        self._link: ActorLink[Peer] = None  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -190,7 +194,7 @@ class ActorHandle(Generic[T]):
     def _methods_of_every_actor(self) -> tuple[str, ...]:
         return _IMPLICIT
 
-    def _bind(self, core: CoreWorker) -> Any:
+    def _bind(self, core: CoreWorker) -> ActorLink[Peer]:
         """Our process's line to the actor, followed from the first call on."""
         if self._is_of_another_session(core):
             raise RaySystemError(ValueError(f"{self!r} belongs to an earlier session, which was shut down"))
@@ -208,7 +212,7 @@ class ActorHandle(Generic[T]):
         return self._ref is not None and self._home is not None and self._home is not core
 
     @property
-    def _actor_id(self) -> Any:
+    def _actor_id(self) -> ActorID:
         from beamlet.api.public_ids import ActorID
 
         return ActorID(self._id)

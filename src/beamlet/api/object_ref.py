@@ -147,6 +147,11 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
             _misused(self, f"cannot be indexed with [{key!r}]")
 
         @for_users
+        def add_done_callback(self, *args, **kwargs):
+            """What ``asyncio.wait([ref])`` asks for first."""
+            _misused(self, "is not an asyncio future (ref.as_future() makes one)")
+
+        @for_users
         def __call__(self, *args, **kwargs):
             _misused(self, "is not callable")
 

@@ -44,8 +44,9 @@ class RemoteFunction(RemoteCall[P, R]):
         self._name = function.__qualname__.rpartition("<locals>.")[2]
         self._options = options
         self._signature = Signature.of(function)
-        self._template: TaskTemplate | None = None
+        #: Whose ``_template`` it is; the two are set together.
         self._bound_to: CoreWorker | None = None
+        self._template: TaskTemplate = None  # type: ignore[assignment]
         self.__name__ = function.__name__
         self.__qualname__ = function.__qualname__
         self.__module__ = function.__module__
@@ -80,7 +81,12 @@ class RemoteFunction(RemoteCall[P, R]):
                 hide_our_frames(error)
                 raise
 
-    def _submit(self, template_of: Any, args: Any, kwargs: Any) -> Any:
+    def _submit(
+        self,
+        template_of: RemoteFunction[P, R] | RemoteFunctionWithOptions[P, R],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
         signature = self._signature
         if kwargs or not signature.min_args <= len(args) <= signature.max_args:
             signature.check(args, kwargs)
@@ -175,8 +181,9 @@ class RemoteFunctionWithOptions(RemoteCall[P, R]):
     def __init__(self, function: RemoteFunction[P, R], options: TaskOptions) -> None:
         self._remote_function = function
         self._options = options
-        self._template: TaskTemplate | None = None
+        #: Whose ``_template`` it is; the two are set together.
         self._bound_to: CoreWorker | None = None
+        self._template: TaskTemplate = None  # type: ignore[assignment]
 
     if not TYPE_CHECKING:
 

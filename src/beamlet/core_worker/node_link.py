@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -69,12 +70,20 @@ class RayletGone(RaySystemError):
     """The connection to the raylet is closed: this process has no cluster any more."""
 
     def __init__(self, reason: str, session_dir: str) -> None:
-        super().__init__(
-            f"lost the connection to the cluster: {reason}. Its processes are ending and its objects are "
-            f"gone; {session_dir}/logs/head.log may say why. Call shutdown() and init() to go on with a new "
-            "one."
-        )
+        super().__init__(f"lost the connection to the cluster: {reason}")
         self._arguments = (reason, session_dir)
+
+    def __str__(self) -> str:
+        log = f"{self._arguments[1]}/logs/head.log"
+        # Asked when the text is wanted: a cluster that ends in order removes its logs a moment later.
+        if os.path.exists(log):
+            why = f"{log} may say why"
+        else:
+            why = "it ended in order, as with `beamlet stop`, and its logs were removed"
+        return (
+            f"{super().__str__()}. Its processes are ending and its objects are gone; {why}. "
+            "Call shutdown() and init() to go on with a new one."
+        )
 
     def __reduce__(self) -> tuple[type[RayletGone], tuple[str, str]]:
         return RayletGone, self._arguments
