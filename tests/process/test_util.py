@@ -142,7 +142,7 @@ def test_a_pool_of_the_dead_says_so() -> None:
     pool.submit(double, 2)
     with pytest.raises(ray.exceptions.ActorDiedError):
         pool.get_next(timeout=20)
-    with pytest.raises(RuntimeError, match="1 submissions wait and all actors"):
+    with pytest.raises(RuntimeError, match="1 submission is waiting, and every actor"):
         pool.get_next(timeout=20)
 
 

@@ -134,10 +134,9 @@ class ActorPool(Generic[V]):
         if not self.has_next():
             raise StopIteration("no more results: nothing that was submitted is pending")
         if not self._running:
-            raise RuntimeError(
-                f"{len(self._waiting)} submissions are waiting, and every actor of the pool has died: "
-                "push() a living one"
-            )
+            count = len(self._waiting)
+            waiting = "1 submission is waiting" if count == 1 else f"{count} submissions are waiting"
+            raise RuntimeError(f"{waiting}, and every actor of the pool has died: push() a living one")
 
     def _too_slow(self, ref: Any, timeout: float | None, drop: bool) -> NoReturn:
         if drop:
