@@ -158,7 +158,7 @@ def test_a_second_start_is_refused(shell: Shell) -> None:
         (["start", "--head", "--num-cpus", "-1"], 2, "negative"),
         (["start", "--head", "--object-store-memory", "5"], 1, "75 MiB"),
         (["start", "--haed"], 2, "unrecognized"),
-        (["stop", "--session", "session_nowhere"], 1, "names no running session"),
+        (["stop", "--session", "session_nowhere"], 1, "does not name a running session"),
         (["nonsense"], 2, "invalid choice"),
         ([], 2, ""),
     ],
@@ -220,7 +220,9 @@ def test_status_of_a_programs_own_cluster_says_what_waits_and_why(shell: Shell) 
     assert re.search(r"\{'CPU': 1\}: \d\+ pending tasks/actors\n   because ", status)
     assert "Holder 'the-holder'" in status
     assert "ALIVE" in status
-    assert "1 of running programs" in shell.ok("stop"), "a program's own cluster is not stopped unasked"
+    assert "1 started by running programs" in shell.ok("stop"), (
+        "a program's own cluster is not stopped unasked"
+    )
     assert program.poll() is None
     program.communicate("\n", timeout=DEADLINE_S)
 
