@@ -14,7 +14,7 @@ from beamlet.core_worker.executing.async_actor import AsyncCalls
 from beamlet.core_worker.executing.work import READY
 from beamlet.exceptions import TaskCancelledError
 from beamlet.protocol.node import ExitWorker
-from beamlet.protocol.peer import CallActor, Result, Results, Yielded
+from beamlet.protocol.peer import CallActor, CancelTask, Result, Results, Yielded
 from beamlet.rpc.turns import SharedReactor
 from beamlet.serialization.arguments import NO_ARGUMENTS
 from beamlet.serialization.values import rebuild_packed, unpack
@@ -142,24 +142,29 @@ def test_cancel_at_every_stage(narrow: Desk) -> None:
         await asyncio.Event().wait()
 
     narrow.actor.methods["waits"] = waits
-    cancel = narrow.calls.cancel
+
+    def cancel(call: CallActor) -> None:
+        message = CancelTask(TaskId(call.task_id), False, True)
+        narrow.worker.execution.cancel(narrow.worker.owner, message)
 
     async def steps() -> None:
         running, queued = narrow.call("waits"), narrow.call("waits")
-        cancel(running.task_id)  # it has not begun: both happen in the loop's next pass
+        await asyncio.sleep(0)
+        assert narrow.worker.work.running == {}
+        cancel(running)  # its coroutine was made and has not begun
         await narrow.settle()
         (answer,) = narrow.worker.answered()
         assert is_cancelled(answer)
         third = narrow.call("waits")
         await narrow.settle()
         assert narrow.calls.is_queued(third.task_id)
-        cancel(third.task_id)
+        cancel(third)
         await narrow.settle()
         (answer,) = narrow.worker.answered()
         assert isinstance(answer, Results)
         assert answer.seq == third.seq
         assert is_cancelled(answer)
-        cancel(queued.task_id)
+        cancel(queued)
         await narrow.settle()
         assert is_cancelled(narrow.worker.answered()[0])
         assert narrow.worker.work.running == {}

@@ -22,6 +22,7 @@ from beamlet.protocol.peer import (
     StealTasks,
     Yielded,
 )
+from beamlet.rpc.turns import Waiter
 from beamlet.serialization.arguments import NO_ARGUMENTS
 from beamlet.serialization.values import loads_plain, rebuild_packed, unpack
 from support.executing import JOB, Worker, a_peer
@@ -314,6 +315,25 @@ def test_cancel_of_a_queued_task_answers_and_never_runs_it(worker: Worker) -> No
     worker.execution.cancel(worker.owner, cancel(task))
     assert isinstance(error_in(worker.answered()[0]), TaskCancelledError)
     assert not worker.execution.run_next()
+
+
+def test_cancel_while_a_thread_takes_the_task_from_the_queue(worker: Worker) -> None:
+    task = worker.pushed(one)
+    item = worker.work.queue.take(Waiter())
+    assert item is not None
+    worker.execution.cancel(worker.owner, cancel(task))
+    worker.pushed(one)
+    worker._run(item)
+    assert isinstance(error_in(worker.answered()[0]), TaskCancelledError)
+    worker.execution.run_next()
+    assert isinstance(worker.answered()[0], Result), "another is not meant"
+    assert worker.work.cancelled_early == {}
+
+
+def test_cancels_that_come_too_late_are_forgotten(worker: Worker) -> None:
+    for number in range(1000):
+        worker.work.cancel_if_it_begins(number.to_bytes(24, "big"))
+    assert len(worker.work.cancelled_early) < 100
 
 
 def test_cancel_of_a_running_task_reaches_its_children(worker: Worker) -> None:

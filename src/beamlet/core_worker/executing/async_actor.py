@@ -161,6 +161,10 @@ class AsyncCalls:
         """Whether the call is here and has not begun. Under the lock."""
         return self.find(task_id) is not None
 
+    def is_to_begin(self, task_id: bytes) -> bool:
+        """Whether it is queued, or is the loop's next thing to do. Under the lock."""
+        return task_id in self._tasks or self.is_queued(task_id)
+
     def find(self, task_id: bytes) -> CallActor | None:
         return next(
             (call for queue in self._queues() for _, call in tuple(queue) if call.task_id == task_id), None

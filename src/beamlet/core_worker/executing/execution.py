@@ -107,12 +107,13 @@ class Execution:
             self._answers.send_cancelled(*queued)
             return
         loop = self._work.loop
-        if loop is not None and loop.is_queued(message.task_id):
+        context = self._work.running.get(message.task_id)
+        if context is None and loop is not None and loop.is_to_begin(message.task_id):
             loop.cancel(message.task_id)
             return
-        context = self._work.running.get(message.task_id)
         if context is None:
             self._own_tasks.cancel_task(TaskId(message.task_id), message.force, message.recursive)
+            self._work.cancel_if_it_begins(message.task_id)
             return
         context.cancelled = True
         if message.recursive:

@@ -86,6 +86,7 @@ class Runner:
         self._refs = refs
         self._releases = releases
         self._running = work.running
+        self._cancelled_early = work.cancelled_early
         self.answers = answers
         self.peers = peers
         self.producers = producers
@@ -114,6 +115,8 @@ class Runner:
             show_devices(task.accelerators)
         started = time_ns()
         try:
+            if self._cancelled_early:
+                self._raise_if_cancelled(context)
             function = self._functions.loaded.get(task.function)
             if function is None:
                 function = self._functions.fetch(task.function, None)
@@ -144,6 +147,8 @@ class Runner:
         running[call.task_id] = context
         started = time_ns()
         try:
+            if self._cancelled_early:
+                self._raise_if_cancelled(context)
             args, kwargs = self.arguments(call, context)
             result = [method(*args, **kwargs)]
             del args, kwargs
@@ -159,6 +164,13 @@ class Runner:
             self.answer(sender, call, context, result, 0)
         finally:
             current_task.reset(token)
+
+    def _raise_if_cancelled(self, context: TaskContext) -> None:
+        """It was cancelled between leaving its queue and beginning."""
+        with self._lock:
+            if context.task_id in self._cancelled_early:
+                del self._cancelled_early[context.task_id]
+                raise TaskCancelledError(context.task_id.hex())
 
     # -- arguments -------------------------------------------------------------------------------
 

@@ -23,6 +23,9 @@ READY = "__ray_ready__"
 #: Asks it to end, once what it was asked before is done.
 TERMINATE = "__ray_terminate__"
 
+#: Threads that begin something at the same time are fewer; most cancels that come too late are forgotten.
+_CANCELLED_EARLY_MAX = 64
+
 
 class Work:
     """One per process."""
@@ -38,6 +41,8 @@ class Work:
         self.system: ExecutionQueue | None = None
         #: What runs now, by task id.
         self.running: dict[bytes, TaskContext] = {}
+        #: Cancelled while a thread was just taking it from its queue, or after it had ended: newest last.
+        self.cancelled_early: dict[bytes, None] = {}
         #: The actor that this process is.
         self.spec: ActorSpec | None = None
         self.incarnation = 0
@@ -74,6 +79,12 @@ class Work:
                 assert isinstance(message, Pushed), "orders have no task id"
                 return sender, message
         return None
+
+    def cancel_if_it_begins(self, task_id: bytes) -> None:
+        """It is neither queued nor running: a thread that has taken it out finds this when it begins."""
+        self.cancelled_early[task_id] = None
+        if len(self.cancelled_early) > _CANCELLED_EARLY_MAX:
+            del self.cancelled_early[next(iter(self.cancelled_early))]
 
     def find(self, task_id: bytes) -> Pushed | None:
         """A task or call that has not begun."""
