@@ -9,11 +9,11 @@ stays out of the garbage collector's lists while its fields are plain.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
 from beamlet.base.ids import Address, NodeId, ObjectId
+from beamlet.exceptions import CallSite
 
 #: Values of ``ObjectRecord.state``: plain ints, compared on the hottest path there is.
 PENDING = 0  # promised: by a task of ours, or (borrowed) by its owner
@@ -29,10 +29,8 @@ CUT_OFF = -2  # the owner is gone or disowned it: nobody is left to tell
 
 
 class ObjectRecord(msgspec.Struct, eq=False, gc=False):
-    """See the module. Built positionally on the hot path: ``ObjectRecord(task, 1)``."""
+    """See the module. Built positionally on the hot path: ``ObjectRecord(1)``."""
 
-    #: Whatever the task manager needs to tell about the creating task; None for a put. Opaque here.
-    task: Any = None
     #: Live ObjectRef instances in this process.
     local: int = 0
     #: One of the states above. PENDING → INLINE | STORED | LOST → FREED; lineage may go LOST → PENDING.
@@ -64,8 +62,8 @@ class ObjectRecord(msgspec.Struct, eq=False, gc=False):
     watched: bool = False
     #: Why it is LOST, for a person.
     reason: str = ""
-    #: The ``CallSite`` where user code made it. Opaque here.
-    call_site: Any = None
+    #: Where user code made it.
+    call_site: CallSite | None = None
 
     def is_kept(self) -> bool:
         """Somebody, here or in another process, can still reach it through this record."""

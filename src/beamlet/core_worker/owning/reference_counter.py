@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import cast
 
 from beamlet.base.ids import Address, NodeId, ObjectId, short
 from beamlet.core_worker.owning.borrowing import (
@@ -94,9 +94,9 @@ class ReferenceCounter:
 
     # ---- our own objects -------------------------------------------------------------------------------
 
-    def new_owned(self, object_id: ObjectId, task: Any = None, local: int = 1) -> ObjectRecord:
-        """A new object of ours, PENDING, with ``local`` live references."""
-        self.objects[object_id] = record = ObjectRecord(task, local)
+    def new_owned(self, object_id: ObjectId) -> ObjectRecord:
+        """A new object of ours, PENDING, with one live reference."""
+        self.objects[object_id] = record = ObjectRecord(1)
         return record
 
     def set_inline(
