@@ -234,7 +234,7 @@ def test_no_wake_up_is_lost_under_stress(monkeypatch: pytest.MonkeyPatch) -> Non
                 reactor.wait(waiter, monotonic() + 0.0005)
             if chance.random() < 0.2:
                 time.sleep(0.0002)
-            assert reactor.wait(waiter, monotonic() + PATIENCE_S), "an answer was never noticed"
+            assert reactor.wait(waiter), "an answer was never noticed"
             count += 1
         counts.append(count)
 
