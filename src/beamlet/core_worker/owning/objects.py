@@ -22,7 +22,16 @@ from beamlet.exceptions import CallSite, GetTimeoutError, RaySystemError
 from beamlet.protocol.peer import GetObject
 from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.refs import released
-from beamlet.serialization.values import INLINE_MAX_BYTES, Serialized, dump_error, dumps, is_error, pack
+from beamlet.serialization.values import (
+    INLINE_MAX_BYTES,
+    PICKLE_MARK,
+    Serialized,
+    dump_error,
+    dumps,
+    is_error,
+    loads_plain,
+    pack,
+)
 
 #: Shorter waits are no habit worth talking about.
 _ADVISED_FROM_S = 0.001
@@ -92,9 +101,11 @@ class ObjectAccess:
                     raise stale_reference(object_id)
 
     def record_of(self, ref: Ref) -> ObjectRecord:
-        """What is known of the object; raises for a reference of an earlier session."""
-        with self._lock:
-            record = self._refs.objects.get(ref._id)
+        """What is known of the object; raises for a reference of an earlier session.
+
+        Without the lock: one look-up is atomic, and this is on the way of every argument.
+        """
+        record = self._refs.objects.get(ref._id)
         if record is None:
             raise stale_reference(ref._id)
         return record
@@ -141,6 +152,11 @@ class ObjectAccess:
 
         Raises GetTimeoutError when ``timeout_s`` (None: never) is over.
         """
+        if len(refs) == 1 and not released:
+            # What is here and plain needs no lock: its reference keeps it, and errors are never plain.
+            one = self._refs.objects.get(refs[0]._id)
+            if one is not None and one.state == INLINE and one.payload[0] == PICKLE_MARK:
+                return [loads_plain(one.payload)]
         waiter: GetWaiter | None = None
         records: list[ObjectRecord] = []
         missing = 0
