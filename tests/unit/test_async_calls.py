@@ -11,7 +11,7 @@ import pytest
 
 from beamlet.base.ids import TaskId
 from beamlet.core_worker.executing.async_actor import AsyncCalls
-from beamlet.core_worker.executing.work import READY
+from beamlet.core_worker.executing.work import READY, TERMINATE
 from beamlet.exceptions import TaskCancelledError
 from beamlet.protocol.node import ExitWorker
 from beamlet.protocol.peer import CallActor, CancelTask, Result, Results, Yielded
@@ -25,7 +25,7 @@ class Actor:
     """What AsyncCalls needs of an ActorProcess: methods by name, and the end."""
 
     def __init__(self) -> None:
-        self.methods: dict[str, Any] = {READY: lambda: True}
+        self.methods: dict[str, Any] = {READY: lambda: True, TERMINATE: lambda: None}
         self.left: list[str] = []
 
     def method(self, name: str) -> tuple[Any, str]:
@@ -133,6 +133,31 @@ def test_a_generator_waits_for_a_slow_reader_and_other_calls_run(desk: Desk) -> 
             waiter.complete()
         await desk.settle()
         assert len(desk.worker.answered()) == 100, "99 items and the end"
+
+    desk.run(steps)
+
+
+def test_a_method_that_cancels_all_tasks_leaves_no_call_unanswered(desk: Desk) -> None:
+    async def cancel_others() -> None:
+        for task in asyncio.all_tasks():
+            if task is not asyncio.current_task() and "steps" not in repr(task):
+                task.cancel()
+
+    desk.actor.methods |= {"cancel_others": cancel_others, "sleep": lambda: asyncio.sleep(100)}
+
+    async def steps() -> None:
+        desk.call("cancel_others")
+        for _ in range(3):
+            desk.call("sleep")
+        await desk.settle()
+        first, *others = desk.worker.answered()
+        assert isinstance(first, Result)
+        assert [is_cancelled(answer) for answer in others] == [True] * 3
+        assert desk.worker.work.running == {}
+        desk.call(TERMINATE)
+        desk.call("cancel_others")
+        await desk.settle()
+        assert desk.actor.left, "it was asked to end, and ends"
 
     desk.run(steps)
 

@@ -96,6 +96,23 @@ class _OnLoop(Waiter):
         self._callback()
 
 
+class _Promised(asyncio.Task[Any]):
+    """A task whose coroutine must begin: one that never does neither answers nor tidies up.
+
+    asyncio lets a task that is cancelled in the pass that made it end unbegun, and users' code may cancel
+    all it finds (``asyncio.all_tasks``).
+    """
+
+    __slots__ = ()
+
+    def cancel(self, msg: Any = None) -> bool:
+        coroutine: Any = self.get_coro()
+        if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            self.get_loop().call_soon(super().cancel, msg)  # behind its first step
+            return True
+        return super().cancel(msg)
+
+
 class AsyncCalls:
     """Calls on their way through the loop. ``max_concurrency`` of them run at once, per group."""
 
@@ -191,8 +208,7 @@ class AsyncCalls:
 
     def _start(self, group: str, item: Call) -> None:
         self._running_counts[group] += 1
-        task = self.loop.create_task(self._run(group, item[0], item[1]))
-        self._tasks[item[1].task_id] = task
+        self._tasks[item[1].task_id] = _Promised(self._run(group, item[0], item[1]), loop=self.loop)
 
     async def _run(self, group: str, sender: Peer, call: CallActor) -> None:
         runner = self._runner
@@ -205,9 +221,7 @@ class AsyncCalls:
         result: list[Any] = []
         try:
             if call.method == TERMINATE:
-                self._terminating += 1
-                self._end_when_idle("__ray_terminate__()")
-                await asyncio.Event().wait()  # until the process is gone
+                await self._terminate()
             args, kwargs = runner.arguments(call, context)
             value = method(*args, **kwargs)
             if inspect.isasyncgen(value):
@@ -235,6 +249,15 @@ class AsyncCalls:
                 runner.answer_error(sender, call, context, failure)
         except Exception as error:
             runner.answers.send_failure(sender, call, error)
+
+    async def _terminate(self) -> None:
+        """Until the process is gone, or users' code cancels what it finds on the loop."""
+        self._terminating += 1
+        try:
+            self._end_when_idle("__ray_terminate__()")
+            await asyncio.Event().wait()
+        finally:
+            self._terminating -= 1
 
     async def _consume(self, sender: Peer, call: CallActor, values: Any, context: TaskContext) -> None:
         """Run an async generator to its end, sending each item."""
@@ -289,10 +312,7 @@ class AsyncCalls:
     def _cancel(self, task_id: bytes) -> None:
         task = self._tasks.get(task_id)
         if task is not None:
-            if task_id in self._running:
-                task.cancel()
-            else:  # created in this pass: a coroutine that never began could not answer
-                self.loop.call_soon(self._cancel, task_id)
+            task.cancel()
             return
         for queue in self._queues():
             for item in queue:
@@ -309,4 +329,4 @@ class AsyncCalls:
     def _end_if_idle(self) -> None:
         """Calls that asked for the end wait for it, and are not waited for."""
         if self._unfinished() - self._terminating == 0 and self._end is None:
-            self._end = self.loop.create_task(self._actor.leave_from_loop(self._ending))
+            self._end = _Promised(self._actor.leave_from_loop(self._ending), loop=self.loop)
