@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 import beamlet as ray
 from beamlet import exceptions
+from beamlet.core_worker.executing.runner import Runner
 from beamlet.testing.virtual_cluster import VirtualDriver
 from beamlet.testing.world import sleep
 from system.programs import far
@@ -37,3 +42,73 @@ def test_a_generator_run_again_goes_on_where_its_reader_is(stage: Stage) -> None
         assert read == list(range(6))
 
     stage.play(script)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_result_that_was_stored_and_not_announced_is_deleted_or_found(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, retries: int
+) -> None:
+    _dies_after_storing(monkeypatch, 1)
+
+    def script(_: VirtualDriver) -> None:
+        ref = far.blob.options(max_retries=retries).remote(200_000, 7)
+        if retries:
+            assert ray.get(ref) == bytes([7]) * 200_000
+        else:
+            with pytest.raises(exceptions.WorkerCrashedError):
+                ray.get(ref)
+            sleep(0.1)
+            assert not stage.cluster.head.store.usage().used_bytes, "though the error is still referred to"
+
+    stage.play(script)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+@pytest.mark.parametrize("item", [1, 3])
+def test_an_item_that_was_stored_and_not_announced_is_deleted_or_found(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, item: int, retries: int
+) -> None:
+    _dies_after_storing(monkeypatch, item)
+
+    def script(_: VirtualDriver) -> None:
+        read: list[int] = []
+        try:
+            items = far.numbers.options(max_retries=retries).remote(5, 150_000)
+            read.extend(ray.get(ref)[-1] for ref in items)
+        except exceptions.WorkerCrashedError:
+            assert not retries
+        assert read == list(range(5 if retries else item - 1))
+
+    stage.play(script)
+
+
+def test_what_a_cancelled_task_had_stored_is_deleted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    _dies_after_storing(monkeypatch, 1, how=lambda: sleep(100.0))
+
+    def script(_: VirtualDriver) -> None:
+        ref = far.blob.remote(200_000, 7)
+        sleep(0.5)
+        assert stage.cluster.head.store.usage().used_bytes
+        ray.cancel(ref, force=True)
+        with pytest.raises(exceptions.TaskCancelledError):
+            ray.get(ref)
+
+    stage.play(script)
+
+
+def _dies_after_storing(
+    monkeypatch: pytest.MonkeyPatch, nth: int, how: Callable[[], object] = lambda: os._exit(3)
+) -> None:
+    """The process that stores the ``nth`` value on behalf of others ends before it can say so."""
+    item = Runner._item
+    stored: list[object] = []
+
+    def storing(self: Runner, *args: Any) -> object:
+        found = item(self, *args)
+        stored.append(found)
+        sleep(0.05)  # its seal arrives
+        if len(stored) == nth:
+            how()
+        return found
+
+    monkeypatch.setattr(Runner, "_item", storing)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from beamlet.base.ids import Address, ObjectId
 from beamlet.protocol import cluster, node
-from support.fake_node import FakeNode, line_of
+from support.fake_node import NODE, FakeNode, line_of
 
 
 def test_a_workers_death_is_told_to_its_acquaintances_and_the_gcs_and_frees_its_lease() -> None:
@@ -58,6 +59,25 @@ def test_a_failing_effect_of_a_death_does_not_keep_the_others_from_being_done() 
     assert fake.free() == 0, "the second request has the CPU now"
     assert len(fake.ready()) == 1
     assert fake.told(cluster.CoreWorkerGone)
+
+
+def test_owners_learn_behind_a_death_what_the_dead_had_stored_for_them() -> None:
+    """It may have died before it could announce it; of what it owned itself nobody need hear."""
+    fake = FakeNode(CPU=1)
+    driver = fake.driver()
+    fake.ask(driver, 1)
+    (name,) = fake.ready()
+    worker = fake.member(name)
+    ids = [ObjectId(b"%028d" % number) for number in range(4)]
+    owners = [driver.address, Address(b""), driver.address, Address(b"gone" * 8)]
+    for req, (object_id, owner) in enumerate(zip(ids, owners, strict=True)):
+        fake.stores.create(worker, node.CreateObject(req, object_id, 9, "", owner))
+        if req != 2:
+            fake.stores.seal(worker, node.SealObject(object_id))
+    fake.die(name)
+    told = [each for each in line_of(driver).sent if isinstance(each, node.WorkerDied | node.StoredByDead)]
+    assert [type(each) for each in told] == [node.WorkerDied, node.StoredByDead]
+    assert told[1] == node.StoredByDead(NODE, [ids[0]])
 
 
 def test_a_timeline_is_not_waited_for_from_the_dead() -> None:

@@ -21,7 +21,7 @@ from beamlet.core_worker.owning.object_record import FREED, INLINE, LOST, STORED
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 
 ME, OWNER, PEER = Address(b"me"), Address(b"owner"), Address(b"peer")
-NODE = NodeId(b"node")
+NODE, OTHER_NODE = NodeId(b"node"), NodeId(b"other")
 A, B, C = ObjectId(b"a"), ObjectId(b"b"), ObjectId(b"c")
 
 
@@ -233,3 +233,35 @@ def test_our_own_reference_that_comes_back_too_late_is_lost_with_a_reason(counte
     assert counter.objects[A].state == LOST
     assert "already freed" in counter.objects[A].reason
     assert counter.outbox == []
+
+
+def test_what_a_dead_process_stored_for_an_object_that_is_over_is_deleted(counter: ReferenceCounter) -> None:
+    put(counter, A)
+    for object_id in (A, B):
+        counter.stored_by_dead(object_id, NODE)
+    assert counter.take_effects() == [DeleteStored(NODE, [A]), DeleteStored(NODE, [B])]
+
+
+def test_what_a_dead_process_stored_and_announced_is_kept(counter: ReferenceCounter) -> None:
+    counter.set_stored(counter.new_owned(A), (NODE,), 10)
+    counter.stored_by_dead(A, NODE)
+    counter.stored_by_dead(A, OTHER_NODE)
+    assert counter.take_effects() == [DeleteStored(OTHER_NODE, [A])]
+
+
+def test_what_a_dead_process_stored_for_a_promised_object_goes_with_it(counter: ReferenceCounter) -> None:
+    """Whatever becomes of it: a small value, an error set on the short way, another place, nothing."""
+    small, short_cut, elsewhere, dropped = (ObjectId(name) for name in (b"s", b"c", b"e", b"d"))
+    for object_id in (small, short_cut, elsewhere, dropped):
+        counter.new_owned(object_id)
+        counter.stored_by_dead(object_id, NODE)
+        counter.stored_by_dead(object_id, NODE)
+    counter.set_inline(counter.objects[small], b"v")
+    counter.objects[short_cut].state = INLINE  # as ResultTaker.take_result does
+    counter.set_stored(counter.objects[elsewhere], (OTHER_NODE,), 10)
+    assert not counter.outbox, "another attempt may find it there"
+    assert counter.objects[elsewhere].nodes == (OTHER_NODE, NODE)
+    for object_id in (small, short_cut, elsewhere, dropped):
+        counter.release_many([object_id])
+    here = [id for effect in counter.take_effects() if effect.node == NODE for id in effect.object_ids]
+    assert here == [small, short_cut, elsewhere, dropped]

@@ -170,6 +170,7 @@ class CoreWorker:
             gcs.ActorUpdate: self.actors.updated,
             node.PeerIntroduced: self._introduced,
             node.WorkerDied: lambda message: self.peers.died(message.worker, message.certificate),
+            node.StoredByDead: self.results.stored_by_dead,
             node.LeaseWanted: lambda _: self.tasks.return_idle(self.reactor.now()),
             # Asked for anew when somebody wants to know (WhyPending): it may be old by then.
             node.LeasePending: lambda _: None,

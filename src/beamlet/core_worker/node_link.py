@@ -28,6 +28,7 @@ FromRaylet = (
     | node.PeerUnreachable
     | node.PeerIntroduced
     | node.WorkerDied
+    | node.StoredByDead
     | node.ExitWorker
     | node.ObjectCreated
     | node.ObjectRefused

@@ -215,6 +215,14 @@ class StoreLifecycle:
         """What an owner's death leaves without anyone to delete it."""
         return [object_id for object_id, stored in self._objects.items() if stored.owner == owner]
 
+    def stored_by(self, client: int) -> dict[Address, list[ObjectId]]:
+        """What ``client`` has sealed and nobody deleted, by owner."""
+        stored_for: dict[Address, list[ObjectId]] = {}
+        for object_id, stored in self._objects.items():
+            if stored.creator == client and stored.state is ObjectState.SEALED:
+                stored_for.setdefault(stored.owner, []).append(object_id)
+        return stored_for
+
     # --- asking --------------------------------------------------------------------------------------
 
     def usage(self) -> Usage:

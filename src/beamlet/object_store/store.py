@@ -124,6 +124,10 @@ class ObjectStore:
         self._admission.withdraw_client(client)
         return self._settle(self._lifecycle.disconnect(client), now)
 
+    def stored_by(self, client: int) -> dict[Address, list[ObjectId]]:
+        """What ``client`` has stored, by owner: at its death each must see if it heard of these."""
+        return self._lifecycle.stored_by(client)
+
     def delete_owned_by(self, owner: Address, now: float) -> list[Effect]:
         """The owner died: nobody is left to delete its objects."""
         return self.delete(self._lifecycle.owned_by(owner), now)

@@ -8,7 +8,8 @@ Messages marked *+fd* travel with one file descriptor (SCM_RIGHTS), in order.
     RequestLease      → LeaseGranted +fd(peer) | LeaseInfeasible | LeaseSpillback | LeaseCancelled
     ReturnLease, ForceCancel, Blocked, Unblocked
     ConnectPeer       → PeerConnected +fd | PeerUnreachable
-    (nobody asks)       PeerIntroduced +fd, WorkerDied, AssignJob, ExitWorker, OutputLines, Notice
+    (nobody asks)       PeerIntroduced +fd, WorkerDied, StoredByDead, AssignJob, ExitWorker, OutputLines,
+                        Notice
     CreateObject      → ObjectCreated | ObjectRefused
     PinObject         → ObjectPinned | ObjectNotHere
     SealObject, AbortObject, UnpinObject, DeleteObjects
@@ -228,6 +229,13 @@ class WorkerDied(Message, tag=50):
 
     worker: Address
     certificate: DeathCertificate
+
+
+class StoredByDead(Message, tag=78):
+    """To an owner, behind the WorkerDied: what the dead had stored for it on ``node``, announced or not."""
+
+    node: NodeId
+    object_ids: list[ObjectId]
 
 
 class ExitWorker(Message, tag=51):

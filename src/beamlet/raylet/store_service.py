@@ -77,8 +77,15 @@ class StoreService:
         self._trim_later()
 
     def forget(self, number: int, address: Address) -> None:
-        """The process is dead: its pins and unsealed objects go, and what it owned, for nobody else will."""
+        """The process is dead: its pins and unsealed objects go, and what it owned, for nobody else will.
+
+        What it stored for others stays; they are told, for it may have died before it could.
+        """
         now = self._node.now()
+        for owner, object_ids in self._store.stored_by(number).items():
+            member = self._members.get(owner)
+            if member is not None and owner != address:
+                member.send(node.StoredByDead(self._members.node_id, object_ids))
         self._node.perform(self._store.disconnect(number, now))
         self._node.perform(self._store.delete_owned_by(address, now))
         self._trim_later()

@@ -51,7 +51,8 @@ class ObjectRecord(msgspec.Struct, eq=False, gc=False):
     contains: tuple[ObjectId, ...] = ()
     #: Callbacks for "has a value now", as an ordered set. Whoever waits must also hold a count.
     waiters: dict[Callable[[ObjectRecord], None], None] | None = None
-    #: Where copies of the value are, each once, and its bytes; while STORED.
+    #: Where copies of the value are, each once, and its bytes; while STORED. While PENDING, or if another
+    #: value came: where an attempt that died left one. All are deleted when the object dies.
     nodes: tuple[NodeId, ...] = ()
     size: int = 0
     #: Views of the value alive in this process's mapping of the arena. Counted by the core worker.

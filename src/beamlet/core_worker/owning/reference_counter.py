@@ -1,8 +1,7 @@
 """● Which objects must live: counts per object, and the protocol by which processes borrow from owners.
 
 Decides when an object is freed and who has to be told.  Moves no bytes, sends nothing, wakes nobody: it
-changes records and fills ``outbox``, which the shell performs *in order*.  Not thread-safe; the core worker's
-lock guards it.
+changes records and fills ``outbox``, performed by the shell *in order*.  The core worker's lock guards it.
 
 Owner.  An object of ours dies when no count is left: live ObjectRefs here (``local``), unfinished tasks
 (``submitted``), values of ours around it (``contained_in``), results not yet taken over (``holds``), other
@@ -27,11 +26,9 @@ Results.  The executor holds what its results contain until ReleaseHold — exce
 passed as nested argument, for which it has a record until it handles the answer.  The receiver therefore
 must take the results over (``set_*``, ``settle``) *before* ``remove_submitted`` of the arguments.
 
-Deaths.  ``peer_gone`` drops a dead process from all borrower sets and ends its holds; what it owned is LOST.
-Lineage pinning is not here yet.
+Deaths.  ``peer_gone`` drops the dead from all borrower sets and ends their holds; what they owned is LOST.
 
-Source: the Ownership paper (Wang et al., NSDI '21), made flat: every borrower registers with the owner, none
-with another borrower.
+Source: the Ownership paper (Wang et al., NSDI '21), made flat: every borrower registers with the owner.
 """
 
 from __future__ import annotations
@@ -127,6 +124,8 @@ class ReferenceCounter:
         values of one message are set; None when they are counted here anyway (our own put).
         """
         record.payload = b""
+        if record.nodes and record.state == PENDING and not record.owner:
+            nodes = tuple(dict.fromkeys((*nodes, *record.nodes)))  # an attempt that died left a copy
         record.nodes = nodes
         record.size = size
         record.state = STORED
@@ -161,6 +160,17 @@ class ReferenceCounter:
         elif node not in record.nodes:
             record.nodes = (*record.nodes, node)
 
+    def stored_by_dead(self, object_id: ObjectId, node: NodeId) -> None:
+        """A dead process, all of whose messages were read, had sealed a value of this object of ours there.
+
+        Kept while it is promised: another attempt writes none of its own, and may have announced this one.
+        """
+        record = self.objects.get(object_id)
+        if record is None or (record.state != PENDING and node not in record.nodes):
+            self.discard_stored(object_id, node)
+        elif node not in record.nodes:
+            record.nodes = (*record.nodes, node)
+
     def _contain(self, record: ObjectRecord, contained: Sequence[ContainedRef], guard: Guard | None) -> None:
         if record.owner or record.state == FREED:
             raise AssertionError(f"only a live object of ours counts what it contains, not {record!r}")
@@ -174,7 +184,7 @@ class ReferenceCounter:
         if guard is None:
             self.settle(opened)
         if before:
-            self._drop_contained(before)
+            self._free(self._without_container(before))
 
     # ---- counting --------------------------------------------------------------------------------------
 
@@ -190,7 +200,7 @@ class ReferenceCounter:
             if local or record.submitted or record.contained_in or record.holds or record.borrowers:
                 continue
             del objects[object_id]
-            if record.state == STORED or record.contains or record.owner or record.watched:
+            if record.nodes or record.contains or record.owner or record.watched:
                 dead = dead or []
                 dead.append((object_id, record))
             else:
@@ -426,9 +436,6 @@ class ReferenceCounter:
                 dead.append((object_id, record))
         self._free(dead)
 
-    def _drop_contained(self, ids: Iterable[ObjectId]) -> None:
-        self._free(self._without_container(ids))
-
     def _without_container(self, ids: Iterable[ObjectId]) -> list[tuple[ObjectId, ObjectRecord]]:
         dead = []
         for object_id in ids:
@@ -449,7 +456,7 @@ class ReferenceCounter:
                 if record.borrow > 0 or record.borrow == REGISTERED:
                     removed.setdefault(owner, []).append(object_id)
                 self._unlist(owner, object_id)
-            elif record.state == STORED:
+            else:
                 for node in record.nodes:
                     deleted.setdefault(node, []).append(object_id)
             if record.watched:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Any
 
-from beamlet.base.ids import ObjectId, TaskId, return_id
+from beamlet.base.ids import NodeId, ObjectId, TaskId, index_of_object, return_id
 from beamlet.core_worker.owning.borrowing import Guard, ResultsGuard
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord, stop_waiting
 from beamlet.core_worker.owning.objects import ObjectAccess
@@ -58,6 +58,7 @@ class Stream:
         "consumed_count",
         "executor",
         "finished",
+        "left",
         "limit",
         "ready",
         "received_count",
@@ -74,6 +75,8 @@ class Stream:
         self.received_count = 0
         self.consumed_count = 0
         self.finished = False
+        #: Where attempts that died left items that they never announced; the next attempt may.
+        self.left: dict[ObjectId, NodeId] = {}
         #: The ObjectRefGenerator is gone: items that still come are let go at once. Set by ``__del__``.
         self.abandoned = False
         self.executor: Sends | None = None
@@ -144,6 +147,8 @@ class Streams:
         if message.index > stream.received_count:
             stream.received_count = message.index
             object_id = return_id(stream.task_id, message.index)
+            if stream.left:
+                self._claim(stream, object_id, message)
             if stream.abandoned:
                 stream.drop()
                 if type(message.item) is StoredAt:
@@ -160,6 +165,19 @@ class Streams:
         refs.settle(guard)
         stream.notify()
 
+    def _claim(self, stream: Stream, object_id: ObjectId, message: Yielded) -> None:
+        """An item comes of which a former attempt left a copy: it is that copy, or replaces it."""
+        node = stream.left.pop(object_id, None)
+        if node is not None and not (type(message.item) is StoredAt and message.item.node == node):
+            self._refs.discard_stored(object_id, node)
+
+    def stored_by_dead(self, stream: Stream, object_id: ObjectId, node: NodeId) -> None:
+        """As for the reference counter; items that have not come have no record there."""
+        if index_of_object(object_id) > stream.received_count and not stream.abandoned:
+            stream.left[object_id] = node
+        else:
+            self._refs.stored_by_dead(object_id, node)
+
     def end(
         self,
         stream: Stream,
@@ -173,6 +191,9 @@ class Streams:
         contained, guard: as for ``set_inline``. site: where the task was called.
         """
         last: dict[ObjectId, ObjectRecord] = {}
+        for object_id, node in stream.left.items():
+            self._refs.discard_stored(object_id, node)
+        stream.left.clear()
         if error is not None and not stream.abandoned:
             stream.received_count += 1
             object_id = return_id(stream.task_id, stream.received_count)

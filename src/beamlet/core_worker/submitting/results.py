@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from beamlet.base.class_names import is_worth_retrying
+from beamlet.base.ids import task_of_object
 from beamlet.core_worker.owning.borrowing import ResultsGuard
 from beamlet.core_worker.owning.object_record import FREED, INLINE
 from beamlet.core_worker.owning.objects import ObjectAccess
@@ -13,6 +14,7 @@ from beamlet.core_worker.submitting.actors import ActorAccess
 from beamlet.core_worker.submitting.leases import Leases
 from beamlet.core_worker.submitting.outcomes import Outcomes
 from beamlet.core_worker.submitting.pending import PendingCall, PendingTask
+from beamlet.protocol.node import StoredByDead
 from beamlet.protocol.peer import Result, Results, Yielded
 
 
@@ -105,6 +107,15 @@ class ResultTaker:
             self._streams.take(sender, stream, message)
         else:
             self._refs.settle(ResultsGuard(sender.address, message.hold))
+
+    def stored_by_dead(self, message: StoredByDead) -> None:
+        """What a dead process stored for us: it may have died before it could say so."""
+        for object_id in message.object_ids:
+            stream = self._outcomes.streams.get(task_of_object(object_id))
+            if stream is not None:
+                self._streams.stored_by_dead(stream, object_id, message.node)
+            else:
+                self._refs.stored_by_dead(object_id, message.node)
 
 
 def _is_retried(work: PendingTask | PendingCall, results: Results) -> bool:
