@@ -119,6 +119,38 @@ def test_paths_and_arguments_that_are_not_utf8(tmp_path: Path) -> None:
     assert done.stdout == b"as here\n", done.stderr.decode(errors="replace")
 
 
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_closed_standard_stream_is_not_taken_for_something_of_ours(tmp_path: Path, closed: int) -> None:
+    """The session's lock once lay there, and the workers' epoll: what tasks printed raised OSError."""
+    source = """
+import beamlet as ray, os
+ray.init(num_cpus=1)
+
+@ray.remote
+def streams():
+    print("said")
+    os.write(2, b"too")
+    return [os.readlink(f"/proc/self/fd/{fd}").partition(":")[0] for fd in range(3)]
+
+ours = [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3)]
+with open("found", "w") as found:
+    print(ray.get(streams.remote(), timeout=20), ours, file=found)
+"""
+    (tmp_path / "program.py").write_text(source)
+    done = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=environment(),
+        preexec_fn=lambda: os.close(closed),
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0
+    theirs, ours = (tmp_path / "found").read_text().split("] [")
+    assert theirs == "['/dev/null', 'pipe', 'pipe'"
+    assert ours.strip("[]\n").split(", ")[closed] == "'/dev/null'"
+
+
 def test_sessions_in_a_directory_that_is_not_utf8_are_refused_by_name(tmp_path: Path) -> None:
     source = "try: ray.init()\nexcept RuntimeError as error: print(error)\n"
     said = run_script(tmp_path / "p.py", source, BEAMLET_TMPDIR=os.fsdecode(b"/tmp/caf\xe9"))

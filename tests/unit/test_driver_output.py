@@ -98,6 +98,15 @@ def test_lines_of_two_workers_do_not_run_into_each_other(terminal: Terminal) -> 
     assert terminal.screen() == ["(f pid=7) mine", "(f pid=8) theirs", "(f pid=7)  again", ""]
 
 
+def test_what_the_stream_cannot_hold_is_spelled_out() -> None:
+    """LANG=C: a line was lost, and so was all that came with it."""
+    taken = io.BytesIO()
+    stream = io.TextIOWrapper(taken, encoding="ascii")
+    with contextlib.redirect_stdout(stream):
+        Screen().show(told("before\nhé ☃\n".encode()))
+    assert taken.getvalue() == b"(f pid=7) before\n(f pid=7) h\\xe9 \\u2603\n"
+
+
 def test_a_closed_stream_is_nobodys_trouble(show: Shown) -> None:
     show.stream.close()
     show(told(b"x\n"))

@@ -94,7 +94,11 @@ def show_notice(notice: Notice) -> None:
 
 def _write(stream: TextIO, text: str) -> None:
     if text:
-        stream.write(text)
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:  # LANG=C, or a terminal of old: what it cannot show is spelled out
+            encoding = getattr(stream, "encoding", None) or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
 
 

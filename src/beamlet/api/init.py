@@ -41,6 +41,7 @@ from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.base.version import VERSION
 from beamlet.processes.fate_sharing import is_stopped
 from beamlet.processes.session import SessionDirectory, find_current, session_root
+from beamlet.processes.standard_descriptors import hold_standard_descriptors
 from beamlet.protocol.node import (
     DriverHello,
     Goodbye,
@@ -234,6 +235,7 @@ def init(address: str | None = None, **options: Any) -> ClusterContext:
             return _again(_driver, given)
         if backend.is_connected():
             raise RuntimeError("init() was called inside a worker: tasks and actors are connected already.")
+        hold_standard_descriptors()
         driver = _join_running(given) or _start_new(given)
         _driver = driver
     _install_ends()

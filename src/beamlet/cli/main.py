@@ -19,12 +19,14 @@ from typing import NoReturn
 from beamlet.base.version import VERSION
 from beamlet.cli import microbenchmark, start, status, stop, timeline
 from beamlet.processes.session import SessionRootError
+from beamlet.processes.standard_descriptors import hold_standard_descriptors
 
 COMMANDS = (start, stop, status, timeline, microbenchmark)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 (it failed, and said why), 2 (it was called wrongly)."""
+    _have_streams()
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.run is None:
@@ -39,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _have_streams() -> None:
+    """`beamlet start --head >&-`, as services do it: Python then has no stream there, and nobody to tell."""
+    hold_standard_descriptors()
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 — until the end of the program
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _run(options: argparse.Namespace) -> int:

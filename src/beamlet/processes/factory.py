@@ -53,6 +53,7 @@ from beamlet.processes.forked_child import (
     set_title,
 )
 from beamlet.processes.preload import preload as import_all
+from beamlet.processes.standard_descriptors import hold_standard_descriptors
 from beamlet.protocol.factory import (
     ChildExited,
     Forked,
@@ -134,7 +135,7 @@ def run_factory(
 ) -> NoReturn:
     """Be the factory until the link closes or SIGTERM comes; then end all workers and this process."""
     become_subreaper()
-    _hold_standard_descriptors()
+    hold_standard_descriptors()
     set_title(FACTORY_TITLE)
     # Ours: raised for each fork when an allow-listed module (numpy) has threads.
     warnings.filterwarnings(
@@ -379,13 +380,6 @@ def _kill(pid: int) -> None:
         return
     except PermissionError:
         _say(f"pid {pid}, left by a worker, changed its user and cannot be killed by us (uid {os.getuid()})")
-
-
-def _hold_standard_descriptors() -> None:
-    """Keep received descriptors out of 0–2, where a child would overwrite one with another."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
 
 
 def _noted_by_wakeup(number: int, frame: object) -> None:
