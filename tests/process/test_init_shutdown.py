@@ -44,6 +44,23 @@ def test_ignore_reinit_error() -> None:
     assert get(ray.put(1)) == 1
 
 
+def test_a_worker_may_call_init_again_as_well() -> None:
+    """Modules begin with it, and workers import them."""
+    mine = ray.init(num_cpus=1, namespace="here")
+
+    @ray.remote
+    def again(**options: Any) -> tuple[str, str, int]:
+        with ray.init(**options) as context:
+            found = context.address_info["address"], context.namespace
+        return *found, ray.get(ray.put(1))
+
+    found = get(again.remote(ignore_reinit_error=True))
+    if not AGAINST_RAY:
+        assert found == (mine.address_info["address"], "here", 1)
+    with pytest.raises(RuntimeError):
+        get(again.remote())
+
+
 def test_init_after_shutdown_works_and_functions_are_exported_again() -> None:
     @ray.remote
     def f() -> int:

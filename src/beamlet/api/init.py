@@ -234,7 +234,7 @@ def init(address: str | None = None, **options: Any) -> ClusterContext:
         if _driver is not None:
             return _again(_driver, given)
         if backend.is_connected():
-            raise RuntimeError("init() was called inside a worker: tasks and actors are connected already.")
+            return _again_in_worker(given)
         hold_standard_descriptors()
         driver = _join_running(given) or _start_new(given)
         _driver = driver
@@ -253,6 +253,17 @@ def _again(driver: Driver, given: InitOptions) -> ClusterContext:
         f"{driver.session.path} already; init(ignore_reinit_error=True) makes the second call harmless, "
         "shutdown() makes room for another cluster."
     )
+
+
+def _again_in_worker(given: InitOptions) -> ClusterContext:
+    """Modules that begin with ``init(ignore_reinit_error=True)`` are imported by workers as well."""
+    if not given.ignore_reinit_error:
+        raise RuntimeError(
+            "init() was called inside a worker: tasks and actors are connected already. "
+            "init(ignore_reinit_error=True) makes it harmless."
+        )
+    identity = backend.current().identity
+    return ClusterContext(identity, str(SessionDirectory(Path(identity.session_dir)).socket))
 
 
 def _join_running(given: InitOptions) -> Driver | None:

@@ -17,6 +17,9 @@ from beamlet.protocol.output import control_line
 
 #: A line longer than this is passed on in pieces.
 _LINE_MAX_BYTES = 1 << 16
+_NAMES = {1: "<stdout>", 2: "<stderr>"}
+#: What ``TextIOWrapper.reconfigure`` takes.
+_RECONFIGURABLE = {"encoding", "errors", "newline", "line_buffering", "write_through"}
 
 
 class Output:
@@ -82,6 +85,24 @@ class _Stream(io.TextIOBase):
     def line_buffering(self) -> bool:
         return True
 
+    @property
+    def name(self) -> str:
+        return _NAMES[self._fd]
+
+    @property
+    def mode(self) -> str:
+        return "w"
+
+    def reconfigure(self, **options: object) -> None:
+        """Programs ask for UTF-8 or for whole lines, as of any ``sys.stdout``: they have both here."""
+        unknown = options.keys() - _RECONFIGURABLE
+        if unknown:
+            raise TypeError(f"{unknown.pop()!r} is an invalid keyword argument for reconfigure()")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """As cloudpickle does with a plain ``sys.stdout``: where it arrives it is that process's own."""
+        return _standard_stream, (_NAMES[self._fd],)
+
     def writable(self) -> bool:
         return True
 
@@ -122,6 +143,10 @@ class _Stream(io.TextIOBase):
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
+
+
+def _standard_stream(name: str) -> object:
+    return sys.stdout if name == "<stdout>" else sys.stderr
 
 
 class _Bytes(io.RawIOBase):
