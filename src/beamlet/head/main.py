@@ -253,9 +253,13 @@ class _WorkerMain:
         self._main: Callable[[WorkerBoot, NodeFacts], None] | None = None
 
     def load(self) -> None:
-        """In the factory, while the head builds itself: import, once for all workers, what they need."""
+        """In the factory, while the head builds itself: import and prepare what all workers need."""
         module, _, name = self._name.partition(":")
-        self._main = getattr(importlib.import_module(module), name)
+        loaded = importlib.import_module(module)
+        self._main = getattr(loaded, name)
+        prepare = getattr(loaded, "prepare", None)
+        if prepare is not None:
+            prepare(self._facts)
 
     def __call__(self, boot: WorkerBoot) -> None:
         assert self._main is not None, "the factory loads it before it forks"

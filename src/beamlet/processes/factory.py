@@ -17,8 +17,9 @@ The price: a daemon that a task double-forks stays a zombie below its worker, on
 Measured (Python 3.11, 2 shared cores, msgspec and cloudpickle imported): request → child_main entered 2.5 ms
 at best, 3.6 ms at the median under load, of which bare fork 0.9–1.3 ms; the rest is first touches of pages.
 An idle worker's own memory (Private_Dirty) is 1.75 MB, of which 0.6 MB is any fork's, 0.4 MB CPython's hooks
-after fork. gc.freeze keeps it there: without it, a child's first full collection makes it 5.5 MB. Rehearsing
-the child's steps in the factory and trimming malloc before the fork changed nothing.
+after fork. gc.freeze keeps it there: without it, a child's first full collection makes it 5.5 MB. Trimming
+malloc before the fork changed nothing. What comes after, a core worker's life, is rehearsed before the first
+fork: core_worker/rehearsal.py.
 """
 
 from __future__ import annotations
