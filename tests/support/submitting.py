@@ -194,14 +194,14 @@ class Caller:
         self.actors.updated(ActorUpdate(actor.actor_id, state, address, incarnation, **facts))
         return self.peers.get(address)
 
-    def die(self, peer: Peer, certificate: DeathCertificate | None = None) -> None:
+    def die(self, peer: Peer, certificate: DeathCertificate | None = None, given_up: str = "") -> None:
         """The raylet's word, with or without a certificate (it was given up)."""
         peer.certificate = certificate
         self.peers.by_address.pop(peer.address)
         if peer.leased is not None:
             self.leases.worker_lost(peer)
         if peer.actor is not None:
-            self.actors.peer_gone(peer.actor)
+            self.actors.peer_gone(peer.actor, given_up)
 
     # -- the workers -----------------------------------------------------------------------------
 

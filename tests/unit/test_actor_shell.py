@@ -50,6 +50,19 @@ def test_calls_wait_for_the_actor_and_come_back(caller: Caller) -> None:
     assert [caller.outcome(ref) for ref in refs] == [0, 1, 2]
 
 
+def test_calls_of_an_actor_that_was_given_up_fail_and_do_not_wait_for_news_that_never_comes(
+    caller: Caller,
+) -> None:
+    actor = caller.actor()
+    first = caller.call(actor, retries=-1)
+    peer = caller.tell(actor, "ALIVE")
+    caller.die(peer, given_up="protocol violation: noise")
+    for ref in (first, caller.call(actor)):
+        error = caller.outcome(ref)
+        assert isinstance(error, ActorDiedError)
+        assert "protocol violation: noise" in str(error)
+
+
 def test_the_actor_lives_as_long_as_a_handle_or_an_unanswered_call(caller: Caller) -> None:
     actor = caller.actor()
     peer = caller.tell(actor, "ALIVE")

@@ -25,6 +25,7 @@ from beamlet.protocol.peer import (
     Results,
     StealTasks,
     StreamDropped,
+    Yielded,
 )
 
 #: What only those take who run work for others.
@@ -114,3 +115,19 @@ def test_an_order_of_the_raylet_for_the_other_kind_is_misuse(
         driver._from_raylet(node.ExitWorker("enough", graceful=True))
     with pytest.raises(Misdirected, match="Notice from the raylet is not for a worker"):
         executor._from_raylet(node.Notice(20, "x"))
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [Result(7, b""), Results(7, [b"", b""], contained=[[], []], hold=3), Yielded(7, 1, b"", hold=3)],
+    ids=["result", "results", "item"],
+)
+def test_an_answer_that_cannot_be_sent_is_answered_with_an_error(executor: ExecutorCore, lost: Any) -> None:
+    asker = Peer(make_address(NodeId(b"n" * 28), WorkerId(b"v" * 28)))
+    executor._unsent(asker, lost)
+    (answer,) = asker.queue
+    assert isinstance(answer, Results)
+    assert (answer.seq, answer.failed, answer.hold) == (7, True, getattr(lost, "hold", 0))
+    assert len(answer.items) == (len(lost.items) if isinstance(lost, Results) else 1)
+    executor._unsent(asker, answer)
+    assert len(asker.queue) == 1, "and if that cannot either, nothing is"

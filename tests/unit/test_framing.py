@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beamlet.protocol.peer import PeerMessage, RemoveBorrower, Result
+from beamlet.rpc import batches
 from beamlet.rpc.batches import (
     FRAME_BYTES,
     FRAME_MESSAGES,
@@ -16,6 +17,7 @@ from beamlet.rpc.batches import (
     decoder_for,
     encode_frame,
     encode_frames,
+    encode_what_can,
 )
 from beamlet.rpc.framing import MAX_HEADER_BYTES, PREFIX, Deframer, FrameBudget, FramingError
 
@@ -119,6 +121,23 @@ def sizes(messages: list[Result]) -> list[int]:
 
 def test_large_messages_are_cut_into_several_frames() -> None:
     assert max(sizes([Result(n, b"x" * 500_000) for n in range(70)])) <= 16
+
+
+def test_large_messages_behind_many_small_ones_are_cut_down_to_one_per_frame() -> None:
+    large = [Result(n, b"x" * (FRAME_BYTES + 1)) for n in range(3)]
+    assert sizes([*(Result(n, b"x") for n in range(64)), *large])[-3:] == [1, 1, 1]
+
+
+def test_a_message_that_nobody_would_read_is_not_sent_and_the_others_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batches, "MAX_HEADER_BYTES", 3 * FRAME_BYTES)
+    too_large, fits = Result(1, b"x" * (3 * FRAME_BYTES)), Result(2, b"x" * FRAME_BYTES)
+    frames, failures = encode_what_can([fits, too_large, fits])
+    assert len(frames) == 2
+    ((message, error),) = failures
+    assert message is too_large
+    assert "12 MiB are allowed" in str(error)
 
 
 def test_many_small_messages_are_few_frames() -> None:

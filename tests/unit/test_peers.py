@@ -21,9 +21,9 @@ from beamlet.base.ids import Address, NodeId, WorkerId, make_address
 from beamlet.core_worker.peers import Peer, PeerState, PeerTable
 from beamlet.protocol.message import Message
 from beamlet.protocol.node import ConnectPeer, PeerConnected, PeerIntroduced, PeerUnreachable, WorkerDied
-from beamlet.protocol.peer import ReleaseHold, Result
+from beamlet.protocol.peer import CancelTask, ReleaseHold, Result
 from beamlet.raylet.introductions import Introductions
-from beamlet.rpc.batches import encode_frame
+from beamlet.rpc.batches import FEW_MESSAGES, encode_frame
 from beamlet.rpc.connection import DescriptorMissing
 from beamlet.rpc.containment import Containment
 from beamlet.rpc.descriptors import KernelDescriptors
@@ -96,7 +96,11 @@ class Process:
         self.lose_descriptors = 0
         self.asked = 0
         link: Any = self
-        self.peers = PeerTable(link, self.reactor, self._arrived, self.gone.append, self.address)
+        self.unsent: list[Message] = []
+        self.peers = PeerTable(
+            *(link, self.reactor, self._arrived, self.gone.append, self.address),
+            lambda _, message: self.unsent.append(message),
+        )
         node.processes[self.address] = self
 
     def _arrived(self, connection: Any, messages: list[Any]) -> None:
@@ -368,7 +372,7 @@ def test_who_does_not_speak_our_protocol_is_given_up_and_nobody_who_waits_for_ot
     with a.reactor.lock:
         a.peers.get(b.address).send(ReleaseHold(1))
     node.run(1.0)
-    assert len(a.gone) == 2
+    assert [peer.given_up for peer in a.gone] == [True, True]
     assert a.peers.by_address == {}
 
 
@@ -381,6 +385,25 @@ def test_who_acknowledges_what_was_never_said_does_not_speak_our_protocol(node: 
     connection._sock.send(encode_frame([Result(1, b"")], 99))
     node.run()
     assert "never sent" in a.gone[0].reason
+
+
+def test_what_cannot_be_encoded_is_told_of_and_the_others_arrive(node: Node) -> None:
+    a, b = two(node)
+    nonsense = CancelTask("\udc80", False, False)  # type: ignore[arg-type]
+
+    def say_it(other: Process, ready: int) -> None:
+        with a.reactor.lock:
+            a.peers.get(other.address).send(nonsense)
+        a.say(other, *range(ready))
+        node.run(0.1)
+        assert a.unsent.pop() is nonsense
+        assert a.unsent == []
+
+    say_it(b, FEW_MESSAGES)  # packed: nobody is introduced yet
+    say_it(b, 1)
+    say_it(a, 1)
+    assert b.numbers == [*range(FEW_MESSAGES), 0]
+    assert a.numbers == [0]
 
 
 def test_who_breaks_every_connection_is_given_up(node: Node) -> None:

@@ -215,10 +215,20 @@ def test_a_crash_is_told_with_its_certificate(caller: Caller) -> None:
     assert "SIGSEGV" in str(caller.outcome(ref))
 
 
-def test_a_worker_that_was_given_up_is_told_as_a_crash_that_nobody_saw(caller: Caller) -> None:
+def test_a_worker_that_was_given_up_is_told_as_a_crash_that_nobody_saw_and_its_lease_goes_back(
+    caller: Caller,
+) -> None:
     ref = caller.task()
-    caller.die(caller.grant())
+    worker = caller.grant()
+    assert worker.leased is not None
+    lease = worker.leased.lease
+    caller.die(worker)
     assert "nobody saw how" in str(caller.outcome(ref))
+    assert caller.raylet.took(ReturnLease) == [ReturnLease(lease, dispose=True)]
+    caller.task()
+    worker = caller.grant(b"second")
+    caller.die(worker, certificate(signal=9))
+    assert not caller.raylet.took(ReturnLease), "the raylet buried it, and its lease with it"
 
 
 def test_what_no_node_can_run_is_told_to_those_who_wait_for_it(caller: Caller) -> None:

@@ -50,6 +50,7 @@ from beamlet.core_worker.waiting.waits import Waits
 from beamlet.exceptions import CallSite, RaySystemError
 from beamlet.object_store.arena import Arena
 from beamlet.protocol import gcs, node, peer
+from beamlet.protocol.message import Message
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.containment import Misuse
 from beamlet.rpc.descriptors import Wire
@@ -112,7 +113,9 @@ class CoreWorker:
         self.lock = self.reactor.lock
         self.link = NodeLink(sock, self.reactor, self._from_raylet, self._raylet_lost, identity.session_dir)
         self.refs = ReferenceCounter(self.address)
-        self.peers = PeerTable(self.link, self.reactor, self._from_peer, self._peer_gone, self.address)
+        self.peers = PeerTable(
+            *(self.link, self.reactor, self._from_peer, self._peer_gone, self.address, self._unsent)
+        )
         self.functions = FunctionTable(self.link)
         self.unseen = UnseenErrors()
         self.releases = Releases(self.refs, self.peers, self.link, self.unseen)
@@ -309,6 +312,28 @@ class CoreWorker:
             payload = dump_error(reason)
             sender.send(peer.Results(message.seq, [payload] * max(1, message.num_returns), failed=True))
 
+    def _unsent(self, receiver: Peer, message: Message) -> None:
+        """It could not be encoded, and whoever waits for what it asked or answered must not wait for ever."""
+        reason = "could not be sent: it is too large, or holds text that UTF-8 cannot encode"
+        if isinstance(message, peer.PushTask | peer.CallActor):
+            payload = dump_error(RaySystemError(f"{message.name or message.task_id.hex()} {reason}"))
+            answer = peer.Results(message.seq, [payload] * max(1, message.num_returns), failed=True)
+            self.results.take_results(receiver, answer)
+            if receiver.leased is not None:
+                self.leases.after_results(receiver.leased)
+            self.perform_effects()
+        elif isinstance(message, peer.Result | peer.Results | peer.Yielded):
+            payload = dump_error(RaySystemError(f"the result, or the error, of this call {reason}"))
+            answer = peer.Results(message.seq, [payload], failed=True)
+            if isinstance(message, peer.Results):
+                if message.items[:1] == [payload]:
+                    return  # that could not be sent either
+                answer.items *= max(1, len(message.items))
+                answer.contained, answer.leaving = message.contained, message.leaving
+            if not isinstance(message, peer.Result):
+                answer.hold = message.hold
+            receiver.send(answer)
+
     def _from_raylet(self, message: Any) -> None:
         handler = self.on_raylet_message.get(type(message))
         if handler is None:
@@ -330,7 +355,7 @@ class CoreWorker:
         if gone.leased is not None:
             self.leases.worker_lost(gone)
         if gone.actor is not None:
-            self.actors.peer_gone(gone.actor)
+            self.actors.peer_gone(gone.actor, gone.reason if gone.given_up else "")
         reason = gone.certificate.describe() if gone.certificate is not None else gone.reason
         self.objects.lost(self.refs.peer_gone(gone.address, reason))
         self.perform_effects()

@@ -63,6 +63,7 @@ class Peer:
         "certificate",
         "connection",
         "conversation",
+        "given_up",
         "gone",
         "heard",
         "leased",
@@ -90,6 +91,8 @@ class Peer:
         #: The actor living there that we call.
         self.actor: ActorLink[Peer] | None = None
         self.gone = False
+        #: Gone for us only: it may live.
+        self.given_up = False
         self.reason = ""
         self.certificate: DeathCertificate | None = None
         #: Threads that wait until it has read some of what we sent.
@@ -133,12 +136,15 @@ class PeerTable:
         on_batch: Callable[[Connection | SelfTalk, list[Any]], None],
         on_gone: Callable[[Peer], None],
         own_address: Address,
+        on_unsent: Callable[[Peer, Message], None] = lambda peer, message: None,
     ) -> None:
+        """on_unsent: told, from the loop, of a message that could not be encoded and was dropped."""
         self._own_address = own_address
         self._link = link
         self._reactor = reactor
         self._on_batch = on_batch
         self._on_gone = on_gone
+        self._on_unsent = on_unsent
         self.by_address: dict[Address, Peer] = {}
         #: Those who have much to read; who queues more for them should ``wait_for_room``.
         self.full: set[Link] = set()
@@ -151,15 +157,18 @@ class PeerTable:
         if peer is None:
             peer = self.by_address[address] = Peer(address, self)
             if address == self._own_address:
+                own = peer
                 peer.own_line = SelfTalk(
                     self._reactor,
                     messages=PeerMessage,
                     on_batch=self._on_batch,
                     label=peer.name,
                     context=peer,
+                    on_unsent=lambda message, _: self._unsent(own, message),
                 )
             elif address in self._given_up:
                 peer.reason = self._given_up[address]
+                peer.given_up = True
                 lost = peer
                 self._reactor.call_soon(lambda: self._lose(lost))
             else:
@@ -246,6 +255,7 @@ class PeerTable:
             messages=PeerMessage,
             on_batch=self._on_batch,
             on_close=self._closed,
+            on_unsent=lambda message, _: self._unsent(peer, message),
             label=peer.name,
             context=peer,
             conversation=conversation,
@@ -305,10 +315,15 @@ class PeerTable:
         for message, error in failures:
             what = f"encoding {type(message).__name__} for {peer.name}"
             self._reactor.containment.contain(error, what)
+            self._unsent(peer, message)
         for frame in frames:
             conversation.sent(frame)
         if conversation.kept_bytes > ANYTHING.full_bytes:
             self._set_full(peer, True)
+
+    def _unsent(self, peer: Peer, message: Message) -> None:
+        """Whoever waits for it is told later: the caller may be in the middle of something."""
+        self._reactor.call_soon(lambda: self._on_unsent(peer, message))
 
     # -- room ------------------------------------------------------------------------------------
 
@@ -352,6 +367,7 @@ class PeerTable:
         self._lose(peer)
 
     def _give_up(self, peer: Peer, reason: str) -> None:
+        peer.given_up = True
         peer.reason = self._given_up[peer.address] = reason
         while len(self._given_up) > _GIVEN_UP_MAX:
             del self._given_up[next(iter(self._given_up))]

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from beamlet.protocol.message import Message
-from beamlet.rpc.framing import PREFIX, PREFIX_BYTES, FramingError
+from beamlet.rpc.framing import MAX_HEADER_BYTES, PREFIX, PREFIX_BYTES, FramingError
 
 #: A frame is cut at about this size: the receiver holds it whole before it handles its first message.
 FRAME_BYTES = 4 << 20
@@ -53,8 +53,10 @@ def encode_frames(messages: list[Message], acknowledged: int = 0) -> Iterator[by
     while start < len(messages):
         frame = encode_frame(messages[start : start + count], acknowledged)
         if len(frame) > 2 * FRAME_BYTES and count > 1:
-            count //= 4
+            count = max(1, count // 4)
             continue
+        if len(frame) - PREFIX_BYTES > MAX_HEADER_BYTES:
+            raise ValueError(f"a message of {len(frame) >> 20} MiB; {MAX_HEADER_BYTES >> 20} MiB are allowed")
         yield frame
         start += count
         if len(frame) < FRAME_BYTES // 4:

@@ -17,7 +17,7 @@ from beamlet.rpc.reactor import Reactor
 class SelfTalk:
     """``on_batch(self_talk, messages)`` is called in the reactor's next pass, with copies."""
 
-    __slots__ = ("_decode", "_on_batch", "_outbox", "_reactor", "closed", "context", "label")
+    __slots__ = ("_decode", "_on_batch", "_on_unsent", "_outbox", "_reactor", "closed", "context", "label")
 
     def __init__(
         self,
@@ -27,9 +27,11 @@ class SelfTalk:
         on_batch: Callable[[SelfTalk, list[Any]], None],
         label: str,
         context: Any,
+        on_unsent: Callable[[Message, Exception], None] | None = None,
     ) -> None:
         self._reactor = reactor
         self._on_batch = on_batch
+        self._on_unsent = on_unsent
         self._decode = decoder_for(messages).decode
         self._outbox: list[Message] = []
         self.label = label
@@ -49,6 +51,8 @@ class SelfTalk:
         frames, failures = encode_what_can(messages)
         for message, error in failures:
             self._reactor.containment.contain(error, f"encoding {type(message).__name__} for {self.label}")
+            if self._on_unsent is not None:
+                self._on_unsent(message, error)
         for frame in frames:
             if not self.closed:
                 self._on_batch(self, self._decode(memoryview(frame)[PREFIX_BYTES:]))

@@ -356,9 +356,15 @@ class ActorAccess:
             cause = f"{cause}: {update.certificate.describe()}"
         return ActorDiedError(cause, actor_id=link.actor_id.hex(), actor_name=link.name)
 
-    def peer_gone(self, link: ActorLink[Peer]) -> None:
-        """The connection to its process broke; the GCS will tell what became of it."""
+    def peer_gone(self, link: ActorLink[Peer], given_up: str = "") -> None:
+        """Its process is gone; the GCS will tell what became of it.
+
+        given_up: why we speak with that process no more, which may live: the GCS will say nothing then.
+        """
         link.lost()
+        if given_up:
+            cause = f"this process does not speak with it any more: {given_up}"
+            self.updated(ActorUpdate(link.actor_id, "DEAD", link.address, link.incarnation, cause))
 
     def handle_freed(self, object_id: ObjectId, owner: bytes) -> None:
         """No handle of ours is left anywhere."""

@@ -201,6 +201,9 @@ class Leases:
         assert worker is not None
         self._leased.pop(worker.lease, None)
         tasks = self.submitter.lost(worker)
+        if peer.certificate is None and (raylet := self._raylets.get(worker.lease.node)) is not None:
+            # We gave it up, and to the raylet it may live: nobody else gives back what it holds for us.
+            raylet.send(ReturnLease(worker.lease, dispose=True))
         if tasks:
             self.run_crashed(tasks, peer.certificate)
 
