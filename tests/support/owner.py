@@ -68,7 +68,7 @@ class ScriptedBlocking:
             self.script.pop(0)()
         return True
 
-    def timeout_text(self, object_ids: Sequence[ObjectId], timeout_s: float) -> str:
+    def timeout_text(self, waiter: Waiter, object_ids: Sequence[ObjectId], timeout_s: float) -> str:
         return f"{len(object_ids)} late"
 
     def raise_if_shut(self) -> None: ...

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import beamlet as ray
+from beamlet import exceptions
+from beamlet.core_worker.waiting.explaining import HINT_S, WorkerExplaining, _Inquiry
 from beamlet.testing.virtual_cluster import VirtualDriver
 from beamlet.testing.world import sleep
 from system.programs import far
@@ -148,5 +150,44 @@ def test_a_circle_of_waits_is_noticed_within_two_seconds(stage: Stage) -> None:
             ray.get(counter.call_self.remote(counter))
         assert stage.world.now() - began < 2.0
         assert ray.get(counter.up.remote()) == 2, "the actor goes on"
+
+    stage.play(script)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_timeout_is_kept_whether_the_executor_says_why_or_not(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """It cannot answer while its code never leaves C; the raylet may be as silent."""
+    if not answers:
+        monkeypatch.setattr(WorkerExplaining, "asked", lambda *_: None)
+        monkeypatch.setattr(_Inquiry, "why_came", lambda *_: None)
+
+    def script(_: VirtualDriver) -> None:
+        running = [far.slow.remote(20.0, 1), far.slow.remote(20.0, 2)]
+        sleep(0.5)
+        waiting = [far.slow.options(num_cpus=n).remote(1.0, 2) for n in (1, 2)]
+        for refs in (running, waiting):
+            began = stage.world.now()
+            with pytest.raises(exceptions.GetTimeoutError) as caught:
+                ray.get(refs, timeout=1.0)
+            assert stage.world.now() - began == pytest.approx(1.0, abs=0.002)
+            assert ("has been running" in str(caught.value)) == (answers and refs is running)
+            assert ("CPU" in str(caught.value)) == (answers and refs is waiting)
+        for ref in (*running, *waiting):
+            ray.cancel(ref, force=True)
+
+    stage.play(script)
+
+
+def test_a_value_that_comes_while_a_wait_is_explained_is_not_late(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WorkerExplaining, "asked", lambda *_: None)
+
+    def script(_: VirtualDriver) -> None:
+        began = stage.world.now()
+        assert ray.get(far.slow.remote(HINT_S + 0.01, 3)) == 3
+        assert stage.world.now() - began < HINT_S + 0.1
 
     stage.play(script)

@@ -207,7 +207,7 @@ class ObjectAccess:
         if not done:
             self.blocking.raise_if_shut()
             ids = [ref._id for ref in refs]
-            raise GetTimeoutError(self.blocking.timeout_text(ids, timeout_s or 0.0))
+            raise GetTimeoutError(self.blocking.timeout_text(waiter, ids, timeout_s or 0.0))
         if self.advice is not None and (seconds := monotonic() - started) > _ADVISED_FROM_S:
             self.advice.waited(refs, seconds)
 

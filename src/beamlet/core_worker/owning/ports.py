@@ -58,8 +58,8 @@ class Blocking(Protocol):
         refs: what is waited for, needs_all: all of them. Raises DeadlockError when that can never be.
         """
 
-    def timeout_text(self, object_ids: Sequence[ObjectId], timeout_s: float) -> str:
-        """What a GetTimeoutError says of these."""
+    def timeout_text(self, waiter: Waiter, object_ids: Sequence[ObjectId], timeout_s: float) -> str:
+        """What a GetTimeoutError says of these, after ``block_until`` with that waiter. At once."""
 
     def raise_if_shut(self) -> None:
         """Raises RayletGone when there is no cluster to wait for."""

@@ -34,8 +34,8 @@ class DriverBlocking:
     ) -> bool:
         return self._explaining.wait(waiter, deadline, refs)
 
-    def timeout_text(self, object_ids: Sequence[ObjectId], timeout_s: float) -> str:
-        return self._explaining.timeout_text(object_ids, timeout_s)
+    def timeout_text(self, waiter: Waiter, object_ids: Sequence[ObjectId], timeout_s: float) -> str:
+        return self._explaining.timeout_text(waiter, object_ids, timeout_s)
 
     def raise_if_shut(self) -> None:
         if self._reactor.is_closing or self._link.connection.closed:
@@ -61,14 +61,15 @@ class WorkerBlocking(DriverBlocking):
         self, waiter: Waiter, deadline: float | None, refs: Sequence[Ref] = (), needs_all: bool = True
     ) -> bool:
         reactor = self._reactor
-        soon = monotonic() + BLOCKED_AFTER_S
+        began = monotonic()
+        soon = began + BLOCKED_AFTER_S
         if deadline is not None and deadline <= soon:
             return reactor.wait(waiter, deadline)
         if reactor.wait(waiter, soon):
             return True
         objects = [ref._id for ref in refs] if needs_all and deadline is None else []
         with self._blocked.one_more(), self._waits.entered(waiter, objects) as wait:
-            done = reactor.wait(waiter, deadline)
+            done = self._explaining.wait_until(waiter, deadline, refs, began)
         if wait is not None and wait.verdict:
             raise DeadlockError(wait.verdict)
         return done

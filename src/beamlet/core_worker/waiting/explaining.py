@@ -15,6 +15,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -22,8 +23,9 @@ import msgspec
 
 from beamlet.base.ids import ActorId, Address, ObjectId, TaskId, return_id, short, task_of_object
 from beamlet.core_worker.executing.work import Work
-from beamlet.core_worker.node_link import NodeLink, RayletGone
+from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
+from beamlet.core_worker.owning.objects import GetWaiter
 from beamlet.core_worker.owning.ports import Peers, Ref, Sends
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.peers import Peer
@@ -33,7 +35,7 @@ from beamlet.core_worker.submitting.pending import Pending, PendingTask
 from beamlet.core_worker.submitting.submission import Submission
 from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.core_worker.waiting.waits import CallWaits, call_name, unresolved_of, user_site
-from beamlet.protocol.node import WhyPending
+from beamlet.protocol.node import WhyPending, WhyPendingAnswer
 from beamlet.protocol.peer import AskProgress, Progress
 from beamlet.rpc.turns import SharedReactor, Waiter
 
@@ -43,8 +45,8 @@ logger = logging.getLogger("beamlet")
 HINT_S = 5.0
 #: Programs that poll with short timeouts catch GetTimeoutError often: then others are not asked.
 _ASK_FROM_S = 0.5
-#: How long others may take to answer.
-_ANSWER_S = 0.5
+#: How long others may take to answer: they are asked so long before it is told.
+_ANSWER_S = 0.2
 _LOOKED_AT_MAX = 20
 _SHOWN_MAX = 4
 _DEPTH_MAX = 5
@@ -64,6 +66,22 @@ class Cause(msgspec.Struct):
 
     def __str__(self) -> str:
         return f"{self.what} {self.how}"
+
+
+class _Inquiry:
+    """What others are asked about some objects, and what they answered in time."""
+
+    def __init__(self, object_ids: Sequence[ObjectId]) -> None:
+        self.object_ids = object_ids
+        #: The questions: to executors by token, to the raylet by what they are about.
+        self.tokens: dict[int, tuple[Address, TaskId]] = {}
+        self.requests: dict[tuple[ActorId, int], int] = {}
+        self.progress: dict[tuple[Address, TaskId], Progress] = {}
+        self.reasons: dict[tuple[ActorId, int], str] = {}
+
+    def why_came(self, seat: tuple[ActorId, int], answer: WhyPendingAnswer | None) -> None:
+        if answer is not None and answer.reasons:
+            self.reasons[seat] = answer.reasons[0]
 
 
 class Explaining:
@@ -87,8 +105,10 @@ class Explaining:
         self._submission = submission
         self._actors = actors
         self._tokens = itertools.count(1)
-        self._answers: dict[int, Progress] = {}
-        self._waiters: dict[int, Waiter] = {}
+        #: Who waits for which answer.
+        self._asking: dict[int, _Inquiry] = {}
+        #: Of gets whose time is over, for ``timeout_text``.
+        self._inquiries: dict[Waiter, _Inquiry] = {}
         #: Lines of user code whose waits were explained: once each.
         self._hinted: set[str] = set()
 
@@ -96,21 +116,48 @@ class Explaining:
 
     def wait(self, waiter: Waiter, deadline: float | None, refs: Sequence[Ref]) -> bool:
         """Wait as the reactor does, with a hint when it takes long."""
-        reactor = self._reactor
-        hint_at = monotonic() + HINT_S
-        if deadline is not None and deadline <= hint_at:
-            return reactor.wait(waiter, deadline)
-        if reactor.wait(waiter, hint_at):
-            return True
-        if not reactor.is_closing and refs:
-            self._hint([ref._id for ref in refs])
-        return reactor.wait(waiter, deadline)
+        began = monotonic()
+        hint_at = began + HINT_S
+        if refs and (deadline is None or deadline > hint_at):
+            inquiry = self._wait_and_ask(waiter, hint_at, refs)
+            if inquiry is None:
+                return True
+            if not self._reactor.is_closing:
+                self._hint(inquiry)
+        return self.wait_until(waiter, deadline, refs, began)
 
-    def _hint(self, object_ids: Sequence[ObjectId]) -> None:
+    def wait_until(
+        self, waiter: Waiter, deadline: float | None, refs: Sequence[Ref], began: float | None = None
+    ) -> bool:
+        """Wait as the reactor does. If it is a get, what ``timeout_text`` will want to know is asked ahead:
+        then it is here at the deadline, or is done without.
+        """
+        began = monotonic() if began is None else began
+        if deadline is None or not isinstance(waiter, GetWaiter) or deadline - began < _ASK_FROM_S:
+            return self._reactor.wait(waiter, deadline)
+        inquiry = self._wait_and_ask(waiter, deadline, refs)
+        if inquiry is None:
+            return True
+        self._inquiries[waiter] = inquiry
+        return False
+
+    def _wait_and_ask(self, waiter: Waiter, until: float, refs: Sequence[Ref]) -> _Inquiry | None:
+        """Wait until ``until``, asking others shortly before. None: it is over."""
+        if self._reactor.wait(waiter, until - _ANSWER_S):
+            return None
+        inquiry = _Inquiry([ref._id for ref in refs])
+        try:
+            if not self._link.connection.closed:
+                self._ask(inquiry)
+            return None if self._reactor.wait(waiter, until) else inquiry
+        finally:
+            self._stop_asking(inquiry)
+
+    def _hint(self, inquiry: _Inquiry) -> None:
         site = str(user_site() or "")
         if site in self._hinted:
             return
-        causes = self._causes(object_ids, ask=True)
+        causes = self._causes(inquiry)
         if not causes:
             return
         stuck = [cause for cause in causes if not cause.progresses]
@@ -124,24 +171,37 @@ class Explaining:
             "; ".join(_grouped(stuck or causes)),
         )
 
-    def timeout_text(self, object_ids: Sequence[ObjectId], timeout_s: float) -> str:
-        """The message of a GetTimeoutError."""
-        causes = self._causes(object_ids, ask=timeout_s >= _ASK_FROM_S)
+    def timeout_text(self, waiter: Waiter, object_ids: Sequence[ObjectId], timeout_s: float) -> str:
+        """The message of a GetTimeoutError. Asks nobody: the time is over."""
+        inquiry = self._inquiries.pop(waiter) if waiter in self._inquiries else _Inquiry(object_ids)
+        causes = self._causes(inquiry)
         what = "some objects" if len(object_ids) > 1 else "the object"
         text = f"Get timed out: some object(s) not ready. After {timeout_s:g} s {what} had no value"
         return "\n  ".join([f"{text}:", *_grouped(causes)]) if causes else f"{text}."
 
     # -- causes ------------------------------------------------------------------------------------
 
-    def _causes(self, object_ids: Sequence[ObjectId], ask: bool) -> list[Cause]:
+    def _causes(self, inquiry: _Inquiry) -> list[Cause]:
+        """As our own tables have it now, with what others answered."""
         with self._reactor.lock:
-            objects = self._refs.objects
-            pending = [i for i in object_ids if (r := objects.get(i)) is not None and r.state == PENDING]
-            causes = [self.cause_of(i) for i in pending[:_LOOKED_AT_MAX]]
-        if ask:
-            self._ask_executors(causes)
-            self._ask_raylet(causes)
+            causes = self._own_causes(inquiry.object_ids)
+        for cause in causes:
+            answer = inquiry.progress.get(cause.executor) if cause.executor is not None else None
+            if answer is not None and answer.text:
+                cause.how, cause.progresses = answer.text, answer.is_running
+            reason = inquiry.reasons.get((cause.actor, cause.lease_req), "")
+            if reason and cause.actor:
+                cause.how, cause.progresses = f"waits to be placed: {reason}", False
+            elif reason:
+                cause.how += f": {reason}"
+            if ": actor" in cause.how and "held" in cause.how:
+                cause.how += ". Let go of one, or give actors that are mostly idle num_cpus=0"
         return causes
+
+    def _own_causes(self, object_ids: Sequence[ObjectId]) -> list[Cause]:
+        objects = self._refs.objects
+        pending = [i for i in object_ids if (r := objects.get(i)) is not None and r.state == PENDING]
+        return [self.cause_of(i) for i in pending[:_LOOKED_AT_MAX]]
 
     def cause_of(self, object_id: ObjectId, depth: int = 0) -> Cause:
         """From our own tables. Under the lock."""
@@ -210,58 +270,32 @@ class Explaining:
 
     # -- asking others -----------------------------------------------------------------------------
 
-    def _ask_executors(self, causes: list[Cause]) -> None:
-        waiter = Waiter(0)
-        asked: dict[tuple[Address, TaskId], int] = {}
+    def _ask(self, inquiry: _Inquiry) -> None:
+        """Send the questions; answers that come before ``_stop_asking`` are noted in the inquiry."""
         with self._reactor.lock:
-            for cause in causes:
-                if cause.executor is None or cause.executor in asked or len(asked) >= _SHOWN_MAX:
-                    continue
-                token = asked[cause.executor] = next(self._tokens)
-                self._waiters[token] = waiter
-                waiter.remaining += 1
-                self._peers.get(cause.executor[0]).send(AskProgress(token, cause.executor[1]))
-        if asked:
-            self._reactor.wait(waiter, monotonic() + _ANSWER_S)
+            for cause in self._own_causes(inquiry.object_ids):
+                executor, seat = cause.executor, (cause.actor, cause.lease_req)
+                asked = inquiry.tokens.values()
+                if executor is not None and executor not in asked and len(asked) < _SHOWN_MAX:
+                    token = next(self._tokens)
+                    inquiry.tokens[token] = executor
+                    self._asking[token] = inquiry
+                    self._peers.get(executor[0]).send(AskProgress(token, executor[1]))
+                if any(seat) and seat not in inquiry.requests and len(inquiry.requests) < _SHOWN_MAX:
+                    question = WhyPending(0, *seat)
+                    inquiry.requests[seat] = self._link.request(question, partial(inquiry.why_came, seat))
+
+    def _stop_asking(self, inquiry: _Inquiry) -> None:
         with self._reactor.lock:
-            answers = {executor: self._answers.pop(token, None) for executor, token in asked.items()}
-            for token in asked.values():
-                self._waiters.pop(token, None)
-        for cause in causes:
-            answer = answers.get(cause.executor) if cause.executor is not None else None
-            if answer is not None and answer.text:
-                cause.how, cause.progresses = answer.text, answer.is_running
+            for token in inquiry.tokens:
+                self._asking.pop(token, None)
+            for req in inquiry.requests.values():
+                self._link.forget(req)
 
     def progress_came(self, answer: Progress) -> None:
-        waiter = self._waiters.pop(answer.token, None)
-        if waiter is not None:
-            self._answers[answer.token] = answer
-            waiter.complete()
-
-    def _ask_raylet(self, causes: list[Cause]) -> None:
-        known: dict[tuple[ActorId, int], str] = {}
-        for cause in causes:
-            question = cause.actor, cause.lease_req
-            if not any(question) or (question not in known and len(known) >= _SHOWN_MAX):
-                continue
-            if question not in known:
-                known[question] = self._why(*question)
-            reason = known[question]
-            if reason and cause.actor:
-                cause.how, cause.progresses = f"waits to be placed: {reason}", False
-            elif reason:
-                cause.how += f": {reason}"
-            if ": actor" in cause.how and "held" in cause.how:
-                cause.how += ". Let go of one, or give actors that are mostly idle num_cpus=0"
-
-    def _why(self, actor_id: ActorId, lease_req: int) -> str:
-        """The raylet's word; "" if it knows of nothing that waits."""
-        question = WhyPending(0, actor_id, lease_req)
-        try:
-            answer = self._link.call(question, monotonic() + _ANSWER_S)
-        except (RayletGone, TimeoutError):
-            return ""
-        return str(answer.reasons[0]) if answer.reasons else ""
+        inquiry = self._asking.pop(answer.token, None)
+        if inquiry is not None:
+            inquiry.progress[inquiry.tokens[answer.token]] = answer
 
     # -- answering (under the lock) ----------------------------------------------------------------
 
