@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
+from beamlet.api import backend
 from beamlet.api.init_options import InitOptions, checked
 from beamlet.api.job_config import JobConfig
 
@@ -89,3 +91,11 @@ def test_who_joins_does_not_say_what_the_node_has() -> None:
     with pytest.raises(ValueError, match="num_cpus must not be provided"):
         made.refuse_node_arguments("auto")
     check("auto", namespace="x").refuse_node_arguments("auto")
+
+
+def test_no_cluster_is_started_by_a_finalizer_of_a_program_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads can no longer be started then: it would wait for its first one for ever."""
+    monkeypatch.setattr(sys, "is_finalizing", lambda: True)
+    with pytest.raises(RuntimeError, match="the program ends"):
+        backend.current()
+    assert not backend.is_connected()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from beamlet.base.ids import Address, ObjectId, TaskId
+from beamlet.core_worker.owning import releases
 from beamlet.core_worker.owning.streams import Stream
 from beamlet.exceptions import GetTimeoutError, ObjectLostError, RaySystemError, TaskCancelledError
 from beamlet.protocol.node import DeleteObjects
@@ -399,6 +401,23 @@ def test_a_dropped_generator_is_stopped_unless_it_was_called_for_what_it_does(
     assert producer.sent.count(StreamDropped(TASK)) == is_stopped
     deleted = [i for message in owner.raylet.sent for i in message.object_ids]
     assert len(deleted) == len(set(deleted)) == 2
+
+
+def test_a_signal_handler_in_the_middle_of_counting_down_may_count_down_the_rest(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(deque[Any]):
+        def popleft(self) -> Any:
+            taken = super().popleft()
+            if len(self) == 2:
+                owner.releases.drain()
+            return taken
+
+    refs = [owner.promise(number) for number in range(1, 5)]
+    del refs
+    gc.collect()
+    monkeypatch.setattr(releases, "released", Interrupted(releases.released))
+    assert not settled(owner)
 
 
 def test_a_generator_dropped_before_its_first_item_is_stopped_at_that(owner: Owner) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -131,7 +133,7 @@ def test_followers_are_served_when_the_leader_leaves(reactor: SharedReactor, ech
     mine, theirs = echo.expect(1), echo.expect(2)
     done = threading.Event()
     leader = in_thread(lambda: reactor.wait(mine, monotonic() + PATIENCE_S))
-    until(lambda: reactor._turn.locked(), "a leader")
+    until(lambda: not reactor._nobody_leads(), "a leader")
     follower = in_thread(lambda: reactor.wait(theirs, monotonic() + PATIENCE_S) and done.set())
     until(lambda: reactor._followers, "a follower")
     echo.answer(1)
@@ -190,7 +192,7 @@ def test_idle_work_is_done_now_and_then_busy_or_not() -> None:
 def test_shutting_ends_every_wait(reactor: SharedReactor) -> None:
     results: list[bool] = []
     threads = [in_thread(lambda: results.append(reactor.wait(Waiter()))) for _ in range(5)]
-    until(lambda: reactor._turn.locked() and len(reactor._followers) >= 4, "five waits")
+    until(lambda: not reactor._nobody_leads() and len(reactor._followers) >= 4, "five waits")
     reactor.shut()
     for thread in threads:
         thread.join(PATIENCE_S)
@@ -205,6 +207,73 @@ def test_one_pass_for_a_thread_with_a_loop_of_its_own(reactor: SharedReactor, ec
     while waiter.remaining and monotonic() < deadline:
         reactor.lead_once(0.01)
     assert waiter.remaining == 0
+
+
+def test_a_signal_handler_may_wait_where_it_interrupts_a_wait() -> None:
+    """``get`` in a handler of SIGALRM or SIGTERM: the thread that leads must not follow itself."""
+    reactor = SharedReactor("test-io")  # not started: nobody else may lead
+    echo = Echo(reactor)
+    outer, inner = echo.expect(1), echo.expect(2)
+    waited: list[bool] = []
+
+    def handler(*_: object) -> None:
+        echo.answer(2)
+        waited.append(reactor.wait(inner, monotonic() + PATIENCE_S))
+        waited.append(reactor._user_leads)
+        echo.answer(1)
+
+    def interrupt() -> None:
+        until(lambda: reactor._user_leads, "the wait")
+        with reactor.lock:  # so that it does not come where the main thread holds it
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        in_thread(interrupt)
+        assert reactor.wait(outer, monotonic() + 2 * PATIENCE_S)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        echo.close()
+        reactor.close()
+    assert waited == [True, True], "and whoever it interrupted leads as before"
+
+
+def test_who_waits_in_the_middle_of_our_books_is_refused(reactor: SharedReactor) -> None:
+    """A ``__del__`` under the lock: to handle messages there would be to read half-written ones."""
+    with reactor.lock, pytest.raises(RuntimeError, match="in the middle of Beamlet's own work"):
+        reactor.wait(Waiter())
+
+
+def test_descriptors_stay_for_a_leader_that_closing_has_interrupted() -> None:
+    reactor = SharedReactor("test-io")
+    reactor.start()
+    with reactor._turn:
+        reactor.shut()
+        reactor.close()
+        assert reactor.poll(0.0) != [], "the wake-up of shut is still to be read"
+    reactor.close()
+
+
+def test_near_the_end_of_the_stack_another_thread_handles_messages(
+    reactor: SharedReactor, echo: Echo
+) -> None:
+    """A handler that runs out of stack would lose its message, and its waiter would wait for ever."""
+
+    def wait_at(frames: int) -> bool:
+        return wait_at(frames - 1) if frames else reactor.wait(waiter, monotonic() + PATIENCE_S)
+
+    waiter = echo.expect(1)
+    depth = 0
+    while True:
+        try:
+            sys._getframe(depth)
+        except ValueError:
+            break
+        depth += 1
+    echo.answer(1)
+    assert wait_at(sys.getrecursionlimit() - depth - turns.HEADROOM_FRAMES // 2)
+    assert threading.get_ident() not in echo.handled_by
 
 
 def test_no_wake_up_is_lost_under_stress(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -404,6 +404,9 @@ def _auto_init() -> None:
         raise RaySystemError(
             RuntimeError("Ray has not been started yet. You can start Ray with 'ray.init()'.")
         )
+    if sys.is_finalizing():
+        # A __del__ of something global. Threads can no longer be started: it would hang, with its cluster.
+        raise RuntimeError("the program ends: no cluster is started for what is called now (by a __del__?)")
     init()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,8 @@ def hide_our_frames(error: BaseException) -> None:
     ``raise error`` adds no line for the frame that it stands in.  An error that we did not raise on purpose
     keeps its frames: that is a bug of ours, and must be findable.
     """
+    if sys.is_finalizing():
+        return  # nothing can be imported any more to judge it by
     theirs: list[TracebackType] = []
     innermost = entry = error.__traceback__
     while entry is not None:

@@ -17,11 +17,16 @@ Everything that handlers touch is guarded by ``lock`` (one per core worker); pol
 Whoever queues something makes it leave, whether or not anybody waits: at the end of ``with lock`` it is
 written if the lines were quiet for QUIET_S or GATHERED such ends have passed; else whoever leads is told,
 or about to look (``_left``).  So a loop of calls gathers, and the last of them is not forgotten.
+
+User code can run in the middle of ours: a signal handler, the ``__del__`` of what the garbage collector
+found.  If it waits where its thread polls, it leads a turn within the turn (``_turn`` may be taken again by
+its holder).  Where its thread holds the lock, books are half written, nothing may be handled: it is refused.
 """
 
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +46,9 @@ IDLE_S = 0.25
 _FOLLOW_S = 1.0
 #: How long the end waits for the thread that leads to notice it.
 _LEADER_LEAVES_S = 2.0
+#: With fewer frames left before RecursionError, a thread neither handles nor encodes messages: they would be
+#: lost halfway. Another does.
+HEADROOM_FRAMES = 150
 
 
 class Waiter:
@@ -109,7 +117,7 @@ class SharedReactor(Reactor):
         self._last_flush = 0.0
         #: Since then, how often something was left to gather.
         self._gathering = 0
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
         self._on_idle = on_idle
         self._followers: list[Waiter] = []
         #: Counts turns taken by user threads; the background thread watches it move.
@@ -146,8 +154,11 @@ class SharedReactor(Reactor):
         """
         if waiter.remaining <= 0:
             return True
-        if not self._turn.acquire(blocking=False):
+        if self.lock.is_held_here:
+            raise RuntimeError(_IN_THE_MIDDLE)
+        if _stack_is_nearly_full() or not self._turn.acquire(blocking=False):
             return self._follow(waiter, deadline)
+        led = self._user_leads
         try:
             if self._closing:
                 return False
@@ -155,7 +166,7 @@ class SharedReactor(Reactor):
             self._turns_taken += 1
             return self._lead(waiter, deadline)
         finally:
-            self._user_leads = False
+            self._user_leads = led
             self._turn.release()
             if self._followers or self._deep:
                 self._unpark()
@@ -187,6 +198,7 @@ class SharedReactor(Reactor):
             with self.lock:
                 self.flush()
             return False
+        led = self._user_leads
         try:
             self._user_leads = True
             with self.lock:
@@ -198,7 +210,7 @@ class SharedReactor(Reactor):
                 if self.now() > self._next_idle:
                     self._idle()
         finally:
-            self._user_leads = False
+            self._user_leads = led
             self._turn.release()
             if self._followers or self._deep:
                 self._unpark()
@@ -206,7 +218,10 @@ class SharedReactor(Reactor):
 
     def _follow(self, waiter: Waiter, deadline: float | None) -> bool:
         with self.lock:
-            self.flush()
+            if _stack_is_nearly_full():
+                self.ask_flush()
+            else:
+                self.flush()
             waiter.arm()
             self._followers.append(waiter)
         self._turns_taken += 1
@@ -219,7 +234,7 @@ class SharedReactor(Reactor):
                         return False
                 if self._closing:
                     return False
-                if not self._turn.locked():
+                if self._nobody_leads():
                     self._unpark()
                 waiter.follow(timeout)
             return True
@@ -227,11 +242,19 @@ class SharedReactor(Reactor):
             with self.lock:
                 self._followers.remove(waiter)
 
+    def _nobody_leads(self) -> bool:
+        """Or only the calling thread, which is about to follow in the middle of its own turn."""
+        if not self._turn.acquire(blocking=False):
+            return False
+        self._turn.release()
+        return True
+
     def _left(self) -> None:
         """A thread that does not dispatch lets go of the lock, and something is queued."""
         if self.dirty:
             self._gathering += 1
-            if self._gathering >= GATHERED or self.now() - self._last_flush > self.quiet_s:
+            is_time = self._gathering >= GATHERED or self.now() - self._last_flush > self.quiet_s
+            if is_time and not _stack_is_nearly_full():
                 self.flush()
                 if not self._soon:
                     return
@@ -355,10 +378,27 @@ class SharedReactor(Reactor):
         """After ``shut`` and the end of all connections: give back the descriptors.
 
         A leader that is still in a handler keeps them, until the process ends, rather than losing them to
-        whoever opens something next.
+        whoever opens something next. So does one whose poll a signal handler, our caller, has interrupted.
         """
+        if self._turn._is_owned():  # type: ignore[attr-defined]
+            return
         if self._turn.acquire(timeout=_LEADER_LEAVES_S):
             try:
                 super().close()
             finally:
                 self._turn.release()
+
+
+_IN_THE_MIDDLE = (
+    "this call would wait, but it was made in the middle of Beamlet's own work: by a signal handler, or a "
+    "__del__ that ran just then. Let a signal handler only set a flag, and __del__ only start what it wants "
+    "done."
+)
+
+
+def _stack_is_nearly_full() -> bool:
+    try:
+        sys._getframe(max(0, sys.getrecursionlimit() - HEADROOM_FRAMES))
+    except ValueError:  # so many frames there are not
+        return False
+    return True

@@ -61,7 +61,8 @@ class Releases:
             self.abandoned.popleft().drop()
         while released:
             count = len(released)
-            self._refs.release_many([released.popleft() for _ in range(count)])
+            # "if": a signal handler that runs in the middle of this may call us, too, and take the rest.
+            self._refs.release_many([released.popleft() for _ in range(count) if released])
         self.perform()
         self._unseen.sweep()
         while self.unpinned:
