@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -352,6 +353,31 @@ def test_missing_descriptors_are_answered() -> None:
         answer = raylet.receive()
         assert isinstance(answer, ForkFailed)
         assert "0 of the 3 descriptors" in answer.reason
+
+
+@pytest.mark.parametrize("free", [1, 2])
+def test_a_factory_with_too_many_open_files_answers_and_goes_on(free: int) -> None:
+    with factory(obey) as raylet:
+        _, pid = raylet.fork()
+        process = raylet.process.pid
+        raylet.send(ForkWorker(WorkerId(b"bare")))
+        assert isinstance(raylet.receive(), ForkFailed)  # so it has closed what it passed on
+        limits = resource.prlimit(process, resource.RLIMIT_NOFILE)
+        taken = {int(fd) for fd in os.listdir(f"/proc/{process}/fd")}
+        room = [fd for fd in range(len(taken) + 10) if fd not in taken]
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (room[free], limits[1]))
+        late = Worker(WorkerId(b"late"))
+        raylet.workers.append(late)
+        raylet.send(ForkWorker(late.worker_id), fds=late.given)
+        late.gave()
+        answer = raylet.receive()
+        assert isinstance(answer, ForkFailed)
+        assert "of the 3 descriptors" in answer.reason
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (room[0], limits[1]))
+        os.kill(pid, signal.SIGKILL)
+        assert raylet.death().pid == pid
+        resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
+        raylet.fork()
 
 
 # --- deaths ---------------------------------------------------------------------------------------

@@ -296,6 +296,18 @@ def test_a_generator_dropped_in_the_queue_makes_one_item_at_most(worker: Worker)
     assert len(worker.producers) == 0, "and nothing is remembered of one that has ended"
 
 
+def test_a_generator_dropped_before_it_begins_makes_one_item_at_most(worker: Worker) -> None:
+    numbers = Numbers()
+
+    def begin() -> Iterator[int]:
+        worker.producers.drop(task.task_id)
+        return numbers()
+
+    task = worker.pushed(begin, num_returns=-1)
+    worker.execution.run_next()
+    assert numbers.yielded <= 1
+
+
 def test_a_generator_that_raises_is_forgotten(worker: Worker) -> None:
     def fails() -> Iterator[int]:
         yield 1

@@ -443,6 +443,23 @@ def test_a_slow_reader_makes_its_writer_wait_and_nobody_else(node: Node) -> None
     assert not a.peers.full
 
 
+def test_an_introduction_that_fails_at_its_last_descriptor_keeps_none_of_them(node: Node) -> None:
+    a, b = two(node)
+    made: list[int] = []
+
+    def dup(fd: int) -> int:
+        if made:
+            raise OSError(24, "Too many open files")
+        made.append(os.dup(fd))
+        return made[0]
+
+    node.descriptors.dup = dup  # type: ignore[method-assign]
+    a.say(b, 1)
+    node.run(0.01)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(made[0])
+
+
 def test_what_is_queued_while_there_is_no_socket_counts_too(node: Node) -> None:
     a, b = two(node)
     node.descriptors.exhausted = True

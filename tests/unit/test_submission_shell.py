@@ -249,6 +249,20 @@ def test_a_request_that_ends_for_a_reason_fails_and_one_that_just_ends_is_made_a
     assert "no more processes" in str(caller.outcome(ref))
 
 
+@pytest.mark.parametrize("how", ["infeasible", "cancelled", "died"])
+def test_a_combination_of_options_that_nothing_uses_any_more_is_forgotten(caller: Caller, how: str) -> None:
+    ref = caller.task()
+    (request,) = caller.raylet.asked(RequestLease)
+    if how == "infeasible":
+        caller.raylet.answer(LeaseInfeasible(request.req, "needs 9 CPUs"))
+    elif how == "cancelled":
+        caller.cancelling.cancel(ref, False, True)
+        caller.raylet.answer(LeaseCancelled(request.req))
+    else:
+        caller.die(caller.grant(), certificate(signal=9))
+    assert not caller.leases.submitter.keys
+
+
 def test_a_lease_that_comes_too_late_goes_back(caller: Caller) -> None:
     ref = caller.task()
     (request,) = caller.raylet.asked(RequestLease)

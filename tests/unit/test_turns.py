@@ -15,7 +15,7 @@ import pytest
 
 from beamlet.rpc import turns
 from beamlet.rpc.descriptors import KernelPoller
-from beamlet.rpc.turns import SharedReactor, Waiter
+from beamlet.rpc.turns import IDLE_S, PARK_S, SharedReactor, Waiter
 
 PATIENCE_S = 20.0
 STRESS_S = 1.5
@@ -330,6 +330,20 @@ class CountingPoller(KernelPoller):
             return epoll(timeout_s)
 
         self.poll = poll  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("leads", [False, True])
+def test_the_background_thread_sleeps_long_only_if_a_leader_is_left_to_wake_it(
+    leads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its decision to sleep and its sleep the leader may have left."""
+    reactor = SharedReactor("test-io")
+    slept: list[float | None] = []
+    monkeypatch.setattr(reactor._parked, "wait", slept.append)
+    reactor._user_leads = leads
+    reactor._park(deep=True)
+    assert slept == [IDLE_S if leads else PARK_S]
+    reactor.close()
 
 
 @pytest.mark.parametrize("waiting", [0, 2])

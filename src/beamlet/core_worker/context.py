@@ -22,6 +22,7 @@ class TaskContext:
         "asker",
         "attempt",
         "cancelled",
+        "dropped",
         "function_name",
         "guard",
         "name",
@@ -53,6 +54,8 @@ class TaskContext:
         #: When this run began (monotonic seconds).
         self.started = monotonic()
         self.cancelled = False
+        #: Nobody wants the items of the generator that it makes.
+        self.dropped = False
         #: What its arguments' references travel under, if there are any.
         self.guard: ArgumentsGuard | None = None
         self._children: ChildIds | None = None

@@ -265,7 +265,7 @@ class Factory:
         if len(self._received) < _FDS_PER_FORK:
             reason = (
                 f"the factory got {len(self._received)} of the {_FDS_PER_FORK} descriptors for the worker: "
-                f"it has {len(os.listdir('/dev/fd'))} open and cannot take more. Raise the limit (ulimit -n)."
+                f"too many open files (limit: {os.sysconf('SC_OPEN_MAX')}). Raise the limit (ulimit -n)."
             )
             self._outbox.append(ForkFailed(worker_id, reason))
             return
@@ -338,7 +338,12 @@ class Factory:
         return left
 
     def _kill_orphans(self) -> None:
-        for pid in children(self._pid):
+        try:
+            found = children(self._pid)
+        except OSError as error:  # too many open files; the next death looks again
+            _say(f"what a dead worker left could not be looked for: {error}")
+            return
+        for pid in found:
             if pid not in self._workers and pid not in self._helpers:
                 _kill(pid)
 

@@ -56,8 +56,9 @@ class Introductions:
         generation = self._acquaint(asker, peer) + 1
         ours, theirs = self._descriptors.pair()
         with contextlib.closing(ours), contextlib.closing(theirs):
-            for spare in [self._descriptors.dup(ours.fileno()) for _ in range(2)]:
-                self._descriptors.close(spare)  # there is room for the copies that travel
+            with contextlib.ExitStack() as spares:  # there is room for the copies that travel
+                for _ in range(2):
+                    spares.callback(self._descriptors.close, self._descriptors.dup(ours.fileno()))
             self._known[asker.address][peer.address] = generation
             self._known[peer.address][asker.address] = generation
             peer.send_with_fd(PeerIntroduced(asker.address, generation), theirs.fileno())

@@ -324,7 +324,8 @@ class SharedReactor(Reactor):
             with self.lock:
                 self.dispatch([])
         self._deep = deep
-        self._parked.wait(IDLE_S if deep else PARK_S)
+        # Who left before it could see that wakes nobody.
+        self._parked.wait(IDLE_S if deep and self._user_leads else PARK_S)
         self._parked.clear()
         self._deep = False
 

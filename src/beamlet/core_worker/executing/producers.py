@@ -48,8 +48,6 @@ class Producers:
         self._blocking = blocking
         self._work = work
         self._by_task: dict[bytes, Producer] = {}
-        #: Dropped while their arguments were made.
-        self._dropped_early: set[bytes] = set()
 
     # -- the thread that runs it (no lock) -------------------------------------------------------
 
@@ -58,8 +56,9 @@ class Producers:
         producer = Producer(owner)
         with self._lock:
             self._by_task[work.task_id] = producer
-            producer.is_dropped = work.stream_limit == NONE_WANTED or work.task_id in self._dropped_early
-            self._dropped_early.discard(work.task_id)
+            context = self._work.running.get(work.task_id)
+            dropped_early = context is not None and context.dropped
+            producer.is_dropped = work.stream_limit == NONE_WANTED or dropped_early
         return producer
 
     def end(self, task_id: bytes) -> None:
@@ -95,8 +94,8 @@ class Producers:
             producer.changed()
         elif (queued := self._work.find(task_id)) is not None:
             queued.stream_limit = NONE_WANTED
-        elif task_id in self._work.running:
-            self._dropped_early.add(task_id)
+        elif (context := self._work.running.get(task_id)) is not None:
+            context.dropped = True  # its arguments are being made
 
     def owner_gone(self, owner: Peer) -> None:
         for producer in self._by_task.values():

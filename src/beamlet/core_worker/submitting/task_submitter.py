@@ -332,6 +332,7 @@ class TaskSubmitter(Generic[L]):
         state.drop(task)
         if not self._waiting(state):
             self._cancel_requests(state)
+        self._forget_unused(state)
 
     def worker_of(self, task: PendingTask) -> LeasedWorker[L] | None:
         """The worker that has the task, if one has."""
@@ -395,6 +396,7 @@ class TaskSubmitter(Generic[L]):
         tasks = [task for task in state.queue if not task.settled]
         state.queue.clear()
         state.dropped_count = 0
+        self._forget_unused(state)
         return tasks
 
     def cancelled(self, req: int) -> None:
@@ -444,6 +446,7 @@ class TaskSubmitter(Generic[L]):
         if worker in state.workers:
             state.workers.remove(worker)
             self._want_workers(state)
+            self._forget_unused(state)
         return tasks
 
     def requeue(self, tasks: Sequence[PendingTask]) -> None:
@@ -473,8 +476,12 @@ class TaskSubmitter(Generic[L]):
         self._asked_at = 0.0
         self._port.return_lease(worker.lease, dispose)
         self._want_workers(state)
-        if not state.workers and not state.queue and not state.requests:
-            self.keys.pop(state.key, None)
+        self._forget_unused(state)
+
+    def _forget_unused(self, state: KeyState[L]) -> None:
+        """Every combination of options is a key."""
+        if not (state.workers or state.queue or state.requests) and self.keys.get(state.key) is state:
+            del self.keys[state.key]
             self._last_key = self._last_state = None
 
     def tick(self, now: float) -> float | None:
