@@ -364,8 +364,23 @@ def _install_ends() -> None:
         with contextlib.suppress(ValueError):
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 signal.signal(signal.SIGTERM, _terminated)
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                signal.signal(signal.SIGINT, _interrupted)
+        _take_interrupts()
+    _take_interrupts_of_cells()
+
+
+def _take_interrupts() -> None:
+    """Ctrl-C is ours to time, unless the program decided on it. In the main thread."""
+    with contextlib.suppress(ValueError):
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupted)
+
+
+def _take_interrupts_of_cells() -> None:
+    """Jupyter's kernel installs Python's own handler before each cell, and what was there after it."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None:
+        shell.events.register("pre_execute", _take_interrupts)
 
 
 def _terminated(signum: int, frame: FrameType | None) -> None:
