@@ -32,6 +32,7 @@ from beamlet.serialization.values import (
     serialize_error,
     unpack,
 )
+from beamlet.util.queue import Empty, _QueueActor
 
 
 class TwoArguments(Exception):
@@ -370,6 +371,20 @@ def test_an_error_of_our_own_code_keeps_its_frames() -> None:
     assert error.__traceback__ is not None
     error.__traceback__ = error.__traceback__.tb_next  # only the frame in our file is left
     assert "executor.py" in format_without_our_frames(error)
+
+
+def test_an_error_that_our_code_made_for_users_is_its_text_alone() -> None:
+    """``Queue.get_nowait`` showed four lines of the queue's insides."""
+    queue = _QueueActor(1)
+    coroutine = queue.get_nowait()
+    with pytest.raises(Empty) as raised:
+        coroutine.send(None)
+    stack = raised.value.__traceback__
+    error = raised.value.with_traceback(
+        stack.tb_next if stack is not None else None
+    )  # without the test's frame
+    text = str(capture(error, function_name="f", pid=1, ip="h"))
+    assert text == "f() (pid=1, ip=h)\nbeamlet.util.queue.Empty: 1 asked for, but the queue holds 0"
 
 
 def test_a_nested_tasks_error_keeps_its_type_and_both_stories() -> None:

@@ -95,7 +95,4 @@ class ObjectRefGenerator(Generic[T_co]):
         return f"ObjectRefGenerator({self._stream.task_id.hex()})"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "an ObjectRefGenerator cannot be pickled: only the process that called the task can read it. "
-            "Pass the ObjectRefs that it yields."
-        )
+        raise TypeError("only the process that called the task can read an ObjectRefGenerator")

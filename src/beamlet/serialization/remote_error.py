@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from beamlet.base.own_code import OUR_FOLDER
+from beamlet.base.own_code import MADE_FOR_USERS, OUR_FOLDER
 from beamlet.exceptions import ActorDiedError, RayError, RayTaskError, task_error
 from beamlet.serialization.refs import contained_sink, trial
 from beamlet.serialization.unpicklable import a_kind, find_culprit
@@ -144,12 +144,15 @@ def _actor_died(inband: bytes, buffers: list[bytes]) -> ActorDiedError:
 def format_without_our_frames(error: BaseException) -> str:
     """The traceback with chained causes, notes and group members, minus the frames of our files.
 
-    A stack that lies wholly in our files stays whole: then the bug is ours, and it must be findable.
+    A stack that lies wholly in our files stays whole: then the bug is ours, and it must be findable.  Unless
+    the error was made for users, whose text says it all.
     """
     try:
         report = traceback.TracebackException.from_exception(error, compact=True)
         for part in _parts(report):
             _drop_our_frames(part)
+        if getattr(error, MADE_FOR_USERS, False) and all(map(_is_ours, report.stack)):
+            report.stack = traceback.StackSummary()
         text = "".join(report.format())
     except Exception as problem:  # the user's __str__, __notes__ or loader may itself be broken
         text = f"{type(error).__qualname__}: <formatting it raised {type(problem).__name__}: {problem}>"
@@ -167,6 +170,10 @@ def _parts(report: traceback.TracebackException | None) -> Iterator[traceback.Tr
 
 
 def _drop_our_frames(report: traceback.TracebackException) -> None:
-    theirs = [frame for frame in report.stack if not frame.filename.startswith(OUR_FOLDER)]
+    theirs = [frame for frame in report.stack if not _is_ours(frame)]
     if theirs:
         report.stack = traceback.StackSummary.from_list(theirs)
+
+
+def _is_ours(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith(OUR_FOLDER)

@@ -36,7 +36,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     ("_io.", "Pass the path, and open the file inside the task."),
     ("tempfile.", "Pass the path, and open the file inside the task."),
     ("mmap.mmap", "Pass the path, and map the file inside the task."),
-    ("beamlet.api.generators.", "Only the process that called the task can read it: pass what it yields."),
+    ("beamlet.api.generators.", "Pass the ObjectRefs that it yields."),
     ("builtins.generator", "Pass a list, or create the generator inside the task."),
     ("builtins.async_generator", "Create it inside an async actor method."),
     ("builtins.coroutine", "Await it here, or call its function inside an async actor method."),

@@ -18,9 +18,13 @@ _MOST_WAITING = 1_000_000
 class Empty(queue.Empty):
     """Nothing to get."""
 
+    _made_for_users = True
+
 
 class Full(queue.Full):
     """No room to put."""
+
+    _made_for_users = True
 
 
 class Queue:
@@ -203,5 +207,5 @@ class _QueueActor:
     def _take(self, count: int) -> list[Any]:
         held = self._items.qsize()
         if held < count:
-            raise Empty(f"{count} items were asked for, but the queue holds {held}")
+            raise Empty(f"{count} asked for, but the queue holds {held}")
         return [self._items.get_nowait() for _ in range(count)]

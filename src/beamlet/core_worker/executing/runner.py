@@ -15,6 +15,7 @@ from typing import Any
 
 from beamlet.base.class_names import class_names
 from beamlet.base.ids import NodeId, ObjectId, return_id
+from beamlet.base.own_code import MADE_FOR_USERS
 from beamlet.core_worker.context import TaskContext, current_task
 from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.breakpoints import explain_quit
@@ -270,10 +271,12 @@ class Runner:
             return []
         values, found = _taken(value, work.num_returns)
         if len(values) != work.num_returns:
-            raise ValueError(
+            problem = ValueError(
                 f"{work.name or getattr(work, 'method', 'the task')} was submitted with num_returns="
                 f"{work.num_returns} and must return (or yield) that many values; it returned {found}"
             )
+            setattr(problem, MADE_FOR_USERS, True)
+            raise problem
         return [dumps(part) for part in values]
 
     def _results(
