@@ -99,7 +99,10 @@ def test_a_stranger_is_shown_out_and_counted(session: SessionDirectory, words: b
     with visit(session) as sock:
         sock.sendall(words)
         assert is_shown_out(sock)
-    assert "refused a connection (1 so far)" in log_of(session)
+    wait_until(
+        lambda: "refused a connection (1 so far)" in log_of(session),
+        "the log, written by a thread, tells of it",
+    )
 
 
 def test_a_wrong_secret_opens_nothing(session: SessionDirectory) -> None:
@@ -137,7 +140,7 @@ def test_a_flood_costs_bounded_memory_and_descriptors(session: SessionDirectory)
         for sock in visitors:
             sock.close()
     wait_until(lambda: head.num_fds() <= fds + 4, "the visitors' descriptors to be given back")
-    assert "refused" in log_of(session)
+    wait_until(lambda: "refused" in log_of(session), "the log, written by a thread, tells of it")
 
 
 # -- after the proof -----------------------------------------------------------------------------

@@ -29,6 +29,23 @@ def test_a_request_becomes_a_lease_named_by_node_and_number() -> None:
     fake.check()
 
 
+def test_a_worker_that_leases_itself_is_not_introduced_to_itself() -> None:
+    """It returned references to tasks that still wait: it is idle, and asks for a worker."""
+    fake = FakeNode(CPU=1)
+    driver = fake.driver()
+    fake.ask(driver, 1)
+    (worker,) = fake.ready()
+    (granted,) = line_of(driver).take(node.LeaseGranted)
+    asker = fake.member(worker)
+    fake.ask(asker, 7)
+    fake.leases.give_back(driver, node.ReturnLease(granted.lease))
+    line_of(asker).take(node.PeerIntroduced)
+    (own,) = line_of(asker).take(node.LeaseGranted)
+    assert (own.worker, own.fresh) == (asker.address, False)
+    assert not line_of(asker).take(node.PeerIntroduced)
+    fake.check()
+
+
 def test_a_lease_of_another_node_is_not_ours_to_take_back() -> None:
     fake = FakeNode(CPU=1)
     driver = fake.driver()

@@ -45,7 +45,8 @@ class Introductions:
                 asker.send(PeerUnreachable(message.req, reason, alive=True))
 
     def is_new(self, one: Member, other: Member) -> bool:
-        return not self._known.get(one.address, {}).get(other.address, 0)
+        """Whether they need an introduction; a process that leases itself needs none."""
+        return one is not other and not self._known.get(one.address, {}).get(other.address, 0)
 
     def introduce(self, asker: Member, peer: Member, answer: Message) -> None:
         """Send ``answer`` with one end to ``asker``, and PeerIntroduced with the other to ``peer``.

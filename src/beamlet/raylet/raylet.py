@@ -73,6 +73,8 @@ class Raylet:
         )
         self._on_end = on_end
         self._ending = False
+        #: Whom we stopped listening to last, and why; "" if nobody ever misbehaved.
+        self.last_misuse = ""
         #: The driver that started the cluster said goodbye.
         self.owner_left = False
         performer = Performer(reactor.containment.contain, self._rearm)
@@ -212,7 +214,8 @@ class Raylet:
         """What it said cannot be: it is not listened to any more. A worker without connection ends."""
         member: Member | None = connection.context
         pid = member.pid if member is not None else 0
-        say(f"closed the connection of process {pid}: {reason}")
+        self.last_misuse = f"closed the connection of process {pid}: {reason}"
+        say(self.last_misuse)
         connection.close()
         self._on_close(connection, reason)
 

@@ -44,6 +44,7 @@ def watch(cluster: VirtualCluster) -> None:
 def _check_books(cluster: VirtualCluster, process: VirtualProcess) -> None:
     if process is cluster.head.process:
         raylet = cluster.head.raylet
+        assert not raylet.last_misuse, f"processes of ours do not misbehave: {raylet.last_misuse}"
         raylet._node.leases.check_invariants()
         raylet._node.pool.check_invariants()
         cluster.head.store.check_invariants()
