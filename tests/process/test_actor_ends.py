@@ -315,3 +315,22 @@ def test_clean_up_methods_run_at_the_end_of_the_driver(tmp_path: Path, busy: boo
     assert (tmp_path / "plain").exists()
     assert (tmp_path / "async").exists()
     assert not (tmp_path / "busy").exists()
+
+
+@ray.remote
+class Answerer:
+    def large(self) -> bytes:
+        return os.urandom(90_000)  # small enough to travel with the answer
+
+    def leave(self) -> None:
+        ray.actor.exit_actor()
+
+
+def test_what_was_answered_before_the_actor_left_is_there_although_it_was_not_read_at_once() -> None:
+    actor = Answerer.remote()
+    get(actor.large.remote())
+    refs = [actor.large.remote() for _ in range(200)]
+    end = actor.leave.remote()
+    assert [len(value) for value in get(refs)] == [90_000] * 200
+    with pytest.raises(ActorDiedError):
+        get(end)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from beamlet.base.ids import FunctionKey, TaskId
+from beamlet.core_worker.executing.leaving import Leaving
 from beamlet.core_worker.executing.runner import ActorExit
+from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.exceptions import RaySystemError, RayTaskError, TaskCancelledError
 from beamlet.protocol.node import Blocked, ExitWorker, OutputMark, Staying, Unblocked
 from beamlet.protocol.peer import (
@@ -450,3 +455,25 @@ def test_the_system_is_answered_while_users_methods_fill_the_queue(worker: Worke
     assert list(worker.work.system.items) == [(worker.owner, ready)]
     assert list(worker.work.queue.items) == [(worker.owner, other)]
     assert worker.work.remove(ready.task_id) == (worker.owner, ready), "and it can be cancelled there"
+
+
+def test_the_process_ends_when_what_it_said_is_out(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(BaseException):
+        pass
+
+    def exit_(code: int) -> None:
+        raise Ended(code)
+
+    peers: Any = SimpleNamespace(is_all_out=False)
+    link: Any = SimpleNamespace(connection=SimpleNamespace(backlog_bytes=1))
+    monkeypatch.setattr(os, "_exit", exit_)
+    monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: None)
+    worker.reactor.is_closing = False
+    worker.reactor.meanwhile = [
+        lambda: setattr(peers, "is_all_out", True),
+        lambda: setattr(link.connection, "backlog_bytes", 0),
+    ]
+    leaving = Leaving(worker.reactor, link, peers, worker.answers, worker.output, TaskEventBuffer(b"w" * 28))
+    with pytest.raises(Ended):
+        leaving.end(0)
+    assert worker.reactor.meanwhile == []

@@ -460,6 +460,24 @@ def test_an_introduction_that_fails_at_its_last_descriptor_keeps_none_of_them(no
         os.fstat(made[0])
 
 
+def test_what_others_have_not_read_is_not_out(node: Node) -> None:
+    a, b = two(node)
+    assert a.peers.is_all_out
+    node.descriptors.exhausted = True
+    a.say(b, 1)
+    assert not a.peers.is_all_out, "they are not introduced yet"
+    node.descriptors.exhausted = False
+    node.run(4.0)
+    assert a.peers.is_all_out
+    feed_until_full(a, b)
+    assert not a.peers.is_all_out
+    node.run()
+    assert a.peers.is_all_out
+    a.cut(b)
+    node.run(1.0)
+    assert a.peers.is_all_out
+
+
 def test_what_is_queued_while_there_is_no_socket_counts_too(node: Node) -> None:
     a, b = two(node)
     node.descriptors.exhausted = True

@@ -54,7 +54,9 @@ class ExecutorCore(CoreWorker):
         blocking = WorkerBlocking(self.reactor, self.link, explaining, blocked, waits)
         self.compose_waiting(waits, explaining, blocking)
         self.answers = Answers(self.reactor, self.link, self.peers, self.refs, self.releases)
-        self.leaving = Leaving(self.reactor, self.link, self.answers, self.output, self.task_events)
+        self.leaving = Leaving(
+            self.reactor, self.link, self.peers, self.answers, self.output, self.task_events
+        )
         self.releases.on_reply_may_go = self.answers.may_go
         self.producers = Producers(self.reactor, blocking, self.work)
         self.execution = Execution(

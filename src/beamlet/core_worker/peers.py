@@ -383,6 +383,18 @@ class PeerTable:
                 del self.by_address[peer.address]
             self._on_gone(peer)
 
+    @property
+    def is_all_out(self) -> bool:
+        """The kernel, or the other side, has all that was said to the living: the rest dies with us."""
+        for peer in self.by_address.values():
+            connection = peer.connection
+            if connection is not None:
+                if connection.closed or connection.backlog_bytes:
+                    return False
+            elif peer.own_line is None and (peer.queue or peer.conversation.kept_bytes):
+                return False
+        return True
+
     def connections(self) -> list[Connection]:
         every = [each for peer in self.by_address.values() for each in (peer.connection, peer.newcomer)]
         return [each for each in every if each is not None]

@@ -8,20 +8,25 @@ import inspect
 import os
 import sys
 from collections.abc import Awaitable
+from time import monotonic
 from typing import Any, NoReturn
 
 from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.node_link import NodeLink
+from beamlet.core_worker.peers import PeerTable
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.protocol.node import ExitedOnPurpose
-from beamlet.rpc.turns import SharedReactor
+from beamlet.rpc.turns import SharedReactor, Waiter
 
 #: Clean-up methods that a class may define: ours and Ray's name.
 HOOKS = ("__beamlet_shutdown__", "__ray_shutdown__")
 
 #: How long answers wait for the driver to show what their tasks printed.
 _SHOWN_WITHIN_S = 1.0
+#: How long the process stays for those who have not read what they were answered, and how often it looks.
+_READ_WITHIN_S = 30.0
+_LOOK_AGAIN_S = 0.005
 
 
 class Leaving:
@@ -31,6 +36,7 @@ class Leaving:
         self,
         reactor: SharedReactor,
         link: NodeLink,
+        peers: PeerTable,
         answers: Answers,
         output: Output,
         task_events: TaskEventBuffer,
@@ -38,6 +44,7 @@ class Leaving:
         self._task_events = task_events
         self._reactor = reactor
         self._link = link
+        self._peers = peers
         self._answers = answers
         self._output = output
 
@@ -56,8 +63,19 @@ class Leaving:
         with self._reactor.lock:
             for batch in self._task_events.take():
                 self._link.send(batch)
-            self._reactor.flush()
+        self._until_read()
         os._exit(code)
+
+    def _until_read(self) -> None:
+        """What the kernel has no room for yet would die with the process."""
+        deadline = monotonic() + _READ_WITHIN_S
+        while True:
+            with self._reactor.lock:
+                self._reactor.flush()
+                is_all_out = self._peers.is_all_out and not self._link.connection.backlog_bytes
+            if is_all_out or self._reactor.is_closing or monotonic() >= deadline:
+                return
+            self._reactor.wait(Waiter(), monotonic() + _LOOK_AGAIN_S)
 
     def end_as_asked(self, exit_: SystemExit) -> NoReturn:
         """User code called sys.exit(): the process ends with that code, and those who wait learn it."""
