@@ -150,10 +150,12 @@ class NodeLink:
         message: Any,
         deadline: float | None = None,
         if_slow: Callable[[], None] | None = None,
+        first: Callable[[], None] | None = None,
     ) -> Any:
         """Send a request and wait for its answer, in a user's thread, without the lock.
 
-        if_slow: called once if the answer takes longer than SLOW_S.
+        if_slow: called once if the answer takes longer than SLOW_S. first: called under the lock before; what
+        it sends travels with the request.
         Raises RayletGone, TimeoutError at ``deadline`` (monotonic), or whatever kept the message from being
         encoded.
         """
@@ -161,6 +163,8 @@ class NodeLink:
         with self._reactor.lock:
             if self.connection.closed:
                 raise self.gone()
+            if first is not None:
+                first()
             req = self.request(message, reply.set)
             self._callers[req] = reply
         try:

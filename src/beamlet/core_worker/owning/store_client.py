@@ -56,9 +56,8 @@ class StoreClient:
         link, lock = self._link, self._reactor.lock
         plan = pack_plan(data.kind, len(data.inband), [part.nbytes for part in data.buffers], data.contained)
         size = plan.total_bytes
-        with lock:
-            self._releases.drain()
-        answer = link.call(CreateObject(0, object_id, size, call_site, owner), if_slow=self._make_room)
+        request = CreateObject(0, object_id, size, call_site, owner)
+        answer = link.call(request, if_slow=self._make_room, first=self._releases.drain)
         if isinstance(answer, ObjectCreated):
             if answer.offset >= 0:
                 parts = pieces(plan, data.inband, data.buffers)
