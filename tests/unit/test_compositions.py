@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 import pytest
 
-from beamlet.base.ids import FunctionKey, NodeId, TaskId, WorkerId, job_id_of_int, make_address
+from beamlet.base.ids import FunctionKey, NodeId, ObjectId, TaskId, WorkerId, job_id_of_int, make_address
+from beamlet.core_worker import core_worker
 from beamlet.core_worker.core_worker import Identity, Misdirected
 from beamlet.core_worker.driver import DriverCore
 from beamlet.core_worker.executor import ExecutorCore
@@ -131,3 +132,25 @@ def test_an_answer_that_cannot_be_sent_is_answered_with_an_error(executor: Execu
     assert len(answer.items) == (len(lost.items) if isinstance(lost, Results) else 1)
     executor._unsent(asker, answer)
     assert len(asker.queue) == 1, "and if that cannot either, nothing is"
+
+
+def test_memory_is_given_back_when_few_objects_are_left(
+    driver: DriverCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(core_worker, "give_back_memory", lambda: given.append(len(driver.refs.objects)))
+    ids = [ObjectId(number.to_bytes(28, "big")) for number in range(100_000)]
+    tasks: dict[Any, Any] = driver.submission.tasks
+    for object_id in ids:
+        driver.refs.new_owned(object_id)
+        tasks[object_id] = None
+    for object_id in ids:
+        del tasks[object_id]
+    full = tasks.__sizeof__()
+    driver._on_idle()
+    assert tasks.__sizeof__() < full
+    assert given == [], "all objects live"
+    driver.refs.release_many(ids[10:])
+    driver._on_idle()
+    driver._on_idle()
+    assert given == [10]

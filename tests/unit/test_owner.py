@@ -53,6 +53,25 @@ def settled(owner: Owner) -> list[ObjectId]:
     return list(owner.refs.objects)
 
 
+def test_a_flood_of_dead_references_is_counted_down_in_steps(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promised = [owner.promise(number) for number in range(10_000)]
+    steps: list[int] = []
+    release_many = owner.refs.release_many
+
+    def count(ids: list[ObjectId]) -> None:
+        steps.append(len(ids))
+        release_many(ids)
+
+    monkeypatch.setattr(owner.refs, "release_many", count)
+    del promised
+    owner.releases.drain()
+    assert sum(steps) == 10_000
+    assert max(steps) < 5_000
+    assert not owner.refs.objects
+
+
 # -- get ---------------------------------------------------------------------------------------------
 
 

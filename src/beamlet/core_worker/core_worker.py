@@ -59,6 +59,9 @@ from beamlet.rpc.turns import SharedReactor
 from beamlet.serialization.refs import released
 from beamlet.serialization.values import dump_error
 
+#: With fewer than this a process that had many has nearly none left.
+_FEW_OBJECTS = 10_000
+
 
 class Misdirected(Misuse):
     """A message of a kind that this sort of process does not take: its sender is wrong about who we are."""
@@ -109,6 +112,8 @@ class CoreWorker:
         self.context = self.contexts.current
         self._on_raylet_lost = on_raylet_lost
         self._shut = False
+        #: Tables have shrunk since memory was given back last.
+        self._keeps_memory = False
         self.reactor = reactor or SharedReactor("beamlet-io", self._on_idle)
         self.lock = self.reactor.lock
         self.link = NodeLink(sock, self.reactor, self._from_raylet, self._raylet_lost, identity.session_dir)
@@ -264,7 +269,10 @@ class CoreWorker:
     def _on_idle(self) -> None:
         if self.releases.is_due:
             self.releases.drain()
-        if shrink(self.refs.objects) | shrink(self.submission.tasks):
+        self._keeps_memory |= shrink(self.refs.objects) | shrink(self.submission.tasks)
+        if self._keeps_memory and len(self.refs.objects) < _FEW_OBJECTS:
+            # Not while many live: what is made in their midst would stay there when they are gone.
+            self._keeps_memory = False
             give_back_memory()
         if self.task_events.is_due:
             self.send_task_events()

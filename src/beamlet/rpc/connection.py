@@ -197,7 +197,7 @@ class Connection:
         if self.closed or not messages:
             return
         self._outbox = []
-        fds, self._fds_out = self._fds_out, []
+        fds, self._fds_out = (self._fds_out, []) if self._fds_out else ([], self._fds_out)
         conversation = self._conversation
         acknowledged = conversation.acknowledge() if conversation is not None else 0
         frame = None

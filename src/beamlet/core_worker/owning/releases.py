@@ -26,6 +26,9 @@ from beamlet.protocol.node import DeleteObjects, UnpinObject
 from beamlet.protocol.peer import AddBorrower, ReleaseHold, RemoveBorrower
 from beamlet.serialization.refs import released
 
+#: References counted down at a time: what a step needs for itself stays small, and is used again by the next.
+_AT_ONCE = 4096
+
 
 class Abandoned(Protocol):
     """Something whose last holder died, and that others must hear of."""
@@ -60,7 +63,7 @@ class Releases:
         while self.abandoned:
             self.abandoned.popleft().drop()
         while released:
-            count = len(released)
+            count = min(len(released), _AT_ONCE)
             # "if": a signal handler that runs in the middle of this may call us, too, and take the rest.
             self._refs.release_many([released.popleft() for _ in range(count) if released])
         self.perform()
