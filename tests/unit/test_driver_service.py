@@ -24,6 +24,18 @@ def test_a_driver_is_welcome_when_the_gcs_has_given_its_job_an_id() -> None:
     assert not line.take(node.Welcome), "said twice"
 
 
+def test_a_welcome_is_a_frame_of_its_own_though_warnings_follow_at_once() -> None:
+    fake = FakeNode()
+    fake.services.members.warnings.append("no logs: the disk is full")
+    line = fake.knock()
+    frames: list[int] = []
+    line.flush = lambda: frames.append(len(line.sent))  # type: ignore[method-assign]
+    (start,) = fake.told(cluster.StartJob)
+    fake.drivers.job_started(cluster.JobStarted(start.driver, job_id_of_int(7)))
+    assert [type(message) for message in line.sent] == [node.Welcome, node.Notice]
+    assert frames[0] == 1
+
+
 def test_a_driver_that_leaves_before_its_job_has_an_id_is_buried_and_not_welcomed() -> None:
     fake = FakeNode()
     line = fake.knock()

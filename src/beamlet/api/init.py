@@ -51,8 +51,10 @@ from beamlet.protocol.node import (
     Refused,
     Welcome,
 )
-from beamlet.rpc.connection import Connection, encode_frame
-from beamlet.rpc.turns import SharedReactor, Waiter
+from beamlet.rpc.connection import encode_frame
+from beamlet.rpc.first_frame import receive_first
+from beamlet.rpc.framing import FramingError
+from beamlet.rpc.turns import Waiter
 
 if TYPE_CHECKING:
     from beamlet.core_worker.core_worker import CoreWorker
@@ -433,33 +435,21 @@ backend.set_auto_init(_auto_init)
 
 def _await_welcome(sock: socket.socket) -> tuple[Welcome, int]:
     """The raylet's answer to our hello. Raises ConnectionError saying why it refused."""
-    reactor = SharedReactor("join")
-    received: list[Any] = []
-    waiter = Waiter()
-
-    def on_message(connection: Connection, message: Any) -> None:
-        received.append((message, connection.take_fd() if isinstance(message, Welcome) else -1))
-        waiter.complete()
-
-    def on_close(_: Connection, reason: str) -> None:
-        received.append((Refused(reason), -1))
-        waiter.complete()
-
-    probe = sock.dup()
-    connection = Connection(
-        probe, reactor, messages=Welcome | Refused, on_message=on_message, on_close=on_close, carries_fds=True
-    )
     try:
-        if not reactor.wait(waiter, monotonic() + _JOIN_S):
-            raise ConnectionError(f"the head did not answer within {_JOIN_S:g} s")
-    finally:
-        connection.close()
-        reactor.close()
-    message, fd = received[0]
+        message, fds = receive_first(sock, Welcome | Refused, _JOIN_S)
+    except TimeoutError:
+        sock.close()
+        raise ConnectionError(f"the head did not answer within {_JOIN_S:g} s") from None
+    except (OSError, FramingError) as error:
+        sock.close()
+        raise ConnectionError(f"the cluster refused this driver: {error}") from error
     if isinstance(message, Refused):
         sock.close()
         raise ConnectionError(f"the cluster refused this driver: {message.reason}")
-    return message, fd
+    if len(fds) != 1:
+        sock.close()
+        raise ConnectionError("the object store's memory did not reach this process (too many open files?)")
+    return message, fds[0]
 
 
 def _job(hello: DriverHello, welcome: Welcome, address: Address) -> JobDescription:

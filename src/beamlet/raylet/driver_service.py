@@ -132,6 +132,7 @@ class DriverService:
             python=self._config.python,
         )
         member.send_with_fd(welcome, self._arena.fd)
+        member.connection.flush()  # in a frame of its own: the driver reads it before it has a connection
 
     # ---- leaving ----
 
