@@ -363,7 +363,7 @@ class ActorTable:
         return self._done()
 
     def _hint(self, namespace: str, name: str, now: float) -> str:
-        sentences = self._live.names.hint(namespace, name)
+        sentences = self._live.names.hint(namespace, name, now)
         if dead := self._history.last_bearer(namespace, name):
             sentences.append(
                 f"The last actor of that name ended {now - dead.died_at:.1f} s ago: {dead.cause}"
