@@ -207,9 +207,12 @@ def test_a_restart_repeats_what_may_be_and_fails_the_rest(caller: Caller) -> Non
     assert isinstance(error, ActorUnavailableError)
     assert "on its way" in str(error)
     assert "signal 9" in str(error)
+    assert "may have run or not" in str(error)
     assert "calls wait for that only with max_task_retries" in str(caller.outcome(late))
+    assert "never sent: it has not run" in str(caller.outcome(late))
     refused = caller.call(actor)
     assert isinstance(caller.outcome(refused), ActorUnavailableError)
+    assert "never sent: it has not run" in str(caller.outcome(refused))
     second = caller.tell(actor, "ALIVE", 1)
     calls = caller.pushed(second)
     assert [call.attempt for call in calls] == [1, 0]

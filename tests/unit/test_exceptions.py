@@ -55,6 +55,7 @@ SAMPLES = [
     family.ActorDiedError("killed by ray.kill", actor_id="ab12", actor_name="Counter"),
     family.ActorDiedError(CERTIFICATE, actor_id="ab12"),
     family.ActorUnavailableError("restarting", b"\xab\x12"),
+    family.ActorUnavailableError("restarting", b"\xab\x12", was_sent=False),
     family.WorkerCrashedError(),
     family.WorkerCrashedError("f died", certificate=CERTIFICATE),
     family.NodeDiedError("node b"),

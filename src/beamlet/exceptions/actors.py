@@ -74,14 +74,15 @@ class ActorDiedError(RayActorError):
 
 
 class ActorUnavailableError(RayActorError):
-    """The actor cannot be reached now; it may come back, and the call may or may not have run."""
+    """The actor cannot be reached now; it may come back. Its text says whether the call may have run.
 
-    def __init__(self, error_message: str, actor_id: bytes | None) -> None:
+    was_sent: False if that cannot be.
+    """
+
+    def __init__(self, error_message: str, actor_id: bytes | None, was_sent: bool = True) -> None:
         shown = actor_id.hex() if actor_id else None
-        text = (
-            f"Actor {shown or '<unknown>'} cannot be reached: {error_message}. The call may have run or not."
-        )
-        super().__init__(shown, text)
+        ran = "The call may have run or not" if was_sent else "The call was never sent: it has not run"
+        super().__init__(shown, f"Actor {shown or '<unknown>'} cannot be reached: {error_message}. {ran}.")
 
 
 class ActorAlreadyExistsError(ValueError, WithErrorMessage):

@@ -333,7 +333,8 @@ class ActorAccess:
             "is not sent again because max_task_retries is 0 or used up"
         )
         queued = f"it is being restarted{because}, and calls wait for that only with max_task_retries"
-        payloads = [dump_error(ActorUnavailableError(text, link.actor_id)) for text in (queued, sent)]
+        errors = [ActorUnavailableError(why, link.actor_id, was_sent=why is sent) for why in (queued, sent)]
+        payloads = list(map(dump_error, errors))
         for call in calls:
             self._outcomes.finish_with(call, payloads[call.seq > 0])
         self.settle(link)
