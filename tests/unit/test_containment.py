@@ -276,6 +276,15 @@ def shared(said: list[str]) -> Iterator[SharedReactor]:
     reactor.close()
 
 
+def test_what_the_node_said_before_it_closed_is_why_it_is_gone(shared: SharedReactor) -> None:
+    far, link, _, lost = node_link(shared)
+    far.sendall(encode_frame([node.NodeEnds("it was told to end, as `beamlet stop` sends it")]))
+    far.close()
+    wait_until(lambda: lost, 10.0, "the end of the link")
+    assert lost == ["it was told to end, as `beamlet stop` sends it"]
+    assert "as `beamlet stop` sends it" in str(link.gone())
+
+
 def test_a_request_that_cannot_be_encoded_raises_at_the_caller_and_the_link_stays(
     shared: SharedReactor,
 ) -> None:

@@ -16,7 +16,7 @@ from beamlet.core_worker.executing.leaving import Leaving
 from beamlet.core_worker.executing.runner import ActorExit
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.exceptions import RaySystemError, RayTaskError, TaskCancelledError
-from beamlet.protocol.node import Blocked, ExitWorker, OutputMark, Staying, Unblocked
+from beamlet.protocol.node import Blocked, ExitedOnPurpose, ExitWorker, OutputMark, Staying, Unblocked
 from beamlet.protocol.peer import (
     CallActor,
     CancelTask,
@@ -345,6 +345,25 @@ def test_cancel_while_a_thread_takes_the_task_from_the_queue(worker: Worker) -> 
     worker.execution.run_next()
     assert isinstance(worker.answered()[0], Result), "another is not meant"
     assert worker.work.cancelled_early == {}
+
+
+def test_a_forced_cancel_says_why_the_process_ends(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    def is_cancelled() -> None:
+        with pytest.raises(SystemExit):
+            worker.execution.cancel(worker.owner, cancel(task, force=True))
+        said.append((list(worker.link.sent), worker.reactor.flushes - flushes))
+
+    monkeypatch.setattr("os._exit", end)
+    said: list[tuple[list[Any], int]] = []
+    flushes = worker.reactor.flushes
+    task = worker.pushed(is_cancelled)
+    worker.execution.run_next()
+    ((sent, flushed),) = said
+    assert sent == [ExitedOnPurpose("cancel(force=True) of task is_cancelled", task.task_id)]
+    assert flushed == 1, "nothing else would send it"
 
 
 def test_cancels_that_come_too_late_are_forgotten(worker: Worker) -> None:

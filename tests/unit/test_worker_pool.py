@@ -298,6 +298,15 @@ def test_an_exit_on_purpose_is_intended_and_any_other_is_not(pool: WorkerPool) -
     assert not only_death(die(pool, worker(2), 1.0, 0)).intended
 
 
+def test_an_exit_for_a_forced_cancel_is_told_as_that_and_not_by_its_code(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.leaves_on_purpose(worker(1), "cancel(force=True) of task f", b"task")
+    certificate = only_death(die(pool, worker(1), 1.0, 1)).certificate
+    assert certificate.cancelled == b"task"
+    assert "was ended by beamlet (cancel(force=True) of task f)" in certificate.describe()
+
+
 def test_a_dying_worker_is_never_handed_out(pool: WorkerPool) -> None:
     pool.want(Want(1, J1), 0.0)
     pool.ready(worker(1), 1, 0.0)

@@ -226,7 +226,7 @@ class NodeLink:
                 on_answer(None)
             except Exception as error:
                 self._reactor.containment.contain(error, "telling of the end of the link to the raylet")
-        self._on_close(reason)
+        self._on_close(self._farewell or reason)
 
     def close(self) -> None:
         self.connection.close()

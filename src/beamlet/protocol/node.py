@@ -348,9 +348,13 @@ class Notice(Message, tag=66):
 
 
 class ExitedOnPurpose(Message, tag=67):
-    """Worker → raylet, last words: this exit is intended (exit_actor, max_calls, ExitWorker)."""
+    """Worker → raylet, last words: this exit is intended (exit_actor, max_calls, ExitWorker).
+
+    cancelled: the task for whose ``cancel(force=True)`` it ends, if it does.
+    """
 
     reason: str
+    cancelled: bytes = b""
 
 
 class Goodbye(Message, tag=68):

@@ -147,10 +147,13 @@ class WorkerPool:
         if worker in self._workers:
             self._workers[worker].task_name = task_name
 
-    def leaves_on_purpose(self, worker: WorkerId) -> None:
-        """Its own last words: exit_actor, max_calls, or as told."""
-        if worker in self._workers:
-            self._workers[worker].intended = True
+    def leaves_on_purpose(self, worker: WorkerId, reason: str = "", cancelled: bytes = b"") -> None:
+        """Its own last words: exit_actor, max_calls, or as told; or the task it ends for was cancelled."""
+        record = self._workers.get(worker)
+        if record is not None:
+            record.intended = True
+            if cancelled and not record.killed_by:
+                record.killed_by, record.cancelled = reason, cancelled
 
     # ---- ending workers ----
 

@@ -119,6 +119,9 @@ class Execution:
         if message.recursive:
             self._own_tasks.cancel_children(message.task_id, message.force)
         if message.force:
+            reason = f"cancel(force=True) of task {context.name}"
+            self._link.send(node.ExitedOnPurpose(reason, message.task_id))
+            self._reactor.flush()
             os._exit(1)
         self._producers.drop(message.task_id)
         if loop is not None:
