@@ -35,13 +35,16 @@ class StillReactor:
     """Nothing moves but what the test moves: ``meanwhile`` holds what happens during each wait, in order."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = self.bare_lock = threading.RLock()
+        self.quiet_s, self.gathered = 0.0, 1
         self.meanwhile: list[Callable[[], None]] = []
         self.flushes = 0
         self.containment = Containment()
 
     def flush(self) -> None:
         self.flushes += 1
+
+    def leave(self) -> None: ...
 
     def wait(self, waiter: Waiter, deadline: float | None = None) -> bool:
         while waiter.remaining > 0 and self.meanwhile:

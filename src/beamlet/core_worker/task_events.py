@@ -30,8 +30,8 @@ class TaskEventBuffer:
 
     def __init__(self, worker_id: bytes) -> None:
         self._worker_id = worker_id
-        #: (task, name, start ns, end ns, failed), wall clock. Always the same deque: other threads append.
-        self._noted: deque[_Noted] = deque()
+        #: (task, name, start ns, end ns, failed), wall clock. Always the same list: other threads append.
+        self._noted: list[_Noted] = []
         self._lock = threading.Lock()
         self._packed: deque[TaskEvents] = deque()
         self._dropped_count = 0
@@ -60,15 +60,24 @@ class TaskEventBuffer:
         return packed
 
     def _pack(self) -> None:
-        names: dict[str, int] = {}
-        rows = []
-        for _ in range(min(len(self._noted), BATCH_EVENTS)):
-            task_id, name, start, end, failed = self._noted.popleft()
-            index = names.setdefault(name[:NAME_CHARACTERS], len(names))
-            rows.append((task_id, index, start // 1000, max(0, end - start) // 1000, failed))
-        if not rows:
+        noted = self._noted[:BATCH_EVENTS]
+        if not noted:
             return  # another thread was quicker
-        spans = msgspec.msgpack.encode(Spans(list(names), rows))
+        del self._noted[:BATCH_EVENTS]
+        names: dict[str, int] = {}
+        index_of = names.setdefault
+        rows = [
+            (
+                task_id,
+                index_of(name, len(names)),
+                start // 1000,
+                (end - start) // 1000 if end > start else 0,
+                failed,
+            )
+            for task_id, name, start, end, failed in noted
+        ]
+        short = [name[:NAME_CHARACTERS] for name in names]
+        spans = msgspec.msgpack.encode(Spans(short, rows))
         self._packed.append(TaskEvents(self._worker_id, os.getpid(), len(rows), spans))
         if len(self._packed) > BATCHES_MAX:
             oldest = self._packed.popleft()

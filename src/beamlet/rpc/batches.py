@@ -14,8 +14,8 @@ from beamlet.rpc.framing import MAX_HEADER_BYTES, PREFIX, PREFIX_BYTES, FramingE
 FRAME_BYTES = 4 << 20
 #: A frame holds no more messages than this; twice as many are refused unseen.
 FRAME_MESSAGES = 1024
-#: So many are encoded in one go without a thought for their size.
-FEW_MESSAGES = 64
+#: So many are encoded in one go without a thought for their size: what one pass of a busy reactor queues.
+FEW_MESSAGES = 256
 
 _encoder = msgspec.msgpack.Encoder()
 _encode_into = _encoder.encode_into

@@ -16,7 +16,7 @@ Everything that handlers touch is guarded by ``lock`` (one per core worker); pol
 
 Whoever queues something makes it leave, whether or not anybody waits: at the end of ``with lock`` it is
 written if the lines were quiet for QUIET_S or GATHERED such ends have passed; else whoever leads is told,
-or about to look (``_left``).  So a loop of calls gathers, and the last of them is not forgotten.
+or about to look (``leave``).  So a loop of calls gathers, and the last of them is not forgotten.
 
 User code can run in the middle of ours: a signal handler, the ``__del__`` of what the garbage collector
 found.  If it waits where its thread polls, it leads a turn within the turn (``_turn`` may be taken again by
@@ -29,7 +29,8 @@ import _thread
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 from beamlet.rpc.reactor import Reactor
 
@@ -97,11 +98,16 @@ class CoreLock(_thread.RLock):  # type: ignore[misc]  # CPython's can be derived
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
-            reactor = self._reactor
-            if (reactor.dirty or reactor._soon) and not reactor.is_dispatching:
-                reactor._left()
+            self._reactor.leave()
         finally:
             self.release()
+
+
+def _without_leaving(lock: CoreLock) -> AbstractContextManager[object]:
+    """The same lock for ``with``, in C alone: nothing leaves when it is let go."""
+    exit_of_c = super(CoreLock, lock).__exit__
+    kind = type("BareCoreLock", (), {"__slots__": (), "__enter__": lock.__enter__, "__exit__": exit_of_c})
+    return cast("AbstractContextManager[object]", kind())
 
 
 class SharedReactor(Reactor):
@@ -111,9 +117,12 @@ class SharedReactor(Reactor):
         """ports: what ``Reactor`` takes."""
         super().__init__(**ports)
         self.lock = CoreLock(self)
+        #: The same for hot paths, which queue nothing, or say ``leave`` themselves before they let go.
+        self.bare_lock = _without_leaving(self.lock)
         #: Whoever holds the lock is dispatching: what it queues leaves at the end of its pass.
         self.is_dispatching = False
         self.quiet_s = QUIET_S
+        self.gathered = GATHERED
         self._last_flush = 0.0
         #: Since then, how often something was left to gather.
         self._gathering = 0
@@ -172,7 +181,7 @@ class SharedReactor(Reactor):
                 self._unpark()
 
     def _lead(self, waiter: Waiter, deadline: float | None) -> bool:
-        with self.lock:
+        with self.bare_lock:
             self.flush()
         while waiter.remaining > 0:
             if self._closing:
@@ -181,7 +190,7 @@ class SharedReactor(Reactor):
             if timeout <= 0:
                 return False
             events = self.poll(timeout)
-            with self.lock:
+            with self.bare_lock:
                 self.dispatch(events)
                 if self.now() > self._next_idle:
                     self._idle()
@@ -195,17 +204,17 @@ class SharedReactor(Reactor):
         """
         self._turns_taken += 1
         if not self._turn.acquire(blocking=False):
-            with self.lock:
+            with self.bare_lock:
                 self.flush()
             return False
         led = self._user_leads
         try:
             self._user_leads = True
-            with self.lock:
+            with self.bare_lock:
                 self.flush()
             limit = IDLE_S if timeout_s is None else min(IDLE_S, timeout_s)
             events = self.poll(limit)
-            with self.lock:
+            with self.bare_lock:
                 self.dispatch(events)
                 if self.now() > self._next_idle:
                     self._idle()
@@ -249,16 +258,20 @@ class SharedReactor(Reactor):
         self._turn.release()
         return True
 
-    def _left(self) -> None:
-        """A thread that does not dispatch lets go of the lock, and something is queued."""
+    def leave(self) -> None:
+        """The calling thread is about to let go of the lock: what is queued leaves, or is seen to."""
+        if self.is_dispatching:
+            return
         if self.dirty:
             self._gathering += 1
-            is_time = self._gathering >= GATHERED or self.now() - self._last_flush > self.quiet_s
+            is_time = self._gathering >= self.gathered or self.now() - self._last_flush > self.quiet_s
             if is_time and not _stack_is_nearly_full():
                 self.flush()
                 if not self._soon:
                     return
-        self.ask_flush()
+            self.ask_flush()
+        elif self._soon:
+            self.ask_flush()
 
     def flush(self) -> None:
         if self.dirty:
@@ -277,6 +290,7 @@ class SharedReactor(Reactor):
                 self._woken = True
                 self.wake()
         elif self._deep:
+            self._deep = False  # once is enough: until it runs, which may take a while, we go on
             self._unpark()
 
     def dispatch(self, events: list[tuple[int, int]]) -> None:
@@ -349,11 +363,11 @@ class SharedReactor(Reactor):
     def _lead_in_background(self, seen: int) -> None:
         self._wanted = False
         while not self._closing and (seen == self._turns_taken or self._somebody_waits()):
-            with self.lock:
+            with self.bare_lock:
                 self.flush()
                 self._sleeping = True
             events = self.poll(IDLE_S)
-            with self.lock:
+            with self.bare_lock:
                 self._sleeping = False
                 self.dispatch(events)
                 if self.now() > self._next_idle:

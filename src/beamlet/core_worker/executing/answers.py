@@ -50,6 +50,7 @@ class Answers:
         reactor.quiet_s = _GATHER_S
         self._reactor = reactor
         self._lock = reactor.lock
+        self._bare_lock = reactor.bare_lock
         self._peers = peers
         self._link = link
         self._refs = refs
@@ -68,8 +69,9 @@ class Answers:
 
     def send(self, receiver: Peer, message: Message) -> None:
         """An answer that nothing holds."""
-        with self._lock:
+        with self._bare_lock:
             receiver.send(message)
+            self._reactor.leave()
         if self._peers.full and self.may_wait:
             self._peers.wait_for_room(receiver)
 

@@ -28,11 +28,15 @@ from beamlet.exceptions import AsyncioActorExit, TaskCancelledError
 from beamlet.protocol.gcs import ActorSpec
 from beamlet.protocol.node import ExitWorker
 from beamlet.protocol.peer import CallActor
+from beamlet.rpc.batches import FEW_MESSAGES
 from beamlet.rpc.turns import SharedReactor, Waiter
 
 if TYPE_CHECKING:
     from beamlet.core_worker.executing.actor_process import ActorProcess
 
+#: While many coroutines run, their answers gather for so long, or until they fill a frame; the loop's pass
+#: ends with a flush in any case.
+_GATHER_S = 1e-3
 
 #: Who wants the answer, and what it calls.
 Call = tuple[Peer, CallActor]
@@ -120,6 +124,7 @@ class AsyncCalls:
         self, reactor: SharedReactor, work: Work, runner: Runner, actor: ActorProcess, spec: ActorSpec
     ) -> None:
         self._lock = reactor.lock
+        reactor.quiet_s, reactor.gathered = _GATHER_S, FEW_MESSAGES
         runner.answers.may_wait = False
         self._running = work.running
         self._runner = runner

@@ -134,7 +134,8 @@ class Execution:
 
     def serve(self, queue: ExecutionQueue, woken: bool = False) -> None:
         """Run what comes until the process ends. One thread's life; ``woken``: it was started for an item."""
-        lock, reactor, run = self._lock, self._reactor, self._run
+        reactor, run = self._reactor, self._run
+        lock = reactor.bare_lock  # to take something queues nothing
         while True:
             with lock:
                 waiter = Waiter()

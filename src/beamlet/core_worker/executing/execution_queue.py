@@ -51,7 +51,8 @@ class ExecutionQueue:
     def put(self, item: Item) -> None:
         """Queue it, and let an idle thread know."""
         self.items.append(item)
-        self._wake_one()
+        if self._idle or self.threads_left:
+            self._wake_one()
 
     def _wake_one(self) -> None:
         """One at a time: who comes for an item wakes the next, or has it started, if there is more to do.
@@ -76,7 +77,7 @@ class ExecutionQueue:
             self._idle.append(waiter)
             return None
         item = self.items.popleft()
-        if self.items:
+        if self.items and (self._idle or self.threads_left):
             self._wake_one()
         return item
 

@@ -82,7 +82,9 @@ class ObjectAccess:
     ) -> None:
         self._refs = refs
         self._releases = releases
+        self._reactor = reactor
         self._lock = reactor.lock
+        self._bare_lock = reactor.bare_lock
         self._peers = peers
         self._store = store
         self._unseen = unseen
@@ -118,7 +120,7 @@ class ObjectAccess:
 
     def put_data(self, data: bytes | Serialized, call_site: CallSite | None = None) -> ObjectId:
         """The same for a value that ``dumps`` has taken apart."""
-        with self._lock:
+        with self._bare_lock:
             object_id = self._contexts.current().next_put()
             record = self._refs.new_owned(object_id)
             record.call_site = call_site
@@ -160,8 +162,9 @@ class ObjectAccess:
         waiter: GetWaiter | None = None
         records: list[ObjectRecord] = []
         missing = 0
-        with self._lock:
-            if released:
+        with self._bare_lock:
+            drained = bool(released)
+            if drained:
                 self._releases.drain()
             objects = self._refs.objects
             for ref in refs:
@@ -177,6 +180,8 @@ class ObjectAccess:
                 for ref, record in zip(refs, records, strict=True):
                     if record.state == PENDING:
                         self.when_ready(ref._id, record, waiter.on_ready)
+            elif drained:
+                self._reactor.leave()  # else the wait begins with that
         try:
             if waiter is not None:
                 self._wait_for(waiter, refs, records, timeout_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ class Prepared(msgspec.Struct):
     temporary: list[Ref] = []
 
     def dep_ids(self) -> tuple[ObjectId, ...]:
-        return tuple(ref._id for ref in self.deps)
+        return tuple([ref._id for ref in self.deps])
 
 
 class FailedArgument(msgspec.Struct):
@@ -91,11 +91,15 @@ class Arguments:
                 return Slot(len(deps) - 1)
             return value
 
-        args = tuple(cut_out(arg) for arg in args)
-        kwargs = {key: cut_out(arg) for key, arg in kwargs.items()}
-        for ref in deps:
-            self._objects.record_of(ref)
-        payload = dumps_plain(args, kwargs) if deps else None
+        args = tuple([cut_out(arg) for arg in args])
+        if kwargs:
+            kwargs = {key: cut_out(arg) for key, arg in kwargs.items()}
+        payload = None
+        if deps:
+            record_of = self._objects.record_of
+            for ref in deps:
+                record_of(ref)
+            payload = dumps_plain(args, kwargs)
         if payload is not None:
             return Prepared(payload, deps)
         temporary: list[Ref] = []
@@ -159,8 +163,11 @@ class Arguments:
         argument that is an error already is returned: then ``work`` is settled, and neither is called.
         """
         spec = work.spec
-        work.held = [*spec.deps, *(ObjectId(object_id) for object_id, _ in spec.nested)]
-        self._refs.add_submitted(work.held)
+        held: Sequence[ObjectId] = spec.deps
+        if spec.nested:
+            held = [*held, *(ObjectId(object_id) for object_id, _ in spec.nested)]
+        work.held = held
+        self._refs.add_submitted(held)
         if not spec.deps:
             return None
         deps: list[InlineDep | StoreDep] = [_UNRESOLVED] * len(spec.deps)

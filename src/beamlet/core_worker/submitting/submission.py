@@ -57,7 +57,8 @@ class Submission:
         make_generator: MakeGenerator,
         peers: PeerTable,
     ) -> None:
-        self._lock = reactor.lock
+        self._reactor = reactor
+        self._bare_lock = reactor.bare_lock
         self._refs = refs
         self._address = refs.self_address
         self._releases = releases
@@ -85,27 +86,33 @@ class Submission:
         call_site: CallSite | None = None,
     ) -> Any:
         """Have a function run somewhere; its reference(s): one, a list, or None for num_returns 0."""
+        reactor = self._reactor
         prepared = self._arguments.prepare(args, kwargs, template.name, template.parameters)
-        with self._lock:
-            if len(released) > _RELEASE_BATCH:
-                self._releases.drain()
-            context = self._contexts.current()
-            task_id = context.children.next_task()
-            refs, returns = self._new_returns(task_id, template.num_returns, call_site)
-            if prepared.deps or prepared.nested:
-                deps, nested = prepared.dep_ids(), prepared.nested
-                spec = TaskSpec(template, task_id, prepared.payload, call_site, context.task_id, deps, nested)
-            else:
-                spec = TaskSpec(template, task_id, prepared.payload, call_site, context.task_id)
-            task = Pending(spec, returns, template.max_retries)
-            if template.num_returns == STREAMING:
-                refs = self._new_stream(task_id, template.stream_limit, refs)
-            self.tasks[task_id] = task
-            worker = None
-            if spec.deps or spec.nested:
-                self._push_when_complete(task)
-            else:
-                worker = self._submitter.submit(task)
+        with self._bare_lock:
+            try:
+                if len(released) > _RELEASE_BATCH:
+                    self._releases.drain()
+                context = self._contexts.current()
+                task_id = context.children.next_task()
+                refs, returns = self._new_returns(task_id, template.num_returns, call_site)
+                if prepared.deps or prepared.nested:
+                    deps, nested = prepared.dep_ids(), prepared.nested
+                    spec = TaskSpec(
+                        template, task_id, prepared.payload, call_site, context.task_id, deps, nested
+                    )
+                else:
+                    spec = TaskSpec(template, task_id, prepared.payload, call_site, context.task_id)
+                task = Pending(spec, returns, template.max_retries)
+                if template.num_returns == STREAMING:
+                    refs = self._new_stream(task_id, template.stream_limit, refs)
+                self.tasks[task_id] = task
+                worker = None
+                if spec.deps or spec.nested:
+                    self._push_when_complete(task)
+                else:
+                    worker = self._submitter.submit(task)
+            finally:
+                reactor.leave()
         if self._peers.full and worker is not None:
             self._peers.wait_for_room(worker.link)
         if len(self.tasks) >= self._told_at:
@@ -137,6 +144,7 @@ class Submission:
         call_site: CallSite | None = None,
     ) -> Any:
         """Have an actor's method run; as ``submit_task``."""
+        reactor = self._reactor
         payload = NO_ARGUMENTS
         prepared: Prepared | None = None
         if args or kwargs:
@@ -147,31 +155,34 @@ class Submission:
                 payload = prepared.payload
             else:
                 payload = plain
-        with self._lock:
-            if len(released) > _RELEASE_BATCH:
-                self._releases.drain()
-            task_id = self._contexts.current().children.next_call(link.actor_id)
-            if method.num_returns == 1:
-                object_id = ObjectId(task_id + FIRST_RETURN)
-                record = self._refs.new_owned(object_id)
-                record.call_site = call_site
-                returns: Sequence[ObjectRecord] = (record,)
-                refs: Any = self._make_ref(object_id, self._address)
-            else:
-                refs, returns = self._new_returns(task_id, method.num_returns, call_site)
-            if method.num_returns == STREAMING:
-                refs = self._new_stream(task_id, method.stream_limit, refs)
-            if prepared is None:
-                call = Pending(CallSpec(method, task_id, payload), returns, method.max_task_retries)
-            else:
-                spec = CallSpec(method, task_id, payload, prepared.dep_ids(), prepared.nested)
-                call = Pending(spec, returns, method.max_task_retries)
-                if not self._held(link, call):
-                    return refs
-            if not link.holds_handle:
-                self._actors.hold_handle(link)
-            if not link.submit(call):
-                self._actors.refuse(link, call)
+        with self._bare_lock:
+            try:
+                if len(released) > _RELEASE_BATCH:
+                    self._releases.drain()
+                task_id = self._contexts.current().children.next_call(link.actor_id)
+                if method.num_returns == 1:
+                    object_id = ObjectId(task_id + FIRST_RETURN)
+                    record = self._refs.new_owned(object_id)
+                    record.call_site = call_site
+                    returns: Sequence[ObjectRecord] = (record,)
+                    refs: Any = self._make_ref(object_id, self._address)
+                else:
+                    refs, returns = self._new_returns(task_id, method.num_returns, call_site)
+                if method.num_returns == STREAMING:
+                    refs = self._new_stream(task_id, method.stream_limit, refs)
+                if prepared is None:
+                    call = Pending(CallSpec(method, task_id, payload), returns, method.max_task_retries)
+                else:
+                    spec = CallSpec(method, task_id, payload, prepared.dep_ids(), prepared.nested)
+                    call = Pending(spec, returns, method.max_task_retries)
+                    if not self._held(link, call):
+                        return refs
+                if not link.holds_handle:
+                    self._actors.hold_handle(link)
+                if not link.submit(call):
+                    self._actors.refuse(link, call)
+            finally:
+                reactor.leave()
         if self._peers.full and link.link is not None:
             self._peers.wait_for_room(link.link)
         if len(link.queue) >= self._told_at:
