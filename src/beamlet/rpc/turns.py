@@ -98,7 +98,9 @@ class CoreLock(_thread.RLock):  # type: ignore[misc]  # CPython's can be derived
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
-            self._reactor.leave()
+            reactor = self._reactor
+            if reactor.dirty or reactor._soon:
+                reactor.leave()
         finally:
             self.release()
 

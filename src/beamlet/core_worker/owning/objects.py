@@ -170,6 +170,7 @@ class ObjectAccess:
             for ref in refs:
                 record = objects.get(ref._id)
                 if record is None:
+                    self._reactor.leave()
                     raise stale_reference(ref._id)
                 records.append(record)
                 if record.state == PENDING:

@@ -41,12 +41,16 @@ class ResultTaker:
 
     def take_result(self, sender: Peer, result: Result) -> None:
         """The common answer: one small value."""
-        link = sender.actor
+        link, worker = sender.actor, sender.leased
         work: PendingTask | PendingCall | None
         if link is not None:
             work = link.answered(result.seq)
+        elif worker is not None:
+            work = self._submitter.take_result(worker, result.seq, result.busy_us)
+            if work is not None:
+                self._tasks.pop(work.spec.task_id, None)
         else:
-            work = self._task_answered(sender, result.seq, result.busy_us)
+            work = None
         if work is None:
             return
         record = work.returns[0]

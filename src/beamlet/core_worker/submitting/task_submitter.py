@@ -290,8 +290,9 @@ class TaskSubmitter(Generic[L]):
             return
         share = -(-state.queued_count // max(1, len(state.workers)))
         room = min(state.depth() - len(worker.in_flight), share)
-        while room > 0 and state.queue:
-            self._push(worker, state.take())
+        queue = state.queue
+        while room > 0 and queue:
+            self._push(worker, state.take() if state.dropped_count else queue.popleft())
             room -= 1
 
     def handed_back(
