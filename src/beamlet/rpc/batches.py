@@ -22,8 +22,8 @@ _encode_into = _encoder.encode_into
 #: By the identity of the union, which is kept alive beside it: hashing one writes to all its types, and in a
 #: fresh fork every page that is written to is a page to copy.
 _decoders: dict[int, tuple[Any, msgspec.msgpack.Decoder[list[Message]]]] = {}
-#: msgpack's arrays of up to 15 elements, and those with a length of two bytes.
-_LAST_SHORT_ARRAY, _LONG_ARRAY = 0x9F, 0xDC
+#: msgpack's arrays of up to 15 elements begin with this or less; those with a length of two bytes with that.
+SHORT_BATCH, _LONG_ARRAY = 0x9F, 0xDC
 
 
 def decoder_for(messages: Any) -> msgspec.msgpack.Decoder[list[Message]]:
@@ -88,7 +88,7 @@ def kinds_of(messages: list[Message]) -> str:
 def check_count(header: memoryview | bytes) -> None:
     """Raises FramingError for a batch of more messages than anybody sends, before they are built."""
     first = header[0]
-    if first > _LAST_SHORT_ARRAY and (
+    if first > SHORT_BATCH and (
         first != _LONG_ARRAY or int.from_bytes(header[1:3], "big") > 2 * FRAME_MESSAGES
     ):
         raise FramingError(f"more than {2 * FRAME_MESSAGES} messages in one frame, or no list of messages")

@@ -18,6 +18,7 @@ from beamlet.protocol.message import Message
 from beamlet.rpc.batches import (
     FEW_MESSAGES,
     FRAME_BYTES,
+    SHORT_BATCH,
     check_count,
     decoder_for,
     encode_frame,
@@ -144,7 +145,7 @@ class Connection:
         #: Arrived from a peer that does not read: batches begun, and headers not opened yet.
         self._postponed: deque[list[Any] | bytes] = deque()
         self._queued = False
-        reactor.add_reader(self.fd, self._on_readable)
+        reactor.add_reader(self.fd, self.read)
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -299,17 +300,14 @@ class Connection:
 
     # -- receiving -------------------------------------------------------------------------------
 
-    def _on_readable(self) -> None:
-        if self._postponed:
-            self._lost("closed by the other side")  # it is not read from: only an end is told
-            return
-        self.read()
-
     def read(self, buffer: bytearray | None = None) -> bool:
         """Take what has arrived, as much as one read brings; False if nothing is there or it is over.
 
         buffer: to be given inside a handler, whose own messages lie in the reactor's.
         """
+        if self._postponed:
+            self._lost("closed by the other side")  # it is not read from: only an end is told
+            return False
         try:
             if self._carries_fds:
                 size = self._receive_with_fds()
@@ -355,7 +353,8 @@ class Connection:
 
     def _open(self, header: memoryview | bytes) -> None:
         try:
-            check_count(header)
+            if header[0] > SHORT_BATCH:
+                check_count(header)
             messages: list[Any] = self._decode(header)
         except Exception as error:  # DecodeError, UnicodeDecodeError, RecursionError: all are the sender's
             self._violate(error)

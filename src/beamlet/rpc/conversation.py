@@ -28,6 +28,7 @@ class Conversation:
         "acknowledged",
         "generation",
         "kept_bytes",
+        "owes_word",
         "received",
         "sent_count",
     )
@@ -47,6 +48,8 @@ class Conversation:
         #: Since we last said so.
         self._frames_unsaid = 0
         self._bytes_unsaid = 0
+        #: So much has arrived since then that the other side should hear of it.
+        self.owes_word = False
 
     def sent(self, frame: bytearray) -> None:
         self.sent_count += 1
@@ -56,12 +59,8 @@ class Conversation:
     def acknowledge(self) -> int:
         """What to say that we have; the caller says it."""
         self._frames_unsaid = self._bytes_unsaid = 0
+        self.owes_word = False
         return self.received
-
-    @property
-    def owes_word(self) -> bool:
-        """So much has arrived since we last said so that the other side should hear of it."""
-        return self._frames_unsaid >= ACK_FRAMES or self._bytes_unsaid >= ACK_BYTES
 
     def heard(self, acknowledged: int, frames: int, size: int) -> bool:
         """``size`` bytes completed ``frames`` frames. False if they acknowledge what was not sent."""
@@ -69,6 +68,8 @@ class Conversation:
             self.received += frames
             self._frames_unsaid += frames
         self._bytes_unsaid += size
+        if self._frames_unsaid >= ACK_FRAMES or self._bytes_unsaid >= ACK_BYTES:
+            self.owes_word = True
         missing = acknowledged - self.acknowledged
         if missing > 0:
             if acknowledged > self.sent_count:

@@ -72,7 +72,7 @@ class Reactor:
         self.descriptors = descriptors
         #: What becomes of errors of handlers.
         self.containment = Containment()
-        self._readers: dict[int, Callable[[], None]] = {}
+        self._readers: dict[int, Callable[[], object]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
         self._paused: set[int] = set()
         self._timers: list[Timer] = []
@@ -89,7 +89,7 @@ class Reactor:
 
     # -- registration ----------------------------------------------------------------------------
 
-    def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
+    def add_reader(self, fd: int, on_readable: Callable[[], object]) -> None:
         self._readers[fd] = on_readable
         self._poller.register(fd, select.EPOLLIN)
 

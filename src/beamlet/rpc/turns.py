@@ -183,8 +183,9 @@ class SharedReactor(Reactor):
                 self._unpark()
 
     def _lead(self, waiter: Waiter, deadline: float | None) -> bool:
-        with self.bare_lock:
-            self.flush()
+        if self.dirty:
+            with self.bare_lock:
+                self.flush()
         while waiter.remaining > 0:
             if self._closing:
                 return False
