@@ -207,7 +207,7 @@ class SharedReactor(Reactor):
         """
         self._turns_taken += 1
         if not self._turn.acquire(blocking=False):
-            with self.bare_lock:
+            with self.lock:
                 self.flush()
             return False
         led = self._user_leads
