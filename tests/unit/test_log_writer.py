@@ -11,6 +11,7 @@ import pytest
 
 from beamlet.processes import log_writer
 from beamlet.processes.log_writer import LogStream, LogWriter
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -50,8 +51,8 @@ def test_a_disk_that_stands_still_stops_nobody_and_what_it_costs_is_said(
     assert len(said) == 1
     assert f"the disk of {tmp_path} does not take logs" in said[0]
     with (tmp_path / "log").open("rb") as pipe:
-        while not writer.has_room:
-            assert pipe.read1()
+        assert pipe.read(1006) == b"first\n" + b"." * 1000
+        wait_until(lambda: writer.has_room, 10, "the thread to notice that its line was taken")
         log.write(b"last\n")
         writer.close(10)
         log_end = threading.Thread(target=log.shut)
