@@ -6,6 +6,7 @@ bounded time; another one, beside it and after it, notices nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -126,3 +127,46 @@ def _two_drivers(stage: Stage, armed: list[bool]) -> None:
     if "victim" not in met:
         met.append("victim")
     world.run(lambda: beside.process.ended, 200.0, "the end of the bystander")
+
+
+@pytest.mark.parametrize(
+    ("name", "ask"),
+    [
+        ("take_result", lambda _: far.add.remote(1, 0)),
+        ("take_result", lambda counter: counter.up.remote(0)),
+        ("take_results", lambda _: far.blob.remote(200_000, 1)),
+    ],
+)
+def test_who_waits_for_an_answer_that_could_not_be_taken_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, ask: Callable[[Any], Any]
+) -> None:
+    """At once, not never; nothing is left of it, and the next one is served."""
+    handler = getattr(ResultTaker, name)
+    armed: list[bool] = []
+
+    def throwing(self: Any, *args: Any) -> Any:
+        if armed:
+            armed.clear()
+            raise Thrown(name)
+        return handler(self, *args)
+
+    monkeypatch.setattr(ResultTaker, name, throwing)
+    world = World(3)
+    world.tolerated = (Thrown,)
+
+    def script(_: VirtualDriver) -> None:
+        counter = far.Counter.remote()
+        ray.get(counter.up.remote())
+        right = ray.get(ask(counter))
+        ref = ask(counter)
+        armed.append(True)
+        with pytest.raises(exceptions.RaySystemError, match=f"could not be taken: Thrown: {name}"):
+            ray.get(ref, timeout=1.0)
+        assert ray.get(ask(counter), timeout=5.0) == right
+
+    with virtual_os(world):
+        stage = Stage(world)
+        try:
+            stage.play(script)
+        finally:
+            stage.cluster.close()

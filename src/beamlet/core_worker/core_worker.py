@@ -292,11 +292,11 @@ class CoreWorker:
             try:
                 kind = type(message)
                 if kind is peer.Result:
+                    worked = True
                     results.take_result(sender, message)
-                    worked = True
                 elif kind is peer.Results:
-                    results.take_results(sender, message)
                     worked = True
+                    results.take_results(sender, message)
                 else:
                     handler = self.on_peer_message.get(kind)
                     if handler is None:
@@ -319,6 +319,8 @@ class CoreWorker:
             )
             payload = dump_error(reason)
             sender.send(peer.Results(message.seq, [payload] * max(1, message.num_returns), failed=True))
+        elif isinstance(message, peer.Result | peer.Results):
+            self.results.untaken(sender, message, error)
 
     def _unsent(self, receiver: Peer, message: Message) -> None:
         """It could not be encoded, and whoever waits for what it asked or answered must not wait for ever."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from beamlet.base.class_names import is_worth_retrying
-from beamlet.base.ids import task_of_object
+from beamlet.base.ids import return_id, task_of_object
 from beamlet.core_worker.owning.borrowing import ResultsGuard
 from beamlet.core_worker.owning.object_record import FREED, INLINE
 from beamlet.core_worker.owning.objects import ObjectAccess
@@ -14,8 +14,9 @@ from beamlet.core_worker.submitting.actors import ActorAccess
 from beamlet.core_worker.submitting.leases import Leases
 from beamlet.core_worker.submitting.outcomes import Outcomes
 from beamlet.core_worker.submitting.pending import PendingCall, PendingTask
+from beamlet.exceptions import RaySystemError
 from beamlet.protocol.node import StoredByDead
-from beamlet.protocol.peer import Result, Results, Yielded
+from beamlet.protocol.peer import Result, Results, StoredAt, Yielded
 
 
 class ResultTaker:
@@ -53,16 +54,44 @@ class ResultTaker:
             work = None
         if work is None:
             return
-        record = work.returns[0]
-        if record.state != FREED:
-            record.payload = result.payload
-            record.state = INLINE
-            if record.waiters is not None:
-                self._objects.notify(record)
-        if work.held:
-            self._refs.remove_submitted(work.held)
+        try:
+            record = work.returns[0]
+            if record.state != FREED:
+                record.payload = result.payload
+                record.state = INLINE
+                if record.waiters is not None:
+                    self._objects.notify(record)
+            if work.held:
+                self._refs.remove_submitted(work.held)
+        except Exception as error:
+            self._fail(work, error)
+            raise
         if link is not None and not link.in_flight and not link.queue:
             self._actors.settle(link)
+
+    def untaken(self, sender: Peer, answer: Result | Results, error: Exception) -> None:
+        """The handler of an answer raised before it took it: whoever waits for it is told."""
+        link = sender.actor
+        if link is not None:
+            work: PendingTask | PendingCall | None = link.answered(answer.seq)
+        else:
+            work = self._task_answered(sender, answer.seq, 0)
+        if work is not None:
+            if type(answer) is Results:
+                self._discard(sender, work, answer)
+            self._fail(work, error)
+            if link is not None:
+                self._actors.settle(link)
+
+    def _discard(self, sender: Peer, work: PendingTask | PendingCall, results: Results) -> None:
+        for index, item in enumerate(results.items, 1):
+            if type(item) is StoredAt:
+                self._refs.discard_stored(return_id(work.spec.task_id, index), item.node)
+        self._refs.settle(ResultsGuard(sender.address, results.hold))
+
+    def _fail(self, work: PendingTask | PendingCall, error: Exception) -> None:
+        reason = f"the answer of its worker could not be taken: {type(error).__name__}: {error}"
+        self._outcomes.fail(work, RaySystemError(f"{work.spec.name} has ended, but {reason}"))
 
     def _task_answered(self, sender: Peer, seq: int, busy_us: int) -> PendingTask | None:
         worker = sender.leased
