@@ -1,21 +1,26 @@
-"""A worker's life, played through before the fork: it comes to its end, and leaves nothing behind."""
+"""Before the fork: a worker's life is played through, and a core composed that becomes any worker."""
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
 import threading
 from collections.abc import Iterator
+from types import FunctionType, ModuleType
 
 import pytest
 
 from beamlet.api.worker_entry import compose
-from beamlet.base.ids import new_node_id, new_worker_id
+from beamlet.base.ids import make_address, new_node_id, new_worker_id
 from beamlet.core_worker import rehearsal
 from beamlet.core_worker.worker_main import OMP_THREADS, Worker
 from beamlet.head.node_facts import NodeFacts
 from beamlet.object_store.arena import Arena
+from beamlet.protocol.gcs import StartActor
+from beamlet.protocol.node import OutputDelivered, WorkerReady
+from beamlet.rpc.connection import encode_frame
 
 
 @pytest.fixture
@@ -26,7 +31,7 @@ def facts() -> Iterator[NodeFacts]:
 
 
 def _worker(facts: NodeFacts, link: socket.socket) -> Worker:
-    return compose(new_worker_id(), link, os.dup(facts.arena_fd), facts)
+    return compose(link, os.dup(facts.arena_fd), facts)
 
 
 def _state() -> object:
@@ -67,3 +72,41 @@ def test_one_that_gets_stuck_is_told_and_cleaned_up_after(
     with pytest.raises(RuntimeError, match="stuck"):
         rehearsal.rehearse(lambda link: _worker(facts, link))
     assert _state() == before
+
+
+def test_a_core_composed_before_the_fork_becomes_the_worker_it_is_told_to_be(facts: NodeFacts) -> None:
+    placeholder, other = socket.socketpair()
+    other.close()
+    core = _worker(facts, placeholder).core
+    link, raylet = socket.socketpair()
+    before, worker_id = core.identity.worker_id, new_worker_id()
+    with link, raylet:
+        core.be_born(worker_id, link.fileno())
+        assert not os.get_blocking(link.fileno())
+        with core.lock:
+            core.link.send(WorkerReady(worker_id, 1))
+        core.reactor.lead_once(0.0)
+        assert worker_id in raylet.recv(1 << 16)
+        raylet.sendall(encode_frame([OutputDelivered(1), StartActor(rehearsal._actor(), 0)]))
+        core.reactor.lead_once(1.0)
+        assert len(core.work.queue) == 1
+        assert core.address == core.refs.self_address == make_address(facts.node_id, worker_id)
+        remembering = [each for each in _below(core) if isinstance(each, bytes) and before in each]
+        assert not remembering, "everything that had the placeholder's name has the worker's"
+        core.shut()
+
+
+def _below(root: object) -> list[object]:
+    """All objects that ``root`` leads to; not by way of modules and classes."""
+    found: dict[int, object] = {}
+    ahead: list[object] = [root]
+    while ahead:
+        each = ahead.pop()
+        if id(each) in found or isinstance(each, type | ModuleType):
+            continue
+        found[id(each)] = each
+        if isinstance(each, FunctionType):
+            ahead += [cell.cell_contents for cell in each.__closure__ or ()]
+        else:
+            ahead += gc.get_referents(each)
+    return list(found.values())

@@ -10,7 +10,7 @@ import traceback
 from beamlet.api import actor, backend, remote, runtime_context, values  # noqa: F401
 from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.object_ref import ObjectRef
-from beamlet.base.ids import WorkerId, job_id_of_int, new_worker_id
+from beamlet.base.ids import job_id_of_int, new_worker_id
 from beamlet.base.say import say
 from beamlet.core_worker.core_worker import Identity
 from beamlet.core_worker.rehearsal import rehearse
@@ -18,26 +18,35 @@ from beamlet.core_worker.worker_main import Birth, Worker
 from beamlet.head.node_facts import NodeFacts
 from beamlet.processes.forked_child import WorkerBoot
 
+#: Composed before the fork; each fork takes its copy.
+_unborn: list[Worker] = []
 
-def main(boot: WorkerBoot, facts: NodeFacts) -> None:
+
+def prepare(facts: NodeFacts) -> None:
+    """In the factory, before it forks: all that does not depend on which worker it will be."""
+    try:
+        rehearse(lambda link: compose(link, os.dup(facts.arena_fd), facts))
+    except Exception:  # workers start without it as well, at a higher price
+        say(f"workers start without rehearsal:\n{traceback.format_exc()}", "beamlet factory")
+    placeholder, other = socket.socketpair()
+    other.close()
+    _unborn.append(compose(placeholder, facts.arena_fd, facts))
+
+
+def main(boot: WorkerBoot, _: NodeFacts) -> None:
     """Serve until the process ends."""
-    worker = compose(boot.worker_id, boot.link, facts.arena_fd, facts)
+    worker = _unborn.pop()
+    worker.core.be_born(boot.worker_id, boot.link.fileno())
+    boot.link.close()
     backend.set_current(worker.core)
     worker.serve()
 
 
-def prepare(facts: NodeFacts) -> None:
-    """In the factory, before it forks. Workers run without it as well, at a higher price."""
-    try:
-        rehearse(lambda link: compose(new_worker_id(), link, os.dup(facts.arena_fd), facts))
-    except Exception:
-        say(f"workers start without rehearsal:\n{traceback.format_exc()}", "beamlet factory")
-
-
-def compose(worker_id: WorkerId, link: socket.socket, arena_fd: int, facts: NodeFacts) -> Worker:
+def compose(link: socket.socket, arena_fd: int, facts: NodeFacts) -> Worker:
+    """A worker under an id that nobody knows."""
     identity = Identity(
         node_id=facts.node_id,
-        worker_id=worker_id,
+        worker_id=new_worker_id(),
         job_id=job_id_of_int(0),
         namespace="",
         session_dir=facts.session_dir,

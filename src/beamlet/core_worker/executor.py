@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
-from beamlet.base.ids import job_id_of_int, own_task_id
+from beamlet.base.ids import WorkerId, job_id_of_int, make_address, own_task_id
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import CoreWorker, Identity
 from beamlet.core_worker.executing.actor_process import ActorProcess
@@ -49,7 +50,7 @@ class ExecutorCore(CoreWorker):
         super().__init__(identity, sock, arena_fd, context, make_ref, make_generator, on_raylet_lost, reactor)
         self.output = Output(speaker)
         blocked = BlockedThreads(self.reactor, self.link, self.work)
-        waits = CallWaits(self.reactor, *self.wait_view, self.contexts, self.work)
+        waits = self.call_waits = CallWaits(self.reactor, *self.wait_view, self.contexts, self.work)
         explaining = WorkerExplaining(self.reactor, self.link, *self.wait_view, self.work, waits)
         blocking = WorkerBlocking(self.reactor, self.link, explaining, blocked, waits)
         self.compose_waiting(waits, explaining, blocking)
@@ -92,6 +93,21 @@ class ExecutorCore(CoreWorker):
             contexts=self.contexts,
         )
         self._take_messages(on_job)
+
+    def be_born(self, worker_id: WorkerId, link: int) -> None:
+        """In a fork of the process that composed this core: be ``worker_id``; ``link`` leads to the raylet.
+
+        A core that each worker composes costs it the pages of 70 classes and what their constructors call.
+        """
+        os.set_blocking(link, False)
+        os.dup2(link, self.link.connection.fd, inheritable=False)
+        self.reactor.renew()
+        identity = self.identity
+        identity.worker_id = self.task_events.worker_id = worker_id
+        address = make_address(identity.node_id, worker_id)
+        self.address = self.refs.self_address = self.peers.own_address = address
+        self.submission.address = self.call_waits.detector.address = address
+        self.contexts.base = TaskContext(own_task_id(worker_id, job_id_of_int(0)))
 
     def _take_messages(self, on_job: Callable[[node.JobDescription], None]) -> None:
         execution, producers = self.execution, self.producers

@@ -139,7 +139,7 @@ class PeerTable:
         on_unsent: Callable[[Peer, Message], None] = lambda peer, message: None,
     ) -> None:
         """on_unsent: told, from the loop, of a message that could not be encoded and was dropped."""
-        self._own_address = own_address
+        self.own_address = own_address
         self._link = link
         self._reactor = reactor
         self._on_batch = on_batch
@@ -156,7 +156,7 @@ class PeerTable:
         peer = self.by_address.get(address)
         if peer is None:
             peer = self.by_address[address] = Peer(address, self)
-            if address == self._own_address:
+            if address == self.own_address:
                 own = peer
                 peer.own_line = SelfTalk(
                     self._reactor,
@@ -402,7 +402,7 @@ class PeerTable:
     def close(self) -> None:
         for connection in self.connections():
             connection.close()
-        ourselves = self.by_address.get(self._own_address)
+        ourselves = self.by_address.get(self.own_address)
         if ourselves is not None and ourselves.own_line is not None:
             ourselves.own_line.close()
         self.by_address.clear()

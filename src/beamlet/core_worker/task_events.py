@@ -29,7 +29,7 @@ class TaskEventBuffer:
     """One worker's spans since it last told. Appending is all that the hot path does. Thread-safe."""
 
     def __init__(self, worker_id: bytes) -> None:
-        self._worker_id = worker_id
+        self.worker_id = worker_id
         #: (task, name, start ns, end ns, failed), wall clock. Always the same list: other threads append.
         self._noted: list[_Noted] = []
         self._lock = threading.Lock()
@@ -78,7 +78,7 @@ class TaskEventBuffer:
         ]
         short = [name[:NAME_CHARACTERS] for name in names]
         spans = msgspec.msgpack.encode(Spans(short, rows))
-        self._packed.append(TaskEvents(self._worker_id, os.getpid(), len(rows), spans))
+        self._packed.append(TaskEvents(self.worker_id, os.getpid(), len(rows), spans))
         if len(self._packed) > BATCHES_MAX:
             oldest = self._packed.popleft()
             self._dropped_count += oldest.count + oldest.dropped

@@ -220,6 +220,13 @@ class Reactor:
         self._running = False
         self.wake()
 
+    def renew(self) -> None:
+        """In a fork, by its only thread: watch by means of our own, those so far are our parent's, too."""
+        parents, self._poller = self._poller, KernelPoller()
+        for fd in self._readers:
+            self._poller.register(fd, select.EPOLLIN)
+        parents.close()
+
     def close(self) -> None:
         """Give back the descriptors. Nobody may be in ``poll``, and nobody will be again. Idempotent."""
         self._poller.close()

@@ -146,9 +146,12 @@ class SharedReactor(Reactor):
         self._wanted = False
         self._next_idle = 0.0
         self._closing = False
-        self._thread = threading.Thread(target=self._background, name=name, daemon=True)
+        self._name = name
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
+        # Made here, not before: after a fork, a thread that was made and not started counts as ended.
+        self._thread = threading.Thread(target=self._background, name=self._name, daemon=True)
         self._thread.start()
 
     @property
@@ -389,8 +392,9 @@ class SharedReactor(Reactor):
         with self.lock:
             for waiter in self._followers:
                 waiter.interrupt()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(timeout=_LEADER_LEAVES_S)
+        thread = self._thread
+        if thread is not None and thread.is_alive() and threading.current_thread() is not thread:
+            thread.join(timeout=_LEADER_LEAVES_S)
 
     def close(self) -> None:
         """After ``shut`` and the end of all connections: give back the descriptors.

@@ -60,7 +60,7 @@ class Submission:
         self._reactor = reactor
         self._bare_lock = reactor.bare_lock
         self._refs = refs
-        self._address = refs.self_address
+        self.address = refs.self_address
         self._releases = releases
         self._contexts = contexts
         self._streams = streams
@@ -165,7 +165,7 @@ class Submission:
                     record = self._refs.new_owned(object_id)
                     record.call_site = call_site
                     returns: Sequence[ObjectRecord] = (record,)
-                    refs: Any = self._make_ref(object_id, self._address)
+                    refs: Any = self._make_ref(object_id, self.address)
                 else:
                     refs, returns = self._new_returns(task_id, method.num_returns, call_site)
                 if method.num_returns == STREAMING:
@@ -232,7 +232,7 @@ class Submission:
             record = self._refs.new_owned(object_id)
             record.call_site = call_site
             records.append(record)
-            refs.append(self._make_ref(object_id, self._address))
+            refs.append(self._make_ref(object_id, self.address))
         return (refs[0] if len(refs) == 1 and count <= 1 else refs if count else None), records
 
     def _new_stream(self, task_id: TaskId, limit: int, completion: Ref) -> Any:

@@ -76,7 +76,7 @@ class DeadlockDetector:
     """One process's part. Guarded by the core worker's lock; the shell sends ``outbox``, reads ``doomed``."""
 
     def __init__(self, address: Address, around: Surroundings) -> None:
-        self._address = address
+        self.address = address
         self._around = around
         self.waits: dict[int, Wait] = {}
         self._last_number = 0
@@ -129,7 +129,7 @@ class DeadlockDetector:
             self._follow(wait.objects, [*path, self._step(wait)], message.round)
 
     def _is_at(self, step: WaitStep, wait: Wait) -> bool:
-        return step.worker == self._address and step.number == wait.number
+        return step.worker == self.address and step.number == wait.number
 
     def _is_news(self, wait: Wait, first: WaitStep, round: int) -> bool:
         key = (first.worker, first.number)
@@ -139,13 +139,13 @@ class DeadlockDetector:
         return True
 
     def _step(self, wait: Wait) -> WaitStep:
-        return WaitStep(self._address, wait.number, wait.since, wait.name, wait.site)
+        return WaitStep(self.address, wait.number, wait.since, wait.name, wait.site)
 
     def _follow(self, objects: Sequence[ObjectId], path: list[WaitStep], round: int) -> None:
         for lead in self._around.leads(objects[:_FOLLOWED_MAX]):
             last = msgspec.structs.replace(path[-1], awaits=lead.name or path[-1].awaits)
             message = BlockedOn(lead.task_id, round, [*path[:-1], last], lead.object_id)
-            if lead.address == self._address:
+            if lead.address == self.address:
                 self._inward.append(message)
             else:
                 self.outbox.append((lead.address, message))
