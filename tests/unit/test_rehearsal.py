@@ -18,6 +18,7 @@ from beamlet.core_worker import rehearsal
 from beamlet.core_worker.worker_main import OMP_THREADS, Worker
 from beamlet.head.node_facts import NodeFacts
 from beamlet.object_store.arena import Arena
+from beamlet.processes.factory import FACTORY_TITLE
 from beamlet.protocol.gcs import StartActor
 from beamlet.protocol.node import OutputDelivered, WorkerReady
 from beamlet.rpc.connection import encode_frame
@@ -59,7 +60,7 @@ def test_leaves_the_process_as_it_was(
     for worker in workers:
         spec = worker.core.work.spec
         assert spec is not None
-        assert spec.class_name == "Rehearsal", "the task ran, and the worker became an actor"
+        assert f"beamlet::{spec.class_name}" == FACTORY_TITLE, "whoever looks sees a factory, no worker"
         assert worker.actor.instance is not None
 
 

@@ -22,6 +22,7 @@ from typing import ClassVar
 from beamlet.base.ids import ActorId, Address, FunctionKey, JobId, TaskId
 from beamlet.core_worker.functions import dump
 from beamlet.core_worker.worker_main import OMP_THREADS, Worker
+from beamlet.processes.factory import FACTORY_TITLE
 from beamlet.protocol.gcs import ActorSpec, KvValue, StartActor
 from beamlet.protocol.node import AssignJob, JobDescription, JobLogging, PeerIntroduced, WorkerReady
 from beamlet.protocol.peer import CallActor, PushTask
@@ -32,7 +33,8 @@ from beamlet.serialization.arguments import NO_ARGUMENTS
 TIMES = 9
 #: What is sent through a socket pair is there at once.
 PATIENCE_S = 5.0
-_NAME = "Rehearsal"
+#: Tasks and actors give their process its title: whoever looks meanwhile sees what this process is.
+_NAME = FACTORY_TITLE.removeprefix("beamlet::")
 _JOB_ID = JobId(bytes(4))
 _ACTOR_ID = ActorId(bytes(16))
 _TASK_ID = TaskId(bytes(24))
