@@ -86,6 +86,14 @@ def python_of(venv: Path) -> Path:
 
 def environment(venv: Path, extra: str, interpreter: str = sys.executable) -> Path:
     """The Python of ``venv`` with Beamlet (editable) and ``extra`` installed; made or refreshed if needed."""
+    python = installed(venv, extra, interpreter)
+    # As pip leaves an installed wheel. Where PYTHONDONTWRITEBYTECODE is set, as in many containers, an
+    # editable install would else compile every source in each of the three processes of each `init()`.
+    call(python, "-m", "compileall", "-q", "src")
+    return python
+
+
+def installed(venv: Path, extra: str, interpreter: str) -> Path:
     python = python_of(venv)
     stamp = venv / f".installed-{extra}"
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
