@@ -5,7 +5,9 @@ Run as a program, it writes it: ``PYTHONPATH=src python tests/unit/test_protocol
 
 from __future__ import annotations
 
+import ast
 import inspect
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -77,11 +79,22 @@ def _row(cls: type[msgspec.Struct]) -> str:
 
 
 def _fields(cls: type[msgspec.Struct]) -> Iterator[str]:
-    written = inspect.get_annotations(cls)
+    written = _annotations_as_written(cls)
     for field in msgspec.structs.fields(cls):
         optional = field.default is not msgspec.NODEFAULT or field.default_factory is not msgspec.NODEFAULT
-        kind = str(written[field.name]).replace("|", "\\|")
+        kind = written[field.name].replace("|", "\\|")
         yield f"`{field.name}`: {kind}{' =' if optional else ''}"
+
+
+def _annotations_as_written(cls: type[msgspec.Struct]) -> dict[str, str]:
+    """Read from the source: the classes hold types, whose names are longer than people write them."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(body, ast.ClassDef)
+    return {
+        line.target.id: ast.unparse(line.annotation)
+        for line in body.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    }
 
 
 def test_document_is_current() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from beamlet.api import option_rules as rules
 from beamlet.api.job_config import JobConfig
@@ -63,8 +64,7 @@ _NODE_ARGUMENTS = (
 _LEVEL_MAX = 1_000_000
 
 
-@dataclass(slots=True)
-class InitOptions:
+class InitOptions(msgspec.Struct):
     """What the rest of ``init`` reads."""
 
     address: str | None = None
@@ -76,7 +76,7 @@ class InitOptions:
     ignore_reinit_error: bool = False
     #: Random when not given, so that drivers do not meet by accident.
     namespace: str = ""
-    runtime_env: Mapping[str, Any] = field(default_factory=dict)
+    runtime_env: Mapping[str, Any] = msgspec.field(default_factory=dict)
     log_to_driver: bool = True
     #: None: as the environment or the program's own logging has it.
     logging_level: int | None = None
@@ -84,13 +84,13 @@ class InitOptions:
     configure_logging: bool = True
     logging_config: LoggingConfig | None = None
     compat: str = ""
-    preload: list[str] = field(default_factory=list)
+    preload: list[str] = msgspec.field(default_factory=list)
     #: Seconds until a request that no node can ever fit fails; "wait": never, as in Ray.
     infeasible: str = "raise"
     infeasible_grace_s: float = 10.0
     given: frozenset[str] = frozenset()
     #: Arguments that were given and change nothing.
-    without_effect: list[str] = field(default_factory=list)
+    without_effect: list[str] = msgspec.field(default_factory=list)
 
     def remarks(self) -> list[str]:
         """What to warn of: one sentence for each argument that was given in vain."""

@@ -14,8 +14,9 @@ import logging
 import operator
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from beamlet.api import option_rules as rules
 from beamlet.api.option_table import OPTIONS, Option, deprecated, modernise, refuse_unknown
@@ -31,28 +32,27 @@ _FIXED_AT_DECORATION = ("max_calls", "_num_objects_per_yield", "concurrency_grou
 # --- what the rest of Beamlet reads -------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Common:
+class _Common(msgspec.Struct, frozen=True, kw_only=True):
     """What tasks and actors share: what they need and where they may run."""
 
     num_cpus: float | None = None
     num_gpus: float = 0
     memory: int = 0
     object_store_memory: int = 0
-    resources: Mapping[str, float] = field(default_factory=dict)
+    resources: Mapping[str, float] = msgspec.field(default_factory=dict)
     accelerator_type: str | None = None
     name: str = ""
-    runtime_env: Mapping[str, Any] = field(default_factory=dict)
+    runtime_env: Mapping[str, Any] = msgspec.field(default_factory=dict)
     scheduling_strategy: Any = None
-    label_selector: Mapping[str, str] = field(default_factory=dict)
+    label_selector: Mapping[str, str] = msgspec.field(default_factory=dict)
     fallback_strategy: tuple[Mapping[str, Any], ...] = ()
     enable_task_events: bool = True
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     placement_group: Any = "default"
     placement_group_bundle_index: int = -1
     placement_group_capture_child_tasks: bool | None = None
     #: As the user gave them, under today's names: what merge() starts from.
-    given: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    given: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     def _amounts(self, cpus: float) -> Amounts:
         amounts = {CPU: cpus, GPU: self.num_gpus, MEMORY: self.memory, **self.resources}
@@ -61,8 +61,7 @@ class _Common:
         return from_floats(amounts)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskOptions(_Common):
+class TaskOptions(_Common, frozen=True, kw_only=True):
     num_cpus: float = 1
     num_returns: int | str = 1
     #: -1: without limit.
@@ -86,14 +85,13 @@ class TaskOptions(_Common):
         return validate_task_options(merged, target=target, is_generator=is_generator)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ActorOptions(_Common):
+class ActorOptions(_Common, frozen=True, kw_only=True):
     #: -1: without limit, here and below.
     max_restarts: int = 0
     max_task_retries: int = 0
     #: None: 1, or 1000 for an asyncio actor.
     max_concurrency: int | None = None
-    concurrency_groups: Mapping[str, int] = field(default_factory=dict)
+    concurrency_groups: Mapping[str, int] = msgspec.field(default_factory=dict)
     lifetime: str | None = None
     namespace: str | None = None
     get_if_exists: bool = False
@@ -126,8 +124,7 @@ class ActorOptions(_Common):
         return validate_actor_options({**self.given, **modernise(given, "a", target)}, target=target)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MethodOptions:
+class MethodOptions(msgspec.Struct, frozen=True, kw_only=True):
     num_returns: int | str = 1
     concurrency_group: str | None = None
     #: None: the actor's value, here and below.
@@ -138,8 +135,8 @@ class MethodOptions:
     generator_backpressure_num_objects: int = -1
     num_objects_per_yield: int = 1
     name: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    given: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
+    given: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     def merge(
         self, given: Mapping[str, Any], *, target: str = "method", is_generator: bool | None = None

@@ -13,16 +13,16 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, NoReturn
+
+import msgspec
 
 _UNBOUNDED = sys.maxsize
 _DEFAULT_SHOWN_MAX = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
     """What a function takes, without ``self``."""
 
     #: A call without keywords fits if and only if it has this many arguments (never, if keywords are needed).

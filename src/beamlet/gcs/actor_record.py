@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -18,8 +17,7 @@ STORY_LINES = 16
 STARTING = (State.PENDING_CREATION, State.RESTARTING)
 
 
-@dataclass(slots=True)
-class ActorRecord:
+class ActorRecord(msgspec.Struct):
     spec: ActorSpec
     created_at: float
     state: State = State.DEPENDENCIES_UNREADY
@@ -42,7 +40,7 @@ class ActorRecord:
     waits_for: str = ""
     certificate: DeathCertificate | None = None
     #: The last things that happened to it, with their times.
-    story: deque[str] = field(default_factory=lambda: deque(maxlen=STORY_LINES))
+    story: deque[str] = msgspec.field(default_factory=lambda: deque(maxlen=STORY_LINES))
 
     @property
     def may_restart(self) -> bool:

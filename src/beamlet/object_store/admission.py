@@ -15,8 +15,9 @@ Knows neither objects nor memory: ``attempt`` (the store's) tries to place a req
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from beamlet.base.ids import Address, ObjectId
 from beamlet.object_store.outcomes import AlreadyStored, Answer, Created, CreateRequest, Refused, StoreMisuse
@@ -29,8 +30,7 @@ class Obstacle(Enum):
     SAME_ID = "an object of this id is still being written or read"
 
 
-@dataclass(slots=True)
-class Waiting:
+class Waiting(msgspec.Struct):
     request: CreateRequest
     since: float
     deadline: float

@@ -17,8 +17,9 @@ handed to others at once.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
 from enum import Enum
+
+import msgspec
 
 from beamlet.base.ids import Address, ObjectId
 from beamlet.object_store.allocator import Allocator
@@ -32,8 +33,7 @@ class ObjectState(Enum):
     DELETED_PINNED = "deleted, but still read"
 
 
-@dataclass(slots=True)
-class StoredObject:
+class StoredObject(msgspec.Struct):
     """One object's place and story."""
 
     object_id: ObjectId
@@ -49,11 +49,10 @@ class StoredObject:
     #: Sum over clients.
     pin_count: int = 0
     #: (client, request id) of readers parked until it is sealed, in order of arrival.
-    waiters: list[tuple[int, int]] = field(default_factory=list)
+    waiters: list[tuple[int, int]] = msgspec.field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Bytes are those taken from the arena, so used + free = capacity."""
 
     capacity_bytes: int
@@ -69,8 +68,7 @@ class Usage:
     evictable_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(msgspec.Struct, frozen=True):
     """Who takes how much, for error messages and state queries."""
 
     object_id: ObjectId

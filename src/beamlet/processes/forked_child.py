@@ -16,8 +16,9 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import NoReturn, TextIO
+
+import msgspec
 
 from beamlet.base.ids import WorkerId
 from beamlet.processes.fate_sharing import become_subreaper, die_with_parent
@@ -26,8 +27,7 @@ from beamlet.processes.fate_sharing import become_subreaper, die_with_parent
 IDLE_TITLE = "beamlet::IDLE"
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerBoot:
+class WorkerBoot(msgspec.Struct, frozen=True):
     """What a worker is born with. Whatever all workers share is in the closure of ``child_main``."""
 
     worker_id: WorkerId
@@ -39,8 +39,7 @@ class WorkerBoot:
 ChildMain = Callable[[WorkerBoot], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptors:
+class Descriptors(msgspec.Struct, frozen=True):
     """The three that came with ForkWorker."""
 
     link: int

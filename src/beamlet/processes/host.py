@@ -15,8 +15,9 @@ import re
 import resource
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 _MIB = 1 << 20
 #: The part of available memory that objects may take, unless a setting says otherwise.
@@ -31,8 +32,7 @@ _MAX_FDS = 65_536
 _NO_LIMIT = 1 << 60
 
 
-@dataclass(frozen=True, slots=True)
-class HostResources:
+class HostResources(msgspec.Struct, frozen=True):
     #: Whole CPUs we may keep busy, at least 1; a quota of 2.5 counts as 2, as in Ray.
     cpus: int
     #: The tightest limit on our memory, used or not.

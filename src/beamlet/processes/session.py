@@ -24,8 +24,9 @@ import os
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import msgspec
 
 from beamlet.processes.fate_sharing import sweep
 from beamlet.processes.session_lock import Holders, SessionLock, holders
@@ -44,8 +45,7 @@ class SessionRootError(RuntimeError):
     """The directory for sessions cannot be trusted or made; the message says how to choose another."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionInfo:
+class SessionInfo(msgspec.Struct, frozen=True):
     """session.json: which process the head is, and how to reach it."""
 
     pid: int
@@ -116,7 +116,7 @@ class SessionDirectory:
         """Write session.json: the head is process ``pid`` (default: this one)."""
         pid = os.getpid() if pid is None else pid
         info = SessionInfo(pid, start_ticks(pid), boot_id(), os.uname().nodename, address, time.time())
-        _write_private(self._info, json.dumps(asdict(info), indent=1))
+        _write_private(self._info, json.dumps(msgspec.structs.asdict(info), indent=1))
 
     def info(self) -> SessionInfo | None:
         """What session.json says; None when it is not there (yet) or damaged."""

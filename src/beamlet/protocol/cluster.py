@@ -13,8 +13,6 @@ heard in a later turn of the loop, as through a socket.  Elsewhere they travel a
     Forwarded (a gcs.py message, and who sent it)
 """
 
-from __future__ import annotations
-
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import ActorId, Address, JobId
 from beamlet.protocol import gcs

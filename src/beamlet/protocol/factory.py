@@ -7,8 +7,6 @@ ChildExited                                      unasked, once per worker, from 
 Preloaded                                        unasked, once, first of all, if modules were preloaded
 """
 
-from __future__ import annotations
-
 from beamlet.base.ids import WorkerId
 from beamlet.protocol.message import Message
 

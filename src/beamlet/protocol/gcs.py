@@ -10,8 +10,6 @@ Same ``req`` discipline as node.py: one answer per request.
     QueryCluster → ClusterState      TaskEvents     QueryTimeline → Timeline
 """
 
-from __future__ import annotations
-
 import msgspec
 
 from beamlet.base.death import DeathCertificate

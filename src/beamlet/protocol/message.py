@@ -10,9 +10,9 @@ Tags are ranges, one range a conversation, never re-used for something else:
 
 The head opens no pickle: values of users, and what core workers pickle for each other, travel as opaque
 ``bytes``.
-"""
 
-from __future__ import annotations
+These modules do not postpone annotations (``from __future__``): a decoder would compile each field's text.
+"""
 
 import msgspec
 

@@ -18,8 +18,6 @@ Messages marked *+fd* travel with one file descriptor (SCM_RIGHTS), in order.
     TellEvents        → EventsTold                         (behind the TaskEvents)
 """
 
-from __future__ import annotations
-
 import msgspec
 
 from beamlet.base.death import DeathCertificate

@@ -1,7 +1,5 @@
 """What workers' output pipes carry beside output: under which name the following text stands."""
 
-from __future__ import annotations
-
 #: A name follows it, up to the end of the line. It may come in the middle of a line, and no text contains it.
 CONTROL = b"\x1ebeamlet\x1f"
 

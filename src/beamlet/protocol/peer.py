@@ -13,8 +13,6 @@ chosen by the pusher, per connection, and are all that an answer needs to name t
     BlockedOn                                           passed on along who waits for whom
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import msgspec

@@ -7,10 +7,10 @@ gets this and, by name, the few other services it calls.  Everything here exists
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 from beamlet.base.ids import NodeId, WorkerId, new_worker_id
@@ -51,8 +51,7 @@ class GcsPort(Protocol):
     def send(self, message: Message) -> None: ...
 
 
-@dataclass(slots=True, frozen=True)
-class NodeServices:
+class NodeServices(msgspec.Struct, frozen=True):
     config: NodeConfig
     clock: Clock
     members: Members
