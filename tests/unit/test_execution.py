@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from beamlet.base.ids import FunctionKey, TaskId
+from beamlet.base.ids import ActorId, FunctionKey, TaskId
 from beamlet.core_worker.executing.leaving import Leaving
 from beamlet.core_worker.executing.runner import ActorExit
+from beamlet.core_worker.submitting.actor_submitter import ActorLink
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.exceptions import RaySystemError, RayTaskError, TaskCancelledError
 from beamlet.protocol.node import Blocked, ExitedOnPurpose, ExitWorker, OutputMark, Staying, Unblocked
@@ -433,6 +434,20 @@ def test_a_wait_hands_back_what_is_queued_behind_it_and_what_comes_meanwhile(wor
     assert behind == HandedBack([2], True)
     assert meanwhile == HandedBack([3], True)
     assert isinstance(answer, Result)
+    assert not worker.execution.run_next()
+
+
+def test_tasks_of_an_actor_that_this_worker_calls_are_handed_back_as_any(worker: Worker) -> None:
+    worker.owner.actor = ActorLink(ActorId(b"a" * 16), "Caller")
+
+    def waits() -> None:
+        with worker.blocked.one_more():
+            pass
+
+    worker.pushed(waits)
+    worker.pushed(one)
+    worker.execution.run_next()
+    assert worker.answered()[0] == HandedBack([2], True)
     assert not worker.execution.run_next()
 
 

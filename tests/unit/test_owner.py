@@ -84,6 +84,13 @@ def test_get_waits_for_what_is_missing_and_nothing_else(owner: Owner) -> None:
     assert owner.blocking.waits == 1
 
 
+def test_a_list_may_name_a_reference_twice(owner: Owner) -> None:
+    late, later = owner.promise(1), owner.promise(2)
+    owner.blocking.script = [lambda: (owner.keep_promise(late, ONE), owner.keep_promise(later, TWO))]
+    assert owner.objects.get([late, later, late], None) == [1, 2, 1]
+    assert owner.blocking.waits == 1
+
+
 def test_the_first_error_ends_a_get(owner: Owner) -> None:
     first, second = owner.promise(1), owner.promise(2)
     owner.blocking.script = [lambda: owner.keep_promise(second, dump_error(TaskCancelledError("ab")))]

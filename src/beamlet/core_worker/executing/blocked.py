@@ -40,6 +40,8 @@ class BlockedThreads:
                     self._link.send(Unblocked())
 
     def _hand_back_queued(self) -> None:
+        if self._work.spec is not None:
+            return  # calls of an actor stay with it, whoever waits
         handed: dict[int, tuple[Peer, list[int]]] = {}
         for context in self._work.running.values():
             if context.asker is not None:
@@ -55,5 +57,4 @@ class BlockedThreads:
         items.clear()
         items.extend(kept)
         for peer, seqs in handed.values():
-            if peer.actor is None:
-                peer.send(HandedBack(seqs, True))
+            peer.send(HandedBack(seqs, True))

@@ -178,9 +178,13 @@ class ObjectAccess:
             # One that has failed already is the outcome: then there is nothing to wait for.
             if missing and not any(map(_failed, records)):
                 waiter = GetWaiter(missing)
+                on_ready = waiter.on_ready
                 for ref, record in zip(refs, records, strict=True):
                     if record.state == PENDING:
-                        self.when_ready(ref._id, record, waiter.on_ready)
+                        if record.waiters is not None and on_ready in record.waiters:
+                            waiter.remaining -= 1  # it stands in the list twice, and tells us once
+                        else:
+                            self.when_ready(ref._id, record, on_ready)
             elif drained:
                 self._reactor.leave()  # else the wait begins with that
         try:
