@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -193,6 +194,40 @@ def test_cancel_at_every_stage(narrow: Desk) -> None:
         await narrow.settle()
         assert is_cancelled(narrow.worker.answered()[0])
         assert narrow.worker.work.running == {}
+
+    narrow.run(steps)
+
+
+def test_cancelling_all_of_many_queued_looks_at_each_a_few_times(narrow: Desk) -> None:
+    looks = 0
+
+    class Counting(deque[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            nonlocal looks
+            looks += len(self)
+            return super().__iter__()
+
+    go_on = asyncio.Event()
+    narrow.actor.methods |= {"waits": go_on.wait, "one": lambda: 1}
+
+    async def steps() -> None:
+        first, *others, last = [narrow.call("waits"), *[narrow.call("one") for _ in range(2001)]]
+        narrow.calls._arrived = Counting(narrow.calls._arrived)
+        await narrow.settle()
+        narrow.calls._waiting = {"": Counting(narrow.calls._waiting[""])}
+        for call in others:
+            narrow.worker.execution.cancel(narrow.worker.owner, CancelTask(call.task_id, False, True))
+        await narrow.settle()
+        answers = narrow.worker.answered()
+        assert [answer.seq for answer in answers] == [call.seq for call in others]
+        assert all(map(is_cancelled, answers))
+        assert looks < 8 * len(others)
+        go_on.set()
+        await narrow.settle()
+        assert [answer.seq for answer in narrow.worker.answered()] == [first.seq, last.seq]
+        narrow.calls.take_order(ExitWorker("it is over", graceful=True))
+        await narrow.settle()
+        assert narrow.actor.left == ["it is over"]
 
     narrow.run(steps)
 

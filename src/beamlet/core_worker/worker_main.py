@@ -110,8 +110,8 @@ class Worker:
     def _serve_loop(self, loop: AsyncCalls) -> None:
         """The main thread's life from now on; what was ordered meanwhile is passed on."""
         with self.core.lock:
-            while self.core.work.queue.items:
-                _, order = self.core.work.queue.items.popleft()
+            while (item := self.core.work.queue.pop()) is not None:
+                _, order = item
                 assert isinstance(order, Order), "calls come when the actor is known to be alive"
                 loop.take_order(order)
         loop.run_forever()

@@ -19,6 +19,7 @@ from beamlet.protocol.message import Message
 from beamlet.protocol.node import OutputMark
 from beamlet.protocol.peer import Results
 from beamlet.rpc.turns import SharedReactor, Waiter
+from beamlet.serialization.remote_error import dump_made
 from beamlet.serialization.values import dump_error
 
 #: While more work waits, answers gather for so long; an idle thread flushes before it waits.
@@ -102,11 +103,11 @@ class Answers:
         name = work.name or work.task_id.hex()
         self._reactor.containment.contain(error, f"running or answering {name}")
         text = f"the worker could not run or answer {name}: {error!r}"
-        self.send(receiver, _failure(work, RaySystemError(text)))
+        self.send(receiver, _failure(work, dump_error(RaySystemError(text))))
 
     def send_cancelled(self, receiver: Peer, work: Pushed) -> None:
         """It never began, and never will. Under the lock."""
-        receiver.send(_failure(work, TaskCancelledError(work.task_id.hex())))
+        receiver.send(_failure(work, dump_made(TaskCancelledError, work.task_id.hex())))
 
     def may_go(self, name: int) -> None:
         """One of the things a held answer waits for has happened."""
@@ -145,6 +146,6 @@ class Answers:
             self._emptied.complete()
 
 
-def _failure(work: Pushed, error: Exception) -> Results:
+def _failure(work: Pushed, error: bytes) -> Results:
     """``error`` for each value that ``work`` was to return."""
-    return Results(work.seq, [dump_error(error)] * max(1, work.num_returns), failed=True)
+    return Results(work.seq, [error] * max(1, work.num_returns), failed=True)

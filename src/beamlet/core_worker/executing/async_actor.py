@@ -138,8 +138,12 @@ class AsyncCalls:
         self._start_scheduled = False
         self._limits = {"": spec.max_concurrency, **spec.concurrency_groups}
         self._running_counts: dict[str, int] = dict.fromkeys(self._limits, 0)
+        #: Calls for which there is no room, by group. Cancelled ones in it are passed over.
         self._waiting: dict[str, deque[Call]] = {group: deque() for group in self._limits}
-        self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        #: Cancelled calls in ``_waiting``.
+        self._cancelled_count = 0
+        #: All calls that are not done, by task id: as they came, or once they were begun what runs them.
+        self._calls: dict[bytes, Call | asyncio.Task[None]] = {}
         #: Why the actor ends once nothing is left to do; "" while it is not to end.
         self._ending = ""
         #: Calls that asked it to.
@@ -149,6 +153,7 @@ class AsyncCalls:
     # -- arrival (under the lock, any thread) ----------------------------------------------------
 
     def deliver(self, item: Call) -> None:
+        self._calls[item[1].task_id] = item
         self._arrived.append(item)
         if not self._start_scheduled:
             self._start_scheduled = True
@@ -171,13 +176,13 @@ class AsyncCalls:
 
     def _name_of(self, task: asyncio.Task[None]) -> str:
         """The call that ``task`` runs, or the task's own name if it was started by one."""
-        for task_id, each in list(self._tasks.items()):
+        for task_id, each in list(self._calls.items()):
             if each is task and (context := self._running.get(task_id)) is not None:
                 return context.name
         return f"{self._class_name} ({task.get_name()})"
 
     def _unfinished(self) -> int:
-        return len(self._tasks) + len(self._arrived) + sum(map(len, self._waiting.values()))
+        return len(self._calls)
 
     def is_queued(self, task_id: bytes) -> bool:
         """Whether the call is here and has not begun. Under the lock."""
@@ -185,15 +190,12 @@ class AsyncCalls:
 
     def is_to_begin(self, task_id: bytes) -> bool:
         """Whether it is queued, or is the loop's next thing to do. Under the lock."""
-        return task_id in self._tasks or self.is_queued(task_id)
+        return task_id in self._calls
 
     def find(self, task_id: bytes) -> CallActor | None:
-        return next(
-            (call for queue in self._queues() for _, call in tuple(queue) if call.task_id == task_id), None
-        )
-
-    def _queues(self) -> tuple[deque[Call], ...]:
-        return self._arrived, *self._waiting.values()
+        """The call, if it has not begun. Under the lock."""
+        call = self._calls.get(task_id)
+        return call[1] if isinstance(call, tuple) else None
 
     # -- on the loop -----------------------------------------------------------------------------
 
@@ -205,15 +207,18 @@ class AsyncCalls:
         arrived = self._arrived
         while arrived:
             item = arrived.popleft()
-            group = item[1].group if item[1].group in self._limits else ""
+            group = self._group_of(item[1])
             if self._running_counts[group] < self._limits[group] or item[1].method == READY:
                 self._start(group, item)
             else:
                 self._waiting[group].append(item)
 
+    def _group_of(self, call: CallActor) -> str:
+        return call.group if call.group in self._limits else ""
+
     def _start(self, group: str, item: Call) -> None:
         self._running_counts[group] += 1
-        self._tasks[item[1].task_id] = _Promised(self._run(group, item[0], item[1]), loop=self.loop)
+        self._calls[item[1].task_id] = _Promised(self._run(group, item[0], item[1]), loop=self.loop)
 
     async def _run(self, group: str, sender: Peer, call: CallActor) -> None:
         runner = self._runner
@@ -306,26 +311,39 @@ class AsyncCalls:
 
     def _finished(self, group: str, call: CallActor) -> None:
         del self._running[call.task_id]
-        del self._tasks[call.task_id]
+        del self._calls[call.task_id]
         self._running_counts[group] -= 1
         waiting = self._waiting[group]
-        if waiting:
-            self._start(group, waiting.popleft())
-        elif self._ending:
+        while waiting:
+            item = waiting.popleft()
+            if self._is_wanted(item):
+                self._start(group, item)
+                return
+            self._cancelled_count -= 1
+        if self._ending:
             self._end_if_idle()
 
+    def _is_wanted(self, item: Call) -> bool:
+        """It waits and was not cancelled."""
+        return self._calls.get(item[1].task_id) is item
+
     def _cancel(self, task_id: bytes) -> None:
-        task = self._tasks.get(task_id)
-        if task is not None:
-            task.cancel()
+        """Begun or not. What is cancelled here has been looked at by ``_start_arrived``, which came first."""
+        call = self._calls.get(task_id)
+        if not isinstance(call, tuple):
+            if call is not None:
+                call.cancel()
             return
-        for queue in self._queues():
-            for item in queue:
-                if item[1].task_id == task_id:
-                    queue.remove(item)
-                    with self._lock:
-                        self._runner.answers.send_cancelled(*item)
-                    return
+        del self._calls[task_id]
+        with self._lock:
+            self._runner.answers.send_cancelled(*call)
+        self._cancelled_count += 1
+        if self._cancelled_count * 2 > sum(map(len, self._waiting.values())):
+            for waiting in self._waiting.values():
+                kept = list(filter(self._is_wanted, waiting))
+                waiting.clear()
+                waiting.extend(kept)
+            self._cancelled_count = 0
 
     def _end_when_idle(self, reason: str) -> None:
         self._ending = reason

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from beamlet.core_worker.executing.execution_queue import Item
 from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.peers import Peer
@@ -46,15 +45,9 @@ class BlockedThreads:
         for context in self._work.running.values():
             if context.asker is not None:
                 handed[id(context.asker)] = context.asker, []
-        items = self._work.queue.items
-        kept: list[Item] = []
-        for item in items:
-            sender, message = item
-            if sender is not None and isinstance(message, PushTask):
-                handed.setdefault(id(sender), (sender, []))[1].append(message.seq)
-            else:
-                kept.append(item)
-        items.clear()
-        items.extend(kept)
+        for sender, message in self._work.queue.take_out(lambda item: type(item[1]) is PushTask):
+            assert sender is not None, "tasks have an owner"
+            assert isinstance(message, PushTask)
+            handed.setdefault(id(sender), (sender, []))[1].append(message.seq)
         for peer, seqs in handed.values():
             peer.send(HandedBack(seqs, True))

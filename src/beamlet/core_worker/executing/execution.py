@@ -93,9 +93,7 @@ class Execution:
     def peer_gone(self, peer: Peer) -> None:
         """Nobody waits for these any more: an owner that dies takes its tasks with it."""
         for queue in self._work.queues:
-            kept = [item for item in queue.items if item[0] is not peer or type(item[1]) is CallActor]
-            queue.items.clear()
-            queue.items.extend(kept)
+            queue.take_out(lambda item: item[0] is peer and type(item[1]) is not CallActor)
         self._producers.owner_gone(peer)
         self._answers.receiver_gone(peer)
 
@@ -182,8 +180,7 @@ class Execution:
         What ``serve`` does in a loop, for whoever drives a worker without threads.
         """
         with self._lock:
-            queue = next((queue for queue in self._work.queues if queue.items), None)
-            item = queue.items.popleft() if queue is not None else None
+            item = next((item for queue in self._work.queues if (item := queue.pop()) is not None), None)
         if item is None:
             return False
         try:

@@ -64,9 +64,8 @@ class Work:
     def position_of(self, task_id: bytes) -> int | None:
         """How many calls are ahead of one that has not begun."""
         for queue in self.queues:
-            for position, (_, message) in enumerate(queue.items):
-                if isinstance(message, Pushed) and message.task_id == task_id:
-                    return position + 1
+            if (item := queue.find(task_id)) is not None:
+                return queue.in_order().index(item) + 1
         return None
 
     def remove(self, task_id: bytes) -> tuple[Peer, Pushed] | None:
@@ -89,9 +88,9 @@ class Work:
     def find(self, task_id: bytes) -> Pushed | None:
         """A task or call that has not begun."""
         for queue in self.queues:
-            for _, message in queue.items:
-                if isinstance(message, Pushed) and message.task_id == task_id:
-                    return message
+            if (item := queue.find(task_id)) is not None:
+                assert isinstance(item[1], Pushed), "orders have no task id"
+                return item[1]
         return self.loop.find(task_id) if self.loop is not None else None
 
     def is_creation(self, task_id: bytes) -> bool:

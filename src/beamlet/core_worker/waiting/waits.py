@@ -249,8 +249,8 @@ class CallWaits(Waits):
             return f"needs the event loop that {wait.name} blocks" if waits else ""
         if work.spec.max_concurrency != 1 or work.spec.concurrency_groups:
             return ""  # other threads may serve it
-        queued = work.position_of(task_id) is not None
-        return f"queues behind {wait.name} on the same actor (max_concurrency=1)" if queued else ""
+        is_queued = work.find(task_id) is not None
+        return f"queues behind {wait.name} on the same actor (max_concurrency=1)" if is_queued else ""
 
 
 def unresolved_of(work: Pending[Any], objects: Mapping[ObjectId, ObjectRecord]) -> list[ObjectId]:
