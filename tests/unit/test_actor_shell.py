@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from beamlet.core_worker.node_link import Unsent
 from beamlet.core_worker.submitting.actor_submitter import LinkState
 from beamlet.exceptions import (
     ActorAlreadyExistsError,
@@ -184,6 +185,18 @@ def test_a_refused_actor_is_dead_to_its_callers(caller: Caller) -> None:
     (request,) = caller.raylet.asked(CreateActor)
     caller.raylet.answer(ActorRefused(request.req, "no such node"))
     assert "no such node" in str(caller.outcome(ref))
+
+
+def test_an_actor_that_could_not_be_asked_for_is_dead_to_its_callers(caller: Caller) -> None:
+    error = TypeError("nothing that can travel")
+    with pytest.raises(TypeError, match="nothing that can travel"):
+        named(caller, Unsent(0, error))
+    actor = caller.actor()
+    ref = caller.call(actor)
+    (request,) = caller.raylet.asked(CreateActor)
+    caller.raylet.answer(Unsent(request.req, error))
+    assert isinstance(caller.outcome(ref), ActorDiedError)
+    assert "nothing that can travel" in str(caller.outcome(ref))
 
 
 def test_an_accepted_name_gives_a_handle(caller: Caller) -> None:

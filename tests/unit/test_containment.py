@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from beamlet.base.invariants import InvariantBroken
-from beamlet.core_worker.node_link import NodeLink, RayletGone
+from beamlet.core_worker.node_link import NodeLink, RayletGone, Unsent
 from beamlet.protocol import gcs, node
 from beamlet.protocol.message import Message
 from beamlet.protocol.peer import PeerMessage, ReleaseHold, Result
@@ -293,6 +293,27 @@ def test_a_request_that_cannot_be_encoded_raises_at_the_caller_and_the_link_stay
         link.call(gcs.FindActor(0, "\ud800", ""))
     assert not link.connection.closed
     assert not lost
+    with shared.lock:
+        link.close()
+    far.close()
+
+
+def test_who_asked_what_cannot_be_encoded_is_told_but_not_in_the_middle_of_something(
+    shared: SharedReactor,
+) -> None:
+    far, link, _, _ = node_link(shared)
+    answers: list[Any] = []
+    with shared.lock:
+        req = link.request(gcs.FindActor(0, "\ud800", ""), answers.append)
+        forgotten = link.request(gcs.FindActor(0, "\ud801", ""), answers.append)
+        shared.flush()
+        assert not answers, "who flushes has not let go of its books"
+        link.forget(forgotten)
+    wait_until(lambda: answers, 10.0, "the answer")
+    (answer,) = answers
+    assert isinstance(answer, Unsent)
+    assert answer.req == req
+    assert isinstance(answer.error, UnicodeEncodeError)
     with shared.lock:
         link.close()
     far.close()

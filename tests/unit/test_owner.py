@@ -13,6 +13,7 @@ import pytest
 
 from beamlet.base.ids import Address, ObjectId, TaskId
 from beamlet.core_worker.owning import releases
+from beamlet.core_worker.owning.borrowing import DeleteStored, Freed
 from beamlet.core_worker.owning.streams import Stream
 from beamlet.exceptions import GetTimeoutError, ObjectLostError, RaySystemError, TaskCancelledError
 from beamlet.protocol.node import DeleteObjects
@@ -30,6 +31,7 @@ from beamlet.protocol.peer import (
     StreamDropped,
     Yielded,
 )
+from beamlet.rpc.containment import Containment
 from beamlet.serialization.values import dump_error
 from support.owner import NODE, OTHER_NODE, Owner
 
@@ -206,6 +208,39 @@ def test_two_threads_may_wait_for_the_same_list(owner: Owner) -> None:
     owner.blocking.script = [second]
     ready, _ = owner.selecting.wait(rest, 1, None)
     assert inner == ready == [refs[9]]
+
+
+def test_one_who_is_told_and_raises_does_not_lose_the_others(owner: Owner) -> None:
+    said: list[str] = []
+    owner.reactor.containment = Containment(said.append)
+    ref, told = owner.promise(), []
+
+    def faulty(_: Any) -> None:
+        raise ZeroDivisionError
+
+    for callback in (faulty, told.append):
+        owner.objects.when_ready(ref._id, owner.record(ref), callback)
+    owner.keep_promise(ref, ONE)
+    assert told == [owner.record(ref)]
+    stream = Stream(TASK, limit=-1)
+    stream.waiters = {faulty: None, told.append: None}
+    owner.streams.take(owner.peers.get(OTHER), stream, Yielded(1, 1, ONE))
+    assert told[1:] == [stream]
+    assert owner.reactor.containment.count == 2
+    assert "telling who waits for an object" in said[0]
+
+
+def test_an_effect_that_raises_does_not_lose_those_behind_it(owner: Owner) -> None:
+    def faulty(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    owner.releases.on_freed = faulty
+    effects = [Freed(ObjectId(b"a" * 28), b""), DeleteStored(NODE, [ObjectId(b"b" * 28)])]
+    owner.refs.outbox += effects
+    with pytest.raises(ZeroDivisionError):
+        owner.releases.perform()
+    owner.releases.perform()
+    assert owner.raylet.sent == [DeleteObjects(NODE, [ObjectId(b"b" * 28)])]
 
 
 # -- coroutines --------------------------------------------------------------------------------------
@@ -395,6 +430,33 @@ def test_items_that_a_second_attempt_stores_are_copies_or_deleted(owner: Owner) 
     assert not settled(owner)
     deleted = {(message.node, i) for message in owner.raylet.sent for i in message.object_ids}
     assert deleted == {(node, i) for node in (NODE, OTHER_NODE) for i in ids}
+
+
+def test_an_item_that_cannot_be_taken_is_that_error_and_the_others_come(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = owner.peers.get(OTHER)
+    stream = Stream(TASK, limit=-1)
+
+    def faulty(*_: Any) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(owner.refs, "set_stored", faulty)
+        with pytest.raises(ZeroDivisionError):  # contained by who called
+            owner.streams.take(producer, stream, Yielded(1, 1, StoredAt(NODE, 9), hold=5))
+    owner.streams.take(producer, stream, Yielded(1, 2, TWO))
+    owner.streams.end(stream, None)
+    first, second = owner.streams.next(stream, None), owner.streams.next(stream, None)
+    with pytest.raises(RaySystemError, match="item 1 could not be taken: ZeroDivisionError"):
+        owner.objects.get([first], None)
+    assert owner.objects.get([second], None) == [2]
+    assert owner.streams.next(stream, None) is None
+    owner.releases.perform()
+    assert owner.raylet.sent == [DeleteObjects(NODE, [first._id])]
+    assert producer.sent == [ReleaseHold(5)]
+    del first, second
+    assert not settled(owner)
 
 
 def test_items_of_an_attempt_that_crashed_are_not_taken_twice(owner: Owner) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from beamlet.base.class_names import class_names
-from beamlet.base.ids import Address, NodeId
+from beamlet.base.ids import Address, NodeId, return_id
+from beamlet.core_worker.node_link import Unsent
 from beamlet.core_worker.peers import Peer
 from beamlet.exceptions import (
     InfeasibleError,
@@ -27,7 +28,17 @@ from beamlet.protocol.node import (
     RequestLease,
     ReturnLease,
 )
-from beamlet.protocol.peer import CancelTask, HandedBack, InlineDep, PushTask, Result, Results, StoreDep
+from beamlet.protocol.peer import (
+    CancelTask,
+    HandedBack,
+    InlineDep,
+    PushTask,
+    ReleaseHold,
+    Result,
+    Results,
+    StoredAt,
+    StoreDep,
+)
 from beamlet.serialization.values import dumps
 from support.owner import NODE, FakePeer
 from support.submitting import Caller, FakeRaylet, certificate, told
@@ -178,6 +189,15 @@ def test_retries_are_decided_by_the_names_of_the_errors_classes(
     assert str(caller.outcome(ref)) == "last", "its one retry is used up"
 
 
+def test_an_error_that_no_code_of_the_users_raised_is_not_retried(caller: Caller) -> None:
+    """A call that cannot be encoded, say: with retries without end it would be sent for ever."""
+    ref = caller.task(retries=-1, retry=True)
+    worker = caller.grant()
+    caller.answer_error(worker, caller.pushed(worker)[0], RaySystemError("f could not be sent"))
+    assert "could not be sent" in str(caller.outcome(ref))
+    assert not caller.pushed(worker)
+
+
 def warmed(caller: Caller) -> Peer:
     """A worker whose tasks are short: several are pushed ahead."""
     caller.task()
@@ -247,6 +267,19 @@ def test_a_request_that_ends_for_a_reason_fails_and_one_that_just_ends_is_made_a
     (request,) = caller.raylet.asked(RequestLease)
     caller.raylet.answer(LeaseCancelled(request.req, "no more processes"))
     assert "no more processes" in str(caller.outcome(ref))
+
+
+def test_a_request_that_could_not_be_encoded_fails_its_tasks(caller: Caller) -> None:
+    refs = [caller.task() for _ in range(3)]
+    requests = caller.raylet.asked(RequestLease)
+    for request in requests:
+        error = UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+        caller.raylet.answer(Unsent(request.req, error))
+    for ref in refs:
+        assert "surrogates not allowed" in str(caller.outcome(ref))
+    assert not caller.leases.submitter.keys
+    caller.task()
+    assert len(caller.raylet.asked(RequestLease)) == 1, "the next one is asked for as ever"
 
 
 @pytest.mark.parametrize("how", ["infeasible", "cancelled", "died"])
@@ -517,6 +550,40 @@ def test_an_answer_with_a_wrong_number_of_values_is_an_error_of_all_results(
     for ref in refs:
         assert "could not be taken" in str(caller.outcome(ref))
     assert not caller.submission.tasks
+
+
+def test_what_was_stored_for_an_answer_that_cannot_be_taken_is_deleted(caller: Caller) -> None:
+    caller.task(num_returns=2)
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    with pytest.raises(ValueError, match="3 values came for 2 results"):
+        caller.answer_with(worker, Results(push.seq, [StoredAt(NODE, 9) for _ in range(3)], hold=4))
+    caller.owner.releases.perform()
+    deleted = {i for order in caller.owner.raylet.sent for i in order.object_ids}
+    assert deleted == {return_id(push.task_id, index) for index in (1, 2, 3)}
+    assert caller.owner.peers.get(worker.address).sent == [ReleaseHold(4)]
+
+
+def test_of_an_answer_that_is_taken_in_part_the_rest_is_deleted(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = caller.task(num_returns=2)
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    set_stored = caller.owner.refs.set_stored
+
+    def fails_at_the_second(record: Any, *facts: Any) -> None:
+        if record is caller.owner.refs.objects[refs[1]._id]:
+            raise ZeroDivisionError("a mistake of ours")
+        set_stored(record, *facts)
+
+    monkeypatch.setattr(caller.owner.refs, "set_stored", fails_at_the_second)
+    with pytest.raises(ZeroDivisionError):
+        caller.answer_with(worker, Results(push.seq, [StoredAt(NODE, 9), StoredAt(NODE, 9)]))
+    caller.owner.releases.perform()
+    assert [order.object_ids for order in caller.owner.raylet.sent] == [[refs[1]._id]]
+    assert "a mistake of ours" in str(caller.outcome(refs[1]))
+    assert caller.owner.record(refs[0]).nodes == (NODE,)
 
 
 def test_errors_that_no_task_raised_are_told_of_as_well(

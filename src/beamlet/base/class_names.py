@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 def class_name(cls: type) -> str:
@@ -24,6 +24,10 @@ def retry_rule(given: bool | Iterable[type]) -> RetryRule:
     return given if isinstance(given, bool) else frozenset(map(class_name, given))
 
 
-def is_worth_retrying(rule: RetryRule, error_types: Iterable[str]) -> bool:
-    """Whether an error of these classes (see ``class_names``) is one that ``rule`` wants retried."""
-    return rule if isinstance(rule, bool) else not rule.isdisjoint(error_types)
+def is_worth_retrying(rule: RetryRule, error_types: Collection[str]) -> bool:
+    """Whether an error of these classes (see ``class_names``) is one that ``rule`` wants retried.
+
+    An error without classes is one of ours, raised by no code of the user's: a call that cannot be encoded,
+    say, will not be the next time either.
+    """
+    return rule and bool(error_types) if isinstance(rule, bool) else not rule.isdisjoint(error_types)

@@ -51,16 +51,24 @@ decoder_for(FromRaylet)
 SLOW_S = 0.2
 
 
+class Unsent:
+    """In place of an answer: the request ``req`` could not be encoded, and was never asked."""
+
+    __slots__ = ("error", "req")
+
+    def __init__(self, req: int, error: Exception) -> None:
+        self.req = req
+        self.error = error
+
+
 class Reply(Waiter):
     """A request's answer, for a thread to wait on."""
 
-    __slots__ = ("error", "message")
+    __slots__ = ("message",)
 
     def __init__(self) -> None:
         super().__init__()
         self.message: Any = None
-        #: Why the request could not even be sent.
-        self.error: Exception | None = None
 
     def set(self, message: Any) -> None:
         self.message = message
@@ -109,8 +117,6 @@ class NodeLink:
         #: Why the node ends, if it told us before it closed the connection.
         self._farewell = ""
         self._awaited: dict[int, Callable[[Any], None]] = {}
-        #: Those of them that threads wait for in ``call``.
-        self._callers: dict[int, Reply] = {}
         self.connection = Connection(
             sock,
             reactor,
@@ -130,7 +136,7 @@ class NodeLink:
     def request(self, message: Any, on_answer: Callable[[Any], None]) -> int:
         """Send ``message`` under a new ``req``; ``on_answer`` is called once, under the lock.
 
-        None is the answer when the raylet is gone, or could not be asked this.
+        The answer is None when the raylet is gone, and ``Unsent`` if it could not be asked this.
         """
         req = self._next_req
         self._next_req = req + 1
@@ -166,17 +172,15 @@ class NodeLink:
             if first is not None:
                 first()
             req = self.request(message, reply.set)
-            self._callers[req] = reply
         try:
             if if_slow is not None and not self._reactor.wait(reply, monotonic() + SLOW_S):
                 if_slow()
             answered = self._reactor.wait(reply, deadline)
         finally:
             with self._reactor.lock:
-                del self._callers[req]
                 self._awaited.pop(req, None)
-        if reply.error is not None:
-            raise reply.error
+        if type(reply.message) is Unsent:
+            raise reply.message.error
         if not answered and not self.connection.closed:
             raise TimeoutError(f"the raylet did not answer {type(message).__name__} in time")
         if reply.message is None:
@@ -207,13 +211,18 @@ class NodeLink:
             self._on_message(message)
 
     def _unsent(self, message: Any, error: Exception) -> None:
-        """A message could not be encoded: whoever waits for its answer learns it, the link stays."""
+        """A message could not be encoded: whoever waits for its answer learns it, the link stays.
+
+        Later, for the caller, who flushes, may be in the middle of something.
+        """
         req = getattr(message, "req", None)
-        on_answer = self._awaited.pop(req, None) if req is not None else None
+        if req in self._awaited:
+            self._reactor.call_soon(lambda: self._answer_unsent(req, error))
+
+    def _answer_unsent(self, req: int, error: Exception) -> None:
+        on_answer = self._awaited.pop(req, None)
         if on_answer is not None:
-            if req in self._callers:
-                self._callers[req].error = error
-            on_answer(None)
+            on_answer(Unsent(req, error))
 
     def gone(self) -> RayletGone:
         reason = self._farewell or self.connection.end_reason or "it was shut down"

@@ -250,7 +250,14 @@ class ObjectAccess:
         waiters, record.waiters = record.waiters, None
         if waiters:
             for callback in waiters:
-                callback(record)
+                try:
+                    callback(record)
+                except Exception as error:
+                    self.contain(error)
+
+    def contain(self, error: Exception) -> None:
+        """Who waits for an object raised when it was told: the others are told all the same."""
+        self._reactor.containment.contain(error, "telling who waits for an object")
 
     # -- answers of owners -----------------------------------------------------------------------
 

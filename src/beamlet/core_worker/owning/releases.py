@@ -13,6 +13,7 @@ from typing import Protocol
 from beamlet.base.ids import ObjectId
 from beamlet.core_worker.owning.borrowing import (
     DeleteStored,
+    Effect,
     Freed,
     ReplyMayGo,
     SendAddBorrower,
@@ -75,20 +76,28 @@ class Releases:
         """Do what the reference counter asks, in order."""
         refs = self._refs
         while refs.outbox:
-            for effect in refs.take_effects():
-                match effect:
-                    case SendAddBorrower(owner, token, ids):
-                        self._peers.get(owner).send(AddBorrower(token, ids))
-                    case SendRemoveBorrower(owner, ids):
-                        self._peers.get(owner).send(RemoveBorrower(ids))
-                    case SendReleaseHold(executor, hold):
-                        self._peers.get(executor).send(ReleaseHold(hold))
-                    case DeleteStored(node_id, ids):
-                        self._raylet.send(DeleteObjects(node_id, ids))
-                    case ReplyMayGo(reply):
-                        self.on_reply_may_go(reply)
-                    case Freed(object_id, owner):
-                        self.on_freed(object_id, owner)
+            effects = iter(refs.take_effects())
+            try:
+                for effect in effects:
+                    self._perform(effect)
+            except BaseException:
+                refs.outbox[:0] = effects  # what one of them raises does not undo the others: the next call
+                raise
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case SendAddBorrower(owner, token, ids):
+                self._peers.get(owner).send(AddBorrower(token, ids))
+            case SendRemoveBorrower(owner, ids):
+                self._peers.get(owner).send(RemoveBorrower(ids))
+            case SendReleaseHold(executor, hold):
+                self._peers.get(executor).send(ReleaseHold(hold))
+            case DeleteStored(node_id, ids):
+                self._raylet.send(DeleteObjects(node_id, ids))
+            case ReplyMayGo(reply):
+                self.on_reply_may_go(reply)
+            case Freed(object_id, owner):
+                self.on_freed(object_id, owner)
 
 
 def _no_answer_is_held(reply: int) -> None:

@@ -25,10 +25,11 @@ from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ports import MakeRef, Ref, Sender, Sends
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
-from beamlet.exceptions import CallSite, GetTimeoutError
+from beamlet.exceptions import CallSite, GetTimeoutError, RaySystemError
 from beamlet.protocol.message import ContainedRef
 from beamlet.protocol.peer import Consumed, StoredAt, StreamDropped, Yielded
 from beamlet.rpc.turns import SharedReactor, Waiter
+from beamlet.serialization.values import dump_error
 
 #: ``num_returns`` of generator tasks, on the wire.
 STREAMING = -1
@@ -105,11 +106,6 @@ class Stream:
             self._told = self.executor
             self.executor.send(StreamDropped(self.task_id))
 
-    def notify(self) -> None:
-        waiters, self.waiters = self.waiters, {}
-        for callback in waiters:
-            callback(self)
-
 
 class StepWaiter(Waiter):
     __slots__ = ()
@@ -140,30 +136,53 @@ class Streams:
 
     def take(self, sender: Sender, stream: Stream, message: Yielded) -> None:
         """One more item; one that came before, from an attempt that crashed, is passed over."""
-        refs = self._refs
         guard = ResultsGuard(sender.address, message.hold)
-        if stream.executor is not sender:
-            stream.meet(sender)
-        if message.index > stream.received_count:
-            stream.received_count = message.index
-            object_id = return_id(stream.task_id, message.index)
-            if stream.left:
-                self._claim(stream, object_id, message)
-            if stream.abandoned:
-                stream.drop()
-                if type(message.item) is StoredAt:
-                    refs.discard_stored(object_id, message.item.node)
+        try:
+            if stream.executor is not sender:
+                stream.meet(sender)
+            if message.index > stream.received_count:
+                self._take_new(stream, message, guard)
+            elif type(message.item) is StoredAt:
+                self._refs.stored_again(return_id(stream.task_id, message.index), message.item.node)
+        except Exception as error:
+            self._untaken(stream, message, error)
+            raise
+        finally:
+            self._refs.settle(guard)
+            self._notify(stream)
+
+    def _take_new(self, stream: Stream, message: Yielded, guard: ResultsGuard) -> None:
+        refs = self._refs
+        object_id = return_id(stream.task_id, message.index)
+        if stream.left:
+            self._claim(stream, object_id, message)
+        if stream.abandoned:
+            stream.drop()
+            if type(message.item) is StoredAt:
+                refs.discard_stored(object_id, message.item.node)
+        else:
+            record = refs.new_owned(object_id)
+            if type(message.item) is StoredAt:
+                refs.set_stored(record, (message.item.node,), message.item.size, message.contained, guard)
             else:
-                record = refs.new_owned(object_id)
-                if type(message.item) is StoredAt:
-                    refs.set_stored(record, (message.item.node,), message.item.size, message.contained, guard)
-                else:
-                    refs.set_inline(record, message.item, message.contained, guard)  # type: ignore[arg-type]
-                stream.ready.append(self._make_ref(object_id, self._refs.self_address))
-        elif type(message.item) is StoredAt:
-            refs.stored_again(return_id(stream.task_id, message.index), message.item.node)
-        refs.settle(guard)
-        stream.notify()
+                refs.set_inline(record, message.item, message.contained, guard)  # type: ignore[arg-type]
+            stream.ready.append(self._make_ref(object_id, refs.self_address))
+        stream.received_count = message.index
+
+    def _untaken(self, stream: Stream, message: Yielded, error: Exception) -> None:
+        """Taking an item raised: the item is that error. To pass over it silently would be a wrong result."""
+        if message.index <= stream.received_count:
+            return
+        object_id = return_id(stream.task_id, message.index)
+        if type(message.item) is StoredAt:
+            self._refs.discard_stored(object_id, message.item.node)
+        stream.received_count = message.index
+        if stream.abandoned:
+            return
+        reason = f"item {message.index} could not be taken: {type(error).__name__}: {error}"
+        record = self._refs.new_owned(object_id)
+        self._refs.set_inline(record, dump_error(RaySystemError(reason)))
+        stream.ready.append(self._make_ref(object_id, self._refs.self_address))
 
     def _claim(self, stream: Stream, object_id: ObjectId, message: Yielded) -> None:
         """An item comes of which a former attempt left a copy: it is that copy, or replaces it."""
@@ -202,8 +221,16 @@ class Streams:
             self._refs.set_inline(record, error, contained, guard)
             stream.ready.append(self._make_ref(object_id, self._refs.self_address))
         stream.finished = True
-        stream.notify()
+        self._notify(stream)
         return last
+
+    def _notify(self, stream: Stream) -> None:
+        waiters, stream.waiters = stream.waiters, {}
+        for callback in waiters:
+            try:
+                callback(stream)
+            except Exception as error:
+                self._objects.contain(error)
 
     # -- consuming (without the lock) ------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import msgspec
 
 from beamlet.base.ids import ActorId, ObjectId, actor_creation_task_id, actor_handle_object, return_id
 from beamlet.core_worker.context import Contexts
-from beamlet.core_worker.node_link import Reply
+from beamlet.core_worker.node_link import Reply, Unsent
 from beamlet.core_worker.owning.object_record import FREED, ObjectRecord
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ports import MakeRef, Ref
@@ -172,7 +172,13 @@ class ActorAccess:
     def _created(self, spec: ActorSpec, reply: Reply, message: Any) -> None:
         reply.set(message)
         if isinstance(message, ActorRefused):
-            self.updated(ActorUpdate(spec.actor_id, "DEAD", self._refs.self_address, 0, message.reason))
+            self._never_began(spec, message.reason)
+        elif isinstance(message, Unsent):
+            error = message.error
+            self._never_began(spec, f"it could not be asked for: {type(error).__name__}: {error}")
+
+    def _never_began(self, spec: ActorSpec, reason: str) -> None:
+        self.updated(ActorUpdate(spec.actor_id, "DEAD", self._refs.self_address, 0, reason))
 
     def _await_named(self, spec: ActorSpec, handle_ref: Ref | None, reply: Reply) -> Creation:
         if not self._reactor.wait(reply, monotonic() + _CREATE_TIMEOUT_S):
@@ -180,6 +186,8 @@ class ActorAccess:
         message = reply.message
         if message is None:
             raise self._raylet.gone()
+        if isinstance(message, Unsent):
+            raise message.error
         if isinstance(message, ActorNameTaken):
             self._forget(spec.actor_id)
             raise ActorAlreadyExistsError(

@@ -212,7 +212,10 @@ class Arguments:
         self._failures = deque([failure])
         try:
             while self._failures:
-                self._failures.popleft()()
+                try:
+                    self._failures.popleft()()
+                except Exception as error:
+                    self._objects.contain(error)
         finally:
             self._failures = None
 

@@ -10,6 +10,7 @@ import msgspec
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import NodeId
 from beamlet.core_worker.habits import Advisor, NoAdvisor
+from beamlet.core_worker.node_link import Unsent
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.outcomes import Outcomes
 from beamlet.core_worker.submitting.pending import PendingTask
@@ -96,7 +97,10 @@ class Leases:
         if message is None:
             return  # our raylet is gone; the core worker ends as a whole
         asked = self._asked.pop(message.req)
-        if isinstance(message, LeaseGranted):
+        if isinstance(message, Unsent):
+            reason = f"no worker could be asked for: {type(message.error).__name__}: {message.error}"
+            self._refused(message.req, RaySystemError(f"the task could not be started: {reason}"))
+        elif isinstance(message, LeaseGranted):
             self._granted(raylet, message)
         elif isinstance(message, LeaseInfeasible):
             self._infeasible(message)

@@ -6,7 +6,7 @@ from typing import Any
 
 from beamlet.base.ids import ObjectId, TaskId, return_id
 from beamlet.core_worker.owning.borrowing import Guard, ResultsGuard
-from beamlet.core_worker.owning.object_record import FREED, PENDING, ObjectRecord
+from beamlet.core_worker.owning.object_record import FREED, PENDING, STORED, ObjectRecord
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.streams import Stream, Streams
@@ -73,11 +73,25 @@ class Outcomes:
     def answered(self, work: Pending[Any], results: Results, guard: ResultsGuard) -> None:
         """The executor's answer is the outcome; if that cannot be, the outcome says so."""
         try:
-            self._take(work, results, guard)
+            try:
+                self._take(work, results, guard)
+            finally:
+                self._refs.settle(guard)
         except Exception as error:
+            self.discard(work, results)
             reason = f"the answer of its worker could not be taken: {type(error).__name__}: {error}"
             self.fail(work, RaySystemError(f"{work.spec.name} has ended, but {reason}"))
             raise
+        for record in work.returns:
+            self._objects.notify(record)
+        self._let_go(work)
+
+    def discard(self, work: Pending[Any], results: Results) -> None:
+        """What its worker stored for it and was not taken is nobody's."""
+        for index, item in enumerate(results.items):
+            is_taken = index < len(work.returns) and work.returns[index].state == STORED
+            if type(item) is StoredAt and not is_taken:
+                self._refs.discard_stored(return_id(work.spec.task_id, index + 1), item.node)
 
     def _take(self, work: Pending[Any], results: Results, guard: ResultsGuard) -> None:
         task_id = work.spec.task_id
@@ -105,10 +119,6 @@ class Outcomes:
             else:
                 self._refs.set_inline(record, item, contained[index], guard)  # type: ignore[arg-type]
         self.streams.pop(task_id, None)
-        self._refs.settle(guard)
-        for record in work.returns:
-            self._objects.notify(record)
-        self._let_go(work)
 
     def _keep_unseen(self, work: Pending[Any], error: bytes, last: dict[ObjectId, ObjectRecord]) -> None:
         """Its error is told if nobody asks for a result of it, and at once if it has none (num_returns=0)."""

@@ -22,7 +22,7 @@ class Raylet(Protocol):
     def send(self, message: Message) -> None: ...
 
     def request(self, message: Any, on_answer: Callable[[Any], None]) -> int:
-        """Send ``message`` under a new ``req``. The answer is None when the raylet is gone."""
+        """Send ``message`` under a new ``req``. The answer is None when the raylet is gone, or ``Unsent``."""
 
     def call(self, message: Any) -> Any:
         """Send a request and wait for its answer, without the lock. Raises RayletGone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from beamlet.base.class_names import is_worth_retrying
-from beamlet.base.ids import return_id, task_of_object
+from beamlet.base.ids import task_of_object
 from beamlet.core_worker.owning.borrowing import ResultsGuard
 from beamlet.core_worker.owning.object_record import FREED, INLINE
 from beamlet.core_worker.owning.objects import ObjectAccess
@@ -16,7 +16,7 @@ from beamlet.core_worker.submitting.outcomes import Outcomes
 from beamlet.core_worker.submitting.pending import PendingCall, PendingTask
 from beamlet.exceptions import RaySystemError
 from beamlet.protocol.node import StoredByDead
-from beamlet.protocol.peer import Result, Results, StoredAt, Yielded
+from beamlet.protocol.peer import Result, Results, Yielded
 
 
 class ResultTaker:
@@ -78,16 +78,11 @@ class ResultTaker:
             work = self._task_answered(sender, answer.seq, 0)
         if work is not None:
             if type(answer) is Results:
-                self._discard(sender, work, answer)
+                self._outcomes.discard(work, answer)
+                self._refs.settle(ResultsGuard(sender.address, answer.hold))
             self._fail(work, error)
             if link is not None:
                 self._actors.settle(link)
-
-    def _discard(self, sender: Peer, work: PendingTask | PendingCall, results: Results) -> None:
-        for index, item in enumerate(results.items, 1):
-            if type(item) is StoredAt:
-                self._refs.discard_stored(return_id(work.spec.task_id, index), item.node)
-        self._refs.settle(ResultsGuard(sender.address, results.hold))
 
     def _fail(self, work: PendingTask | PendingCall, error: Exception) -> None:
         reason = f"the answer of its worker could not be taken: {type(error).__name__}: {error}"
