@@ -50,7 +50,7 @@ class Side:
             self.may_speak = True
             for frame in conversation.unanswered():
                 self.wire.append(Flying(0, int.from_bytes(frame[:8], "little"), len(frame)))
-        if conversation.owes_word:
+        if conversation.unsaid >= ACK_BYTES:
             self.word()
         if flying.number:
             self.heard.append(flying.number)
@@ -80,7 +80,8 @@ class Pair:
         for this, other in (self.sides, self.sides[::-1]):
             assert this.heard == list(range(1, len(this.heard) + 1)), "each once, in order"
             assert len(this.heard) == this.conversation.received <= other.said
-            this.conversation.check_invariants()
+            assert this.conversation.acknowledged <= other.conversation.received
+            assert other.conversation.received <= this.conversation.sent_count == this.said
 
     def settle(self) -> None:
         while any([self.deliver(0), self.deliver(1)]):

@@ -21,6 +21,9 @@ class Core:
         self.asked.append(("get", len(refs), timeout))
         return [ref.hex()[:2] for ref in refs]
 
+    def get_one(self, ref: Any, timeout: float | None) -> Any:
+        return self.get([ref], timeout)[0]
+
     def wait(self, refs: Any, num_returns: int, timeout: float | None, fetch_local: bool) -> Any:
         self.asked.append(("wait", len(refs), num_returns, timeout, fetch_local))
         return refs[:num_returns], refs[num_returns:]

@@ -43,7 +43,7 @@ def get(object_refs: Any, timeout: float | None = None, *, _use_object_store: bo
         if type(object_refs) is ObjectRef:
             if timeout is not None:
                 timeout = checked("get", "timeout", timeout)
-            value = core.get((object_refs,), timeout)[0]
+            value = core.get_one(object_refs, timeout)
             if advising.watching is not None:
                 advising.watching.got(value)
             return value

@@ -188,6 +188,7 @@ class CoreWorker:
         self.submit_call = self.submission.submit_call
         self.cancel = self.cancelling.cancel
         self.get = self.objects.get
+        self.get_one = self.objects.get_one
         self.wait = self.selecting.wait
         self.await_ref = self.futures.await_ref
         self.future_of = self.futures.future_of

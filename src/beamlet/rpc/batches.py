@@ -12,6 +12,8 @@ from beamlet.rpc.framing import MAX_HEADER_BYTES, PREFIX, PREFIX_BYTES, FramingE
 
 #: A frame is cut at about this size: the receiver holds it whole before it handles its first message.
 FRAME_BYTES = 4 << 20
+#: Where that made a larger one than this, it is cut once more.
+LONG_FRAME_BYTES = 2 * FRAME_BYTES
 #: A frame holds no more messages than this; twice as many are refused unseen.
 FRAME_MESSAGES = 1024
 #: So many are encoded in one go without a thought for their size: what one pass of a busy reactor queues.
@@ -19,6 +21,7 @@ FEW_MESSAGES = 256
 
 _encoder = msgspec.msgpack.Encoder()
 _encode_into = _encoder.encode_into
+_write_prefix = PREFIX.pack_into
 #: By the identity of the union, which is kept alive beside it: hashing one writes to all its types, and in a
 #: fresh fork every page that is written to is a page to copy.
 _decoders: dict[int, tuple[Any, msgspec.msgpack.Decoder[list[Message]]]] = {}
@@ -38,7 +41,7 @@ def encode_frame(messages: list[Message], acknowledged: int = 0) -> bytearray:
     """One frame holding ``messages``."""
     frame = bytearray(PREFIX_BYTES)
     _encode_into(messages, frame, PREFIX_BYTES)
-    PREFIX.pack_into(frame, 0, len(frame) - PREFIX_BYTES, 0, acknowledged)
+    _write_prefix(frame, 0, len(frame) - PREFIX_BYTES, 0, acknowledged)
     return frame
 
 
@@ -52,7 +55,7 @@ def encode_frames(messages: list[Message], acknowledged: int = 0) -> Iterator[by
     start, count = 0, FEW_MESSAGES
     while start < len(messages):
         frame = encode_frame(messages[start : start + count], acknowledged)
-        if len(frame) > 2 * FRAME_BYTES and count > 1:
+        if len(frame) > LONG_FRAME_BYTES and count > 1:
             count = max(1, count // 4)
             continue
         if len(frame) - PREFIX_BYTES > MAX_HEADER_BYTES:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from beamlet.protocol.message import Message
 from beamlet.rpc.batches import (
     FEW_MESSAGES,
-    FRAME_BYTES,
+    LONG_FRAME_BYTES,
     SHORT_BATCH,
     check_count,
     decoder_for,
@@ -26,13 +26,11 @@ from beamlet.rpc.batches import (
     encode_word,
     kinds_of,
 )
+from beamlet.rpc.conversation import ACK_BYTES, Conversation
 from beamlet.rpc.descriptors import Wire, descriptors_in, send_with
 from beamlet.rpc.framing import Deframer, FramingError
 from beamlet.rpc.limits import ANYTHING, DescriptorMissing, Limits
 from beamlet.rpc.reactor import Reactor
-
-if TYPE_CHECKING:
-    from beamlet.rpc.conversation import Conversation
 
 __all__ = ["ANYTHING", "Connection", "DescriptorMissing", "Limits", "decoder_for", "encode_frame"]
 
@@ -140,7 +138,7 @@ class Connection:
         self._fds_in: deque[int] = deque()
         self._fds_lost = False
         self._carries_fds = carries_fds
-        #: Frames (rest of) the kernel had no room for, each with the descriptors still to go.
+        #: (Rests of) frames the kernel had no room for, with the descriptors still to go.
         self._unsent: deque[tuple[memoryview, list[int]]] = deque()
         #: Arrived from a peer that does not read: batches begun, and headers not opened yet.
         self._postponed: deque[list[Any] | bytes] = deque()
@@ -198,24 +196,22 @@ class Connection:
         if self.closed or not messages:
             return
         self._outbox = []
-        fds, self._fds_out = (self._fds_out, []) if self._fds_out else ([], self._fds_out)
         conversation = self._conversation
-        acknowledged = conversation.acknowledge() if conversation is not None else 0
+        acknowledged = 0
+        if conversation is not None:  # as ``acknowledge`` does
+            conversation.unsaid, acknowledged = 0, conversation.received
         frame = None
-        if len(messages) <= FEW_MESSAGES:
+        if not (self._unsent or self._fds_out or len(messages) > FEW_MESSAGES):
             try:
                 frame = encode_frame(messages, acknowledged)
             except Exception:
                 pass  # the long way finds the culprit
-        if frame is None or len(frame) > 2 * FRAME_BYTES:
-            self._flush_long(messages, fds, acknowledged)
-            return
-        if conversation is not None:
-            conversation.sent(frame)
-        if fds or self._unsent:
-            self._put_behind(frame, fds)
+        if frame is None or len(frame) > LONG_FRAME_BYTES:
+            self._flush_long(messages, acknowledged)
             return
         # The hot path: one system call, no descriptors, the kernel takes it all.
+        if conversation is not None:
+            conversation.sent(frame)
         try:
             sent = self._sock.send(frame)
         except BlockingIOError:
@@ -226,8 +222,9 @@ class Connection:
         if sent < len(frame):
             self._block(memoryview(frame)[sent:], [])
 
-    def _flush_long(self, messages: list[Message], fds: list[int], acknowledged: int) -> None:
-        """Many messages, large ones, or one that cannot be encoded."""
+    def _flush_long(self, messages: list[Message], acknowledged: int) -> None:
+        """Many messages, large ones, one that cannot be encoded; with descriptors, or behind others."""
+        fds, self._fds_out = self._fds_out, []
         frames, failures = encode_what_can(messages, acknowledged)
         for message, error in failures:
             # A mistake of ours, perhaps led on by another's nonsense: the others still go.
@@ -335,15 +332,15 @@ class Connection:
             if self.on_word is not None and self._deframer.acknowledged >= 0:
                 on_word, self.on_word = self.on_word, None
                 on_word()
-            if conversation.owes_word:
+            if conversation.unsaid >= ACK_BYTES:
                 self.acknowledge()
-        for number, header in enumerate(headers, 1):
+        unopened = iter(headers)
+        for header in unopened:
             self._open(header)
             if self.closed and conversation is None:
                 return False  # of a conversation these frames count as received: they will not come again
             if self._postponed:
-                self._postponed.extend(bytes(each) for each in headers[number:])
-                break
+                self._postponed.extend(map(bytes, unopened))
         if self._fds_lost and self._deframer.is_between_frames:
             # What the kernel could not deliver is missing somewhere: what is left fits nobody.
             self._fds_lost = False
@@ -359,7 +356,10 @@ class Connection:
         except Exception as error:  # DecodeError, UnicodeDecodeError, RecursionError: all are the sender's
             self._violate(error)
             return
-        self._handle(messages)
+        try:  # as ``_handle`` does
+            self.on_batch(self, messages)
+        except Exception as error:
+            self._contain(error, kinds_of(messages))
 
     def _handle(self, messages: list[Any]) -> None:
         try:

@@ -16,74 +16,58 @@ from collections import deque
 
 ACK_FRAMES = 64
 ACK_BYTES = 256 << 10
+#: What a frame counts beside its bytes: so one sum says when either is reached.
+_FRAME_WEIGHT = ACK_BYTES // ACK_FRAMES
 
 
 class Conversation:
     """One side's books. Sans-IO."""
 
-    __slots__ = (
-        "_bytes_unsaid",
-        "_frames_unsaid",
-        "_kept",
-        "acknowledged",
-        "generation",
-        "kept_bytes",
-        "owes_word",
-        "received",
-        "sent_count",
-    )
+    __slots__ = ("_kept", "acknowledged", "generation", "received", "sent", "unsaid")
 
     def __init__(self) -> None:
         #: Which introduction of the pair carries it; 0: none so far.
         self.generation = 0
-        #: Frames that were sent, or would have been if there were a socket.
-        self.sent_count = 0
-        #: How many of them the other side has.
+        #: How many of our frames the other side has.
         self.acknowledged = 0
-        #: The others, oldest first.
+        #: Those it has not said it has, oldest first.
         self._kept: deque[bytearray] = deque()
-        self.kept_bytes = 0
+        #: Called with each frame that is sent, or would be if there were a socket. In C: it is a hot path.
+        self.sent = self._kept.append
         #: Frames of the other side that arrived here.
         self.received = 0
-        #: Since we last said so.
-        self._frames_unsaid = 0
-        self._bytes_unsaid = 0
-        #: So much has arrived since then that the other side should hear of it.
-        self.owes_word = False
+        #: What of them we have not said; at ACK_BYTES the other side should hear of it.
+        self.unsaid = 0
 
-    def sent(self, frame: bytearray) -> None:
-        self.sent_count += 1
-        self._kept.append(frame)
-        self.kept_bytes += len(frame)
+    @property
+    def sent_count(self) -> int:
+        """Frames that were sent, or would have been."""
+        return self.acknowledged + len(self._kept)
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum(map(len, self._kept))
 
     def acknowledge(self) -> int:
         """What to say that we have; the caller says it."""
-        self._frames_unsaid = self._bytes_unsaid = 0
-        self.owes_word = False
+        self.unsaid = 0
         return self.received
 
     def heard(self, acknowledged: int, frames: int, size: int) -> bool:
         """``size`` bytes completed ``frames`` frames. False if they acknowledge what was not sent."""
-        if frames:
-            self.received += frames
-            self._frames_unsaid += frames
-        self._bytes_unsaid += size
-        if self._frames_unsaid >= ACK_FRAMES or self._bytes_unsaid >= ACK_BYTES:
-            self.owes_word = True
+        self.received += frames
+        self.unsaid += size + frames * _FRAME_WEIGHT
         missing = acknowledged - self.acknowledged
         if missing > 0:
-            if acknowledged > self.sent_count:
+            kept = self._kept
+            if missing > len(kept):
                 return False
             self.acknowledged = acknowledged
-            kept = self._kept
-            for _ in range(missing):
-                self.kept_bytes -= len(kept.popleft())
+            while missing:
+                kept.popleft()
+                missing -= 1
         return True
 
     def unanswered(self) -> list[bytearray]:
         """What has to be sent again over a new socket, once its first word was heard."""
         return list(self._kept)
-
-    def check_invariants(self) -> None:
-        assert self.acknowledged + len(self._kept) == self.sent_count, "a frame is kept until acknowledged"
-        assert self.kept_bytes == sum(map(len, self._kept)), "kept_bytes is off"

@@ -15,6 +15,7 @@ import struct
 
 PREFIX = struct.Struct("<IIQ")
 PREFIX_BYTES = PREFIX.size
+_prefix_at = PREFIX.unpack_from
 #: A header larger than this is nobody's: what is large travels through the store.
 MAX_HEADER_BYTES = 1 << 30
 #: Unfinished frames of so many bytes are nobody's concern; what is more counts against the FrameBudget.
@@ -68,6 +69,11 @@ class Deframer:
                 return []
             buffer, self._partial = self._partial, bytearray()
             data = memoryview(buffer)
+        elif len(data) >= PREFIX_BYTES:
+            header_bytes, payload_bytes, acknowledged = _prefix_at(data)
+            if 0 < header_bytes == len(data) - PREFIX_BYTES <= self.max_bytes and not payload_bytes:
+                self.acknowledged = acknowledged
+                return [data[PREFIX_BYTES:]]  # nearly always: one read brings one frame
         headers: list[memoryview] = []
         at, end = 0, len(data)
         self._wanted = PREFIX_BYTES

@@ -36,6 +36,7 @@ _SHORT_SLEEP_S = 120e-6
 _MIN_SPIN_S = 2e-6
 _READ_BUFFER_BYTES = 1 << 20
 _NEVER = float("inf")
+_READABLE = select.EPOLLIN
 
 
 class Timer:
@@ -72,7 +73,7 @@ class Reactor:
         self.descriptors = descriptors
         #: What becomes of errors of handlers.
         self.containment = Containment()
-        self._readers: dict[int, Callable[[], object]] = {}
+        self._readers: dict[int, Callable[[], object]] = {self._poller.wakeup: self._poller.drain}
         self._writers: dict[int, Callable[[], None]] = {}
         self._paused: set[int] = set()
         self._timers: list[Timer] = []
@@ -179,15 +180,13 @@ class Reactor:
     def dispatch(self, events: list[tuple[int, int]]) -> None:
         """Handle ``events``, due timers and calls from other threads, then flush."""
         for fd, mask in events:
-            if fd == self._poller.wakeup:
-                self._poller.drain()
-                continue
             try:
-                if mask & select.EPOLLOUT:
+                if mask != _READABLE and mask & select.EPOLLOUT:
                     writer = self._writers.get(fd)
                     if writer is not None:
                         writer()
-                if mask & ~select.EPOLLOUT:
+                    mask &= ~select.EPOLLOUT
+                if mask:
                     reader = self._readers.get(fd)
                     if reader is not None:
                         reader()
@@ -223,8 +222,10 @@ class Reactor:
     def renew(self) -> None:
         """In a fork, by its only thread: watch by means of our own, those so far are our parent's, too."""
         parents, self._poller = self._poller, KernelPoller()
+        del self._readers[parents.wakeup]
         for fd in self._readers:
             self._poller.register(fd, select.EPOLLIN)
+        self._readers[self._poller.wakeup] = self._poller.drain
         parents.close()
 
     def close(self) -> None:

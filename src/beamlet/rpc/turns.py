@@ -119,6 +119,7 @@ class SharedReactor(Reactor):
         """ports: what ``Reactor`` takes."""
         super().__init__(**ports)
         self.lock = CoreLock(self)
+        self._is_held_here: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         #: The same for hot paths, which queue nothing, or say ``leave`` themselves before they let go.
         self.bare_lock = _without_leaving(self.lock)
         #: Whoever holds the lock is dispatching: what it queues leaves at the end of its pass.
@@ -168,7 +169,7 @@ class SharedReactor(Reactor):
         """
         if waiter.remaining <= 0:
             return True
-        if self.lock.is_held_here:
+        if self._is_held_here():
             raise RuntimeError(_IN_THE_MIDDLE)
         if _stack_is_nearly_full() or not self._turn.acquire(blocking=False):
             return self._follow(waiter, deadline)
@@ -192,9 +193,13 @@ class SharedReactor(Reactor):
         while waiter.remaining > 0:
             if self._closing:
                 return False
-            timeout = IDLE_S if deadline is None else min(IDLE_S, deadline - self.now())
-            if timeout <= 0:
-                return False
+            timeout = IDLE_S
+            if deadline is not None:
+                left = deadline - self.now()
+                if left <= 0:
+                    return False
+                if left < timeout:
+                    timeout = left
             events = self.poll(timeout)
             with self.bare_lock:
                 self.dispatch(events)
@@ -269,10 +274,13 @@ class SharedReactor(Reactor):
         if self.is_dispatching:
             return
         if self.dirty:
+            now = self.now()
             self._gathering += 1
-            is_time = self._gathering >= self.gathered or self.now() - self._last_flush > self.quiet_s
+            is_time = now - self._last_flush > self.quiet_s or self._gathering >= self.gathered
             if is_time and not _stack_is_nearly_full():
-                self.flush()
+                self._last_flush = now
+                self._gathering = 0
+                Reactor.flush(self)
                 if not self._soon:
                     return
             self.ask_flush()
@@ -283,7 +291,7 @@ class SharedReactor(Reactor):
         if self.dirty:
             self._last_flush = self.now()
             self._gathering = 0
-            super().flush()
+            Reactor.flush(self)
 
     def ask_flush(self) -> None:
         """Something is queued, or put off, and nobody here will see to it: another thread soon shall.
@@ -303,7 +311,7 @@ class SharedReactor(Reactor):
         self._woken = False
         self.is_dispatching = True
         try:
-            super().dispatch(events)
+            Reactor.dispatch(self, events)
         finally:
             self.is_dispatching = False
 
@@ -418,9 +426,11 @@ _IN_THE_MIDDLE = (
 )
 
 
-def _stack_is_nearly_full() -> bool:
+def _stack_is_nearly_full(
+    frame_above: Callable[[int], object] = sys._getframe, limit: Callable[[], int] = sys.getrecursionlimit
+) -> bool:
     try:
-        sys._getframe(max(0, sys.getrecursionlimit() - HEADROOM_FRAMES))
+        frame_above(limit() - HEADROOM_FRAMES)  # below 0, too, there is one
     except ValueError:  # so many frames there are not
         return False
     return True

@@ -50,8 +50,9 @@ class GetWaiter(Waiter):
 
     __slots__ = ("has_failed",)
 
-    def __init__(self, remaining: int) -> None:
-        super().__init__(remaining)
+    def __init__(self, remaining: int = 1) -> None:
+        self.remaining = remaining
+        self._signal = None
         self.has_failed = False
 
     def on_ready(self, record: ObjectRecord) -> None:
@@ -60,6 +61,17 @@ class GetWaiter(Waiter):
             self.complete(self.remaining)
         else:
             self.complete()
+
+
+class OneGetWaiter(GetWaiter):
+    """The same where there is only one."""
+
+    __slots__ = ()
+
+    def on_ready(self, record: ObjectRecord) -> None:
+        self.remaining = 0
+        if self._signal is not None:
+            self.interrupt()
 
 
 class ObjectAccess:
@@ -149,16 +161,45 @@ class ObjectAccess:
 
     # -- get -------------------------------------------------------------------------------------
 
+    def get_one(self, ref: Ref, timeout_s: float | None) -> Any:
+        """As ``get``: the most frequent one.
+
+        What is here needs no lock, for its reference keeps it.
+        """
+        object_id = ref._id
+        record = self._refs.objects.get(object_id)
+        if record is None:
+            raise stale_reference(object_id)
+        waiter: GetWaiter | None = None
+        if record.state == PENDING or released:
+            with self._bare_lock:
+                if released:
+                    self._releases.drain()
+                if record.state == PENDING:
+                    waiter = OneGetWaiter()
+                    self.when_ready(object_id, record, waiter.on_ready)
+                else:
+                    self._reactor.leave()  # else the wait begins with that
+        try:
+            if waiter is not None:
+                self._wait_for(waiter, (ref,), (record,), timeout_s)
+            if record.state == INLINE and record.payload[0] == PICKLE_MARK:
+                return loads_plain(record.payload)
+            return self.load(object_id, record)
+        except GetTimeoutError:
+            raise
+        except Exception:
+            with self._lock:
+                self._unseen.excuse((object_id,))
+            raise
+
     def get(self, refs: Sequence[Ref], timeout_s: float | None) -> list[Any]:
         """The values, or the first error among them. ``refs`` are ObjectRefs.
 
         Raises GetTimeoutError when ``timeout_s`` (None: never) is over.
         """
-        if len(refs) == 1 and not released:
-            # What is here and plain needs no lock: its reference keeps it, and errors are never plain.
-            one = self._refs.objects.get(refs[0]._id)
-            if one is not None and one.state == INLINE and one.payload[0] == PICKLE_MARK:
-                return [loads_plain(one.payload)]
+        if len(refs) == 1:
+            return [self.get_one(refs[0], timeout_s)]
         waiter: GetWaiter | None = None
         records: list[ObjectRecord] = []
         missing = 0
@@ -202,7 +243,7 @@ class ObjectAccess:
             raise
 
     def _wait_for(
-        self, waiter: GetWaiter, refs: Sequence[Ref], records: list[ObjectRecord], timeout_s: float | None
+        self, waiter: GetWaiter, refs: Sequence[Ref], records: Sequence[ObjectRecord], timeout_s: float | None
     ) -> None:
         started = monotonic()
         deadline = None if timeout_s is None else started + timeout_s
@@ -221,7 +262,7 @@ class ObjectAccess:
         if self.advice is not None and (seconds := monotonic() - started) > _ADVISED_FROM_S:
             self.advice.waited(refs, seconds)
 
-    def _raise_first_error(self, refs: Sequence[Ref], records: list[ObjectRecord]) -> None:
+    def _raise_first_error(self, refs: Sequence[Ref], records: Sequence[ObjectRecord]) -> None:
         """An error among those that are ready is the outcome, whatever the others become."""
         if any(record.state == PENDING for record in records):
             for ref, record in zip(refs, records, strict=True):

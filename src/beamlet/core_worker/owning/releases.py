@@ -64,10 +64,14 @@ class Releases:
         while self.abandoned:
             self.abandoned.popleft().drop()
         while released:
-            count = min(len(released), _AT_ONCE)
-            # "if": a signal handler that runs in the middle of this may call us, too, and take the rest.
-            self._refs.release_many([released.popleft() for _ in range(count) if released])
-        self.perform()
+            ids = [released.popleft()]
+            if released:
+                count = min(len(released), _AT_ONCE)
+                # "if": a signal handler that runs in the middle of this may call us, too, and take the rest.
+                ids += [released.popleft() for _ in range(count) if released]
+            self._refs.release_many(ids)
+        if self._refs.outbox:
+            self.perform()
         self._unseen.sweep()
         while self.unpinned:
             self._raylet.send(UnpinObject(self.unpinned.popleft()))

@@ -94,7 +94,14 @@ class Submission:
                     self._releases.drain()
                 context = self._contexts.current()
                 task_id = context.children.next_task()
-                refs, returns = self._new_returns(task_id, template.num_returns, call_site)
+                if template.num_returns == 1:
+                    object_id = ObjectId(task_id + FIRST_RETURN)
+                    record = self._refs.new_owned(object_id)
+                    record.call_site = call_site
+                    returns: Sequence[ObjectRecord] = (record,)
+                    refs: Any = self._make_ref(object_id, self.address)
+                else:
+                    refs, returns = self._new_returns(task_id, template.num_returns, call_site)
                 if prepared.deps or prepared.nested:
                     deps, nested = prepared.dep_ids(), prepared.nested
                     spec = TaskSpec(

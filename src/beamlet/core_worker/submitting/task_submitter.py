@@ -218,10 +218,14 @@ class TaskSubmitter(Generic[L]):
     ) -> LeasedWorker[L] | None:
         """The worker with the fewest tasks that may take another."""
         best: LeasedWorker[L] | None = None
-        best_load = state.depth()
+        best_load = 0
         for worker in state.workers:
+            if worker.blocked or worker.leaving or worker is except_for:
+                continue
             load = len(worker.in_flight)
-            if load < best_load and not worker.blocked and not worker.leaving and worker is not except_for:
+            if not load:
+                return worker
+            if load < (best_load or state.depth()):
                 best, best_load = worker, load
         return best
 
@@ -269,13 +273,14 @@ class TaskSubmitter(Generic[L]):
             self._fill(state, worker)
         if worker.in_flight:
             return
-        if not self._waiting(state):
+        if state.requests and not self._waiting(state):
             self._cancel_requests(state)
         if worker.leaving or self._asked_at:
             self._give_up(worker, dispose=worker.leaving)
             return
         worker.idle_since = now
-        self._steal_for(state, worker)
+        if len(state.workers) > 1:
+            self._steal_for(state, worker)
 
     def _waiting(self, state: KeyState[L]) -> int:
         """Tasks that nobody is running: queued here, or behind another at a worker."""

@@ -19,6 +19,8 @@ from beamlet.rpc.turns import SharedReactor, Waiter
 
 #: How long a worker waits before it tells the raylet that it is blocked: most waits are shorter.
 BLOCKED_AFTER_S = 0.001
+#: How long a driver waits before it minds why: nobody is told, or asked, of shorter waits.
+_EXPLAINED_FROM_S = 0.2
 
 
 class DriverBlocking:
@@ -32,7 +34,11 @@ class DriverBlocking:
     def block_until(
         self, waiter: Waiter, deadline: float | None, refs: Sequence[Ref] = (), needs_all: bool = True
     ) -> bool:
-        return self._explaining.wait(waiter, deadline, refs)
+        began = monotonic()
+        soon = began + _EXPLAINED_FROM_S
+        if deadline is not None and deadline <= soon:
+            return self._reactor.wait(waiter, deadline)
+        return self._reactor.wait(waiter, soon) or self._explaining.wait(waiter, deadline, refs, began)
 
     def timeout_text(self, waiter: Waiter, object_ids: Sequence[ObjectId], timeout_s: float) -> str:
         return self._explaining.timeout_text(waiter, object_ids, timeout_s)

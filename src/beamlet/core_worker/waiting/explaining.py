@@ -114,9 +114,8 @@ class Explaining:
 
     # -- waiting -----------------------------------------------------------------------------------
 
-    def wait(self, waiter: Waiter, deadline: float | None, refs: Sequence[Ref]) -> bool:
+    def wait(self, waiter: Waiter, deadline: float | None, refs: Sequence[Ref], began: float) -> bool:
         """Wait as the reactor does, with a hint when it takes long."""
-        began = monotonic()
         hint_at = began + HINT_S
         if refs and (deadline is None or deadline > hint_at):
             inquiry = self._wait_and_ask(waiter, hint_at, refs)
@@ -126,13 +125,10 @@ class Explaining:
                 self._hint(inquiry)
         return self.wait_until(waiter, deadline, refs, began)
 
-    def wait_until(
-        self, waiter: Waiter, deadline: float | None, refs: Sequence[Ref], began: float | None = None
-    ) -> bool:
+    def wait_until(self, waiter: Waiter, deadline: float | None, refs: Sequence[Ref], began: float) -> bool:
         """Wait as the reactor does. If it is a get, what ``timeout_text`` will want to know is asked ahead:
         then it is here at the deadline, or is done without.
         """
-        began = monotonic() if began is None else began
         if deadline is None or not isinstance(waiter, GetWaiter) or deadline - began < _ASK_FROM_S:
             return self._reactor.wait(waiter, deadline)
         inquiry = self._wait_and_ask(waiter, deadline, refs)
