@@ -98,7 +98,7 @@ class Worker:
         self.functions: dict[FunctionKey, Any] = {}
         self.orders: list[Any] = []
         self.work = Work()
-        refs = ReferenceCounter(make_address(NODE, WorkerId(b"w" * 28)))
+        refs = self.refs = ReferenceCounter(make_address(NODE, WorkerId(b"w" * 28)))
         releases = Releases(refs, SimpleNamespace(get=lambda _: self.link), self.link, UnseenErrors())
         blocking: Any = self.reactor
         peers: Any = SimpleNamespace(full=set())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from beamlet.core_worker.owning.unseen import UnseenErrors
 from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.refs import released
 
+#: Every test has ids of its own: references that live on in another's traceback are not ours.
+_numbers = itertools.count(1_000_000)
 SELF = Address(b"s" * 32)
 NODE, OTHER_NODE = NodeId(b"n" * 16), NodeId(b"m" * 16)
 
@@ -97,14 +100,16 @@ class Owner:
         self.ownership = Ownership(self.refs, self.objects, self.unseen)
         released.clear()
 
-    def promise(self, number: int = 0) -> FakeRef:
+    def promise(self, number: int | None = None) -> FakeRef:
         """A result of a task of ours that has not come."""
+        number = next(_numbers) if number is None else number
         object_id = ObjectId(number.to_bytes(24, "big") + (1).to_bytes(4, "little"))
         self.refs.new_owned(object_id)
         return FakeRef(object_id)
 
-    def borrow(self, owner: FakePeer, number: int = 0) -> FakeRef:
+    def borrow(self, owner: FakePeer, number: int | None = None) -> FakeRef:
         """A reference that came from elsewhere, registered with its owner."""
+        number = next(_numbers) if number is None else number
         object_id = ObjectId(number.to_bytes(24, "big") + (2).to_bytes(4, "little"))
         self.refs.found_in_value(None, [(object_id, owner.address)])
         self.releases.perform()

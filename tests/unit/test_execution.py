@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from beamlet.base.ids import ActorId, FunctionKey, TaskId
+from beamlet.api.object_ref import ObjectRef
+from beamlet.base.ids import ActorId, Address, FunctionKey, ObjectId, TaskId
 from beamlet.core_worker.executing.leaving import Leaving
 from beamlet.core_worker.executing.runner import ActorExit
 from beamlet.core_worker.submitting.actor_submitter import ActorLink
@@ -29,8 +31,9 @@ from beamlet.protocol.peer import (
     Yielded,
 )
 from beamlet.rpc.turns import Waiter
-from beamlet.serialization.arguments import NO_ARGUMENTS
-from beamlet.serialization.values import loads_plain, rebuild_packed, unpack
+from beamlet.serialization.arguments import NO_ARGUMENTS, serialize_arguments
+from beamlet.serialization.refs import released
+from beamlet.serialization.values import loads_plain, pack, rebuild_packed, unpack
 from support.executing import JOB, Worker, a_peer
 
 
@@ -511,3 +514,28 @@ def test_the_process_ends_when_what_it_said_is_out(worker: Worker, monkeypatch: 
     with pytest.raises(Ended):
         leaving.end(0)
     assert worker.reactor.meanwhile == []
+
+
+class Faulty:
+    """Raises when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return divmod, (1, 0)
+
+
+def test_arguments_that_cannot_be_unpickled_keep_nothing_that_is_in_them(worker: Worker) -> None:
+    owner = Address(b"o" * 32)
+    refs = [ObjectRef(ObjectId(letter * 28), owner) for letter in (b"a", b"b", b"c")]
+    serialized = serialize_arguments(([refs[0], Faulty(), *refs[1:]],), {})
+    ids = [ref._id for ref in refs]
+    del refs
+    gc.collect()
+    for object_id in ids:
+        released.remove(object_id)  # nobody counts those
+    task = worker.pushed(lambda value: value)
+    task.args, task.nested = pack(serialized), serialized.contained
+    assert worker.execution.run_next()
+    (answer,) = worker.answered()
+    assert isinstance(answer, Results)
+    assert answer.failed
+    assert not worker.refs.objects

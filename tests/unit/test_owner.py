@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from beamlet.api.object_ref import ObjectRef
 from beamlet.base.ids import Address, ObjectId, TaskId
 from beamlet.core_worker.owning import releases
 from beamlet.core_worker.owning.borrowing import DeleteStored, Freed
@@ -32,8 +33,8 @@ from beamlet.protocol.peer import (
     Yielded,
 )
 from beamlet.rpc.containment import Containment
-from beamlet.serialization.values import dump_error
-from support.owner import NODE, OTHER_NODE, Owner
+from beamlet.serialization.values import dump_error, pack, serialize
+from support.owner import NODE, OTHER_NODE, SELF, Owner
 
 OTHER = Address(b"o" * 32)
 ONE, TWO = pickle.dumps(1, 5), pickle.dumps(2, 5)
@@ -208,6 +209,29 @@ def test_two_threads_may_wait_for_the_same_list(owner: Owner) -> None:
     owner.blocking.script = [second]
     ready, _ = owner.selecting.wait(rest, 1, None)
     assert inner == ready == [refs[9]]
+
+
+class Faulty:
+    def __reduce__(self) -> Any:
+        return divmod, (1, 0)
+
+
+def test_a_value_that_cannot_be_unpickled_gives_back_the_counts_on_what_is_in_it(owner: Owner) -> None:
+    inner = owner.promise(), owner.promise()
+    parts = [ObjectRef(ref._id, SELF) for ref in inner]
+    for ref in inner:
+        owner.record(ref).local += 1
+    outer = owner.promise()
+    data = serialize([parts[0], Faulty(), parts[1]])
+    del parts
+    owner.refs.set_inline(owner.record(outer), pack(data), data.contained)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            owner.objects.get([outer], None)
+    owner.releases.drain()
+    assert [owner.record(ref).local for ref in inner] == [1, 1]
+    del inner, outer, ref
+    assert not settled(owner)
 
 
 def test_one_who_is_told_and_raises_does_not_lose_the_others(owner: Owner) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from beamlet.base.own_code import MADE_FOR_USERS, OUR_FOLDER
-from beamlet.exceptions import ActorDiedError, RayError, RayTaskError, task_error
+from beamlet.exceptions import ActorDiedError, RayError, RayTaskError, carried, task_error
 from beamlet.serialization.refs import contained_sink, trial
 from beamlet.serialization.unpicklable import a_kind, find_culprit
+from beamlet.serialization.unpickling import loads_counted
 from beamlet.serialization.values import ERROR, Serialized, pack, rebuild, unpack
 
 _PATHS_SHOWN = 8
@@ -71,6 +72,7 @@ def describe_culprit(value: Any, path: str) -> str:
 # An error learns only while it is pickled that it cannot be; the finder stands to the right of exceptions/.
 task_error.describe_culprit = describe_culprit
 task_error.trial, task_error.forgotten = trial, contained_sink
+carried.unpickle = loads_counted
 
 
 def peek(payload: bytes) -> BaseException:

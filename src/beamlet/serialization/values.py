@@ -20,6 +20,7 @@ import msgspec
 from beamlet.protocol.message import ContainedRef
 from beamlet.serialization.decorated import Pickler
 from beamlet.serialization.refs import contained_sink
+from beamlet.serialization.unpickling import loads_counted
 
 #: Larger values go to the object store. Ray's max_direct_call_object_size.
 INLINE_MAX_BYTES = 100 * 1024
@@ -176,15 +177,23 @@ def contained_of(payload: bytes) -> list[ContainedRef]:
     return [] if payload[0] == PICKLE_MARK else _unpack(payload).contained
 
 
-def rebuild(kind: int, inband: bytes | memoryview, buffers: Sequence[Any]) -> Any:
-    """The value from its parts. ``buffers`` are what arrays will view: writable ones make writable arrays."""
+def rebuild(
+    kind: int, inband: bytes | memoryview, buffers: Sequence[Any], contained: Sequence[ContainedRef] = ()
+) -> Any:
+    """The value from its parts. ``buffers`` are what arrays will view: writable ones make writable arrays.
+
+    contained: the references inside, which are counted: should it raise, those not made are let go.
+    """
     if kind == RAW_BYTES:
         return bytes(buffers[0])
     if kind == RAW_BYTEARRAY:
         return bytearray(buffers[0])
+    if contained or kind == ERROR:  # what is left closed in an error of ours may hold some, too
+        return loads_counted(inband, buffers)
     return pickle.loads(inband, buffers=buffers)
 
 
 def rebuild_packed(packed: Packed) -> Any:
     # bytearray: arrays rebuilt over it are writable and private.
-    return rebuild(packed.kind, packed.inband, [bytearray(buffer) for buffer in packed.buffers])
+    buffers = [bytearray(buffer) for buffer in packed.buffers]
+    return rebuild(packed.kind, packed.inband, buffers, packed.contained)

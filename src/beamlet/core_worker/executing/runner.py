@@ -219,7 +219,7 @@ class Runner:
             return self._rebuild(dep.payload, guard)
         stored = self._store.read(dep.object_id, dep.owner, dep.nodes)
         self._count(stored.contained, guard)
-        return rebuild(stored.kind, stored.inband, stored.buffers)
+        return rebuild(stored.kind, stored.inband, stored.buffers, stored.contained)
 
     def _count(self, contained: list[ContainedRef], guard: ArgumentsGuard) -> None:
         if contained:

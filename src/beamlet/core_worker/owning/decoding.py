@@ -61,7 +61,7 @@ class Decoder:
         owner = Address(record.owner) or self._refs.self_address
         stored = self._store.read(object_id, owner, record.nodes)
         self._count(object_id, stored.contained)
-        return rebuild(stored.kind, stored.inband, stored.buffers)
+        return rebuild(stored.kind, stored.inband, stored.buffers, stored.contained)
 
     def _count(self, object_id: ObjectId, contained: list[ContainedRef]) -> None:
         if contained:
