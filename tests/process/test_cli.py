@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conformance import AGAINST_RAY, DEADLINE_S, environment, process_is_gone, wait_until
+
+from beamlet.processes.session import SessionDirectory, session_root
 
 pytestmark = pytest.mark.skipif(AGAINST_RAY, reason="Ray has a command line of its own")
 
@@ -178,14 +181,49 @@ def test_flags_of_ray_are_taken_and_noted(shell: Shell) -> None:
     assert "--include-dashboard has no effect" in done.stderr
 
 
-def test_a_head_that_does_not_listen_to_sigterm_is_killed(shell: Shell) -> None:
+def test_a_head_that_is_stopped_is_named_and_ends_in_order(shell: Shell) -> None:
     shell.ok("start", "--head", "--num-cpus", "1")
     (session,) = shell.sessions()
     head = shell.head_pid()
     os.kill(head, signal.SIGSTOP)
-    assert "by force" in shell.ok("stop", "--grace-period", "0.2")
+    refused = shell.run("status").stderr
+    assert f"its head, process {head}, is stopped" in refused
+    assert f"`beamlet stop --session {session.name}` ends it" in refused
+    assert "by force" not in shell.ok("stop")
     assert process_is_gone(head)
+    assert not session.exists()
     wait_until(lambda: not processes_of(session.name), "nothing of the session to be left")
+
+
+def test_a_head_that_does_not_listen_to_sigterm_is_killed(shell: Shell) -> None:
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as head:
+        assert head.stdout is not None
+        assert head.stdout.readline() == b"\n"
+        session = SessionDirectory.create(session_root(shell.env))
+        session.describe("", head.pid)
+        assert session.lock is not None
+        held = os.dup(session.lock.fd)
+        threading.Thread(target=lambda: (head.wait(), os.close(held))).start()
+        session.let_go()
+        out = shell.ok("stop", "--all", "--grace-period", "0.2")
+    assert "by force: it did not end within 0.2 s" in out
+    assert f"Its logs stay in {session.logs}" in out
+    assert head.returncode == -signal.SIGKILL
+
+
+def test_the_logs_stay_where_a_driver_was_left_behind_and_nowhere_else(shell: Shell) -> None:
+    shell.ok("start", "--head", "--num-cpus", "1")
+    (session,) = shell.sessions()
+    program = shell.open("-c", "import beamlet as ray; ray.init('auto'); print(flush=True); input()")
+    assert program.stdout is not None
+    assert program.stdout.readline() == "\n"
+    assert f"Its logs stay in {session}/logs" in shell.ok("stop")
+    program.communicate("\n", timeout=DEADLINE_S)
+    assert (session / "logs" / "head.log").exists(), "errors of the driver that was left behind name it"
+    shell.ok("start", "--head", "--num-cpus", "1")
+    assert "logs" not in shell.ok("stop")
+    assert shell.sessions() == [session]
 
 
 def test_block_stays_until_it_is_told_to_go(shell: Shell) -> None:

@@ -25,7 +25,7 @@ import pytest
 from beamlet.base.ids import WorkerId
 from beamlet.processes import factory as factory_module
 from beamlet.processes.factory import FactoryProcess, WorkerBoot, fork_factory
-from beamlet.processes.fate_sharing import children, descendants, die_with_parent, sweep
+from beamlet.processes.fate_sharing import children, descendants, die_with_parent, is_stopped, sweep, wake
 from beamlet.protocol.factory import (
     ChildExited,
     FactoryMessage,
@@ -380,6 +380,21 @@ def test_a_factory_with_too_many_open_files_answers_and_goes_on(free: int) -> No
         raylet.fork()
 
 
+@pytest.mark.parametrize("escape", ["own session and an empty environment", "double-forked daemon"])
+def test_a_factory_with_too_many_open_files_ends_all_the_same(escape: str) -> None:
+    raylet = Raylet(fork_factory(obey))
+    worker, pid = raylet.fork()
+    started = tell(worker, ESCAPES[escape])
+    assert isinstance(started, list)
+    process = raylet.process.pid
+    taken = {int(fd) for fd in os.listdir(f"/proc/{process}/fd")}
+    room = next(fd for fd in range(len(taken) + 1) if fd not in taken)
+    hard = resource.prlimit(process, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (room, hard))
+    assert raylet.end() == 0
+    assert [each for each in (pid, *started) if not is_gone(each)] == []
+
+
 # --- deaths ---------------------------------------------------------------------------------------
 
 
@@ -626,6 +641,22 @@ def test_sweep_finds_what_carries_the_marker_and_nothing_else() -> None:
     assert other.poll() is None
     assert set(sweep(mark + "0")) >= {other.pid}
     other.wait(DEADLINE_S)
+
+
+def test_wake_continues_what_is_stopped_of_a_session_and_nothing_else() -> None:
+    ours, other = (
+        subprocess.Popen(["sleep", "100"], env={"BEAMLET_SESSION": f"{os.getpid()}-{name}"}) for name in "ab"
+    )
+    with ours, other:
+        for process in (ours, other):
+            process.send_signal(signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+        wake(f"{os.getpid()}-a")
+        assert os.waitpid(ours.pid, os.WCONTINUED) != (0, 0)
+        assert not is_stopped(ours.pid)
+        assert is_stopped(other.pid)
+        for process in (ours, other):
+            process.kill()
 
 
 def test_die_with_parent_acts_at_once_when_the_parent_is_dead_already() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +179,22 @@ def test_a_head_that_was_stopped_does_not_hold_up_the_end(tmp_path: Path) -> Non
     assert float(seconds) < 8, "10 s for a goodbye that never comes, and 8 s for SIGTERM"
     assert head_is_there == "False"
     marked.expect_nothing_left(DEADLINE_S, "the end")
+
+
+@pytest.mark.parametrize("stopped", ["os.kill(head", "os.killpg(head"])
+def test_a_stopped_head_does_not_outlive_a_driver_that_was_killed(tmp_path: Path, stopped: str) -> None:
+    """Alone, or with its factory: nobody else would ever find out."""
+    source = (
+        "import os, signal\nray.init(num_cpus=1)\nray.get(ray.remote(lambda: 7).remote())\n"
+        "from beamlet.api.init import _driver\nhead = _driver.head.process.pid\n"
+        f"{stopped}, signal.SIGSTOP)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    marked = Marked(tmp_path / "root")
+    path = tmp_path / "p.py"
+    path.write_text("import beamlet as ray\n" + source)
+    with start_script(path, **marked.environment()) as driver:
+        assert driver.wait(DEADLINE_S) == -signal.SIGKILL
+    marked.expect_nothing_left(DEADLINE_S, "its driver was killed")
 
 
 @pytest.mark.parametrize("count", [4])

@@ -18,7 +18,7 @@ import msgspec
 from beamlet.base.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY
 from beamlet.base.version import VERSION
 from beamlet.head.options import HeadOptions, HeadReady
-from beamlet.processes.fate_sharing import sweep_and_wait
+from beamlet.processes.fate_sharing import is_stopped, sweep_and_wait
 from beamlet.processes.host import detect, raise_fd_limit
 from beamlet.processes.session import SessionDirectory, find_current, session_root, sweep_dead
 from beamlet.rpc.auth import HandshakeError
@@ -208,4 +208,17 @@ def join(session: SessionDirectory) -> socket.socket:
     try:
         return connect(str(session.socket), session.secret())
     except (OSError, HandshakeError) as error:
-        raise ConnectionError(f"cannot join session {session.path}: {error}") from error
+        raise ConnectionError(
+            f"cannot join session {session.path}: {_why_silent(session) or error}"
+        ) from error
+
+
+def _why_silent(session: SessionDirectory) -> str:
+    """What else than its own words tells of a head; "" if nothing does."""
+    info = session.info()
+    if info is None or not session.head_is_here() or not is_stopped(info.pid):
+        return ""
+    return (
+        f"its head, process {info.pid}, is stopped, by SIGSTOP or a debugger. "
+        f"`kill -CONT {info.pid}` continues it, `beamlet stop --session {session.path.name}` ends it."
+    )

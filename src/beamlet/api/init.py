@@ -164,6 +164,8 @@ class Driver:
         """A head that was killed has cleaned up nothing: do it for it, whoever started it."""
         if self.head is not None:
             self.head.process.wait()
+            clean_up_after(self.session)
+            return
         deadline = monotonic() + FACTORY_ENDS_S
         while self.session.is_alive() and monotonic() < deadline:
             sleep(0.01)  # its connections close some moments before it and its factory are gone

@@ -1,4 +1,7 @@
-"""``beamlet stop``: end a cluster and whatever it started; nothing is left when the command returns."""
+"""``beamlet stop``: end a cluster and whatever it started; no process is left when the command returns.
+
+What is stopped (SIGSTOP) is continued, so that it can end in order.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 
 from beamlet.api.head_start import clean_up_after, find_session
 from beamlet.cli.terminal import Paint
-from beamlet.processes.fate_sharing import sweep
+from beamlet.processes.fate_sharing import sweep, wake
 from beamlet.processes.session import (
     SessionDirectory,
     find_current,
@@ -62,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
     for session in chosen:
         how = end(session, 0.0 if options.force else options.grace_period)
         print(f"{Paint.on(sys.stdout)('green', 'Stopped')} session {session.path.name}{how}.")
+        if session.logs.is_dir():  # it failed, was killed, or had drivers whose errors name it
+            print(f"Its logs stay in {session.logs}")
     sweep_dead(root)
     if not chosen:
         others = find_running(root)
@@ -99,6 +104,7 @@ def end(session: SessionDirectory, grace_s: float) -> str:
             return _without_head(session)
         if grace_s > 0:
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            wake(session.marker)
             if _ends(pidfd, grace_s):
                 return "" if not sweep(session.marker) else ", and killed what it left behind"
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -123,6 +129,7 @@ def _ends(pidfd: int, seconds: float) -> bool:
 def _without_head(session: SessionDirectory) -> str:
     """Nobody here is the head: it is gone, or it lives in another container."""
     deadline = time.monotonic() + _KILLED_S
+    wake(session.marker)
     while session.is_alive():  # the factory ends what a head that was killed has left
         if time.monotonic() > deadline:
             raise RuntimeError(

@@ -28,7 +28,7 @@ from beamlet.head.node_facts import NodeFacts
 from beamlet.head.options import HeadOptions, HeadReady
 from beamlet.object_store.arena import Arena
 from beamlet.processes.factory import FactoryProcess, WorkerBoot, fork_factory
-from beamlet.processes.fate_sharing import become_subreaper, end_children, sweep_and_wait
+from beamlet.processes.fate_sharing import become_subreaper, end_children, sweep_and_wait, wake_with_parent
 from beamlet.processes.host import raise_fd_limit
 from beamlet.processes.session import SessionDirectory
 from beamlet.processes.session_lock import SessionLock
@@ -87,6 +87,8 @@ class Head:
         self._failed = False
         os.environ["BEAMLET_SESSION"] = self.session.marker
         raise_fd_limit()
+        if options.owned:
+            wake_with_parent()  # its connection will be closed; stopped for good, we would outlive it
         # What a killed factory leaves falls to us, and is swept at the end.
         become_subreaper()
         node_id = new_node_id()
@@ -220,6 +222,9 @@ class Head:
         left_behind = self._raylet.has_drivers
         self._keeper.close()
         self._raylet.close(self._ending or "an error of the head's own")
+        os.kill(
+            self._factory.pid, signal.SIGCONT
+        )  # not reaped yet, so it is there; stopped, it would not end
         status = _await_exit(self._factory.pid, _FACTORY_ENDS_S)
         if status is None:
             os.kill(self._factory.pid, signal.SIGKILL)

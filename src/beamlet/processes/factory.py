@@ -165,6 +165,8 @@ class Factory:
         self._helpers = frozenset(children(self._pid))
         self._received: deque[int] = deque()
         self._lost_descriptors = False
+        #: Its children could not be looked for, and that was said.
+        self._is_blind = False
         self._deframer = Deframer()
         self._decode = msgspec.msgpack.Decoder(list[_RAYLET_MESSAGES]).decode
         self._outbox: list[Message] = []
@@ -338,14 +340,21 @@ class Factory:
         return left
 
     def _kill_orphans(self) -> None:
-        try:
-            found = children(self._pid)
-        except OSError as error:  # too many open files; the next death looks again
-            _say(f"what a dead worker left could not be looked for: {error}")
-            return
-        for pid in found:
+        for pid in self._children():
             if pid not in self._workers and pid not in self._helpers:
                 _kill(pid)
+
+    def _children(self) -> list[int]:
+        """All there are; none while they cannot be looked for, and the next death looks again."""
+        try:
+            found = children(self._pid)
+        except OSError as error:  # too many open files
+            if not self._is_blind:
+                _say(f"what dead workers left cannot be looked for: {error}")
+            self._is_blind = True
+            return []
+        self._is_blind = False
+        return found
 
     def _end(self) -> None:
         """Kill everything below; wait until it is gone."""
@@ -354,12 +363,20 @@ class Factory:
             kill_group(pid)
         deadline = time.monotonic() + _END_S
         while self._reap() and (rest_s := deadline - time.monotonic()) > 0:
-            for pid in children(self._pid):
+            for pid in self._children():
                 _kill(pid)
+            if self._is_blind:
+                self._make_room()
             select.select([self._wake], [], [], min(rest_s, 0.1))
             self._drain_wake()
-        if survivors := children(self._pid):
+        if survivors := self._children():
             _say(f"the factory ends ({self._ending}); SIGKILL did not end {survivors} within {_END_S:.0f} s")
+
+    def _make_room(self) -> None:
+        """What is open for work to come is not needed any more, and looking for children needs one."""
+        self._link.close()
+        while self._received:
+            os.close(self._received.popleft())
 
     def _drain_wake(self) -> None:
         try:

@@ -1,6 +1,8 @@
 """Dying together: what the kernel does for us when a parent is killed, and the sweep for what it cannot do.
 
     die_with_parent    the kernel signals us when the process that forked us is gone, whatever killed it
+    wake_with_parent   the kernel continues us then, so that a stopped process sees what it has to do
+    wake               continues what is stopped of a session
     become_subreaper   orphans below us become our children instead of init's, so that we can find them
     kill_group         a process and everything that stayed in its process group
     descendants        everything below a process that still has its parents
@@ -9,13 +11,14 @@
 
 Not here: deciding who must die (factory, raylet), and waiting for the deaths.
 
-Only Linux has the first two. Elsewhere they do nothing and return False, and the loss is: what a killed
-process had started lives on until a survivor sweeps; sweep finds nothing there either (no /proc), so a
-leftover is then only ended by its closed connection.
+Only Linux has the two with a parent and become_subreaper. Elsewhere they do nothing and return False, and the
+loss is: what a killed process had started lives on until a survivor sweeps; sweep finds nothing there either
+(no /proc), so a leftover is then only ended by its closed connection.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -44,6 +47,22 @@ def die_with_parent(signal_number: int, expected_parent_pid: int) -> bool:
     if os.getppid() != expected_parent_pid:  # it died between fork and prctl: nobody will send the signal
         os.kill(os.getpid(), signal_number)
     return True
+
+
+def wake_with_parent() -> bool:
+    """Have the kernel continue us when whoever started us is gone: stopped, we would never learn of it.
+
+    It means the parent *thread*, so it may happen earlier; that and a second time do no harm.
+    """
+    return _prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
+
+
+def wake(marker: str) -> None:
+    """Continue what is stopped of a session, so that it can obey. For who knows that it is to end."""
+    for pid in _marked(marker):
+        if is_stopped(pid):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def become_subreaper() -> bool:
@@ -97,8 +116,9 @@ def end_children(seconds: float) -> bool:
     """
     deadline = time.monotonic() + seconds
     while True:
-        for pid in children(os.getpid()):
-            _kill(pid)
+        with contextlib.suppress(OSError):  # too many open files: again with the next pass
+            for pid in children(os.getpid()):
+                _kill(pid)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
