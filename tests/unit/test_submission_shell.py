@@ -11,6 +11,7 @@ from beamlet.base.class_names import class_names
 from beamlet.base.ids import Address, NodeId, return_id
 from beamlet.core_worker.node_link import Unsent
 from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.submitting import submission
 from beamlet.exceptions import (
     InfeasibleError,
     RaySystemError,
@@ -39,6 +40,7 @@ from beamlet.protocol.peer import (
     StoredAt,
     StoreDep,
 )
+from beamlet.serialization.refs import note_contained
 from beamlet.serialization.values import dumps
 from support.owner import NODE, FakePeer
 from support.submitting import Caller, FakeRaylet, certificate, told
@@ -147,6 +149,34 @@ def test_a_reference_of_an_earlier_session_is_refused_before_anything_is_counted
     assert not caller.submission.tasks
     for state in caller.leases.submitter.keys.values():
         state.queue.clear()
+
+
+class PutsItself:
+    """Pickled as a reference to a value that it puts: it alone knew of that, and only for a moment."""
+
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
+
+    def __reduce__(self) -> Any:
+        ref = self.caller.promise()
+        assert note_contained(ref._id, ref._owner, ref)
+        return bytes, (ref._id,)
+
+
+def test_a_reference_that_pickling_made_lives_until_it_is_counted(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "_RELEASE_BATCH", 0)
+    result = caller.task(PutsItself(caller))
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    ((object_id, _),) = push.nested
+    caller.owner.releases.drain()
+    record = caller.owner.refs.objects[object_id]
+    assert (record.submitted, record.local) == (1, 0)
+    caller.answer(worker, push, 3)
+    assert object_id not in caller.owner.refs.objects
+    assert caller.outcome(result) == 3
 
 
 def test_a_stored_argument_travels_as_its_place(caller: Caller) -> None:

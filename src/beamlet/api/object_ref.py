@@ -107,7 +107,7 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
     # -- travelling ------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if note_contained(self._id, self._owner):
+        if note_contained(self._id, self._owner, self):
             return ObjectRef, (self._id, self._owner)
         # Plain pickle, out of our sight: nobody can count these copies, so the value stays for good.
         backend.current().pin_for_good(self)

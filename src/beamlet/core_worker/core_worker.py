@@ -270,6 +270,7 @@ class CoreWorker:
     def _on_idle(self) -> None:
         if self.releases.is_due:
             self.releases.drain()
+        self.unseen.look_round()
         self._keeps_memory |= shrink(self.refs.objects) | shrink(self.submission.tasks)
         if self._keeps_memory and len(self.refs.objects) < _FEW_OBJECTS:
             # Not while many live: what is made in their midst would stay there when they are gone.

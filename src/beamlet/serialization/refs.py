@@ -19,18 +19,31 @@ from beamlet.protocol.message import ContainedRef
 released: deque[ObjectId] = deque()
 
 
+class Noted(list[ContainedRef]):
+    """References that were pickled, and in ``alive`` the instances themselves.
+
+    One that pickling made (a ``__reduce__`` that puts something) has no other holder until it is counted.
+    """
+
+    __slots__ = ("alive",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: list[object] = []
+
+
 class _Local(threading.local):
-    sink: list[ContainedRef] | None = None
+    sink: Noted | None = None
 
 
 _local = _Local()
 
 
 @contextmanager
-def contained_sink() -> Iterator[list[ContainedRef]]:
+def contained_sink() -> Iterator[Noted]:
     """Collect the references that this thread pickles meanwhile."""
     outer = _local.sink
-    sink: list[ContainedRef] = []
+    sink = Noted()
     _local.sink = sink
     try:
         yield sink
@@ -48,13 +61,15 @@ def trial() -> Iterator[None]:
     except BaseException:
         if sink is not None:
             del sink[before:]
+            del sink.alive[before:]
         raise
 
 
-def note_contained(object_id: bytes, owner: bytes) -> bool:
-    """Called while pickling a reference; False when no serializer of ours is at work (plain pickle)."""
+def note_contained(object_id: bytes, owner: bytes, ref: object = None) -> bool:
+    """Called while pickling ``ref``; False when no serializer of ours is at work (plain pickle)."""
     sink = _local.sink
     if sink is None:
         return False
     sink.append((object_id, owner))
+    sink.alive.append(ref)
     return True

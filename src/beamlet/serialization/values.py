@@ -54,6 +54,8 @@ class Serialized(msgspec.Struct):
     inband: bytes
     buffers: list[memoryview]
     contained: list[ContainedRef]
+    #: The references of ``contained``, to live until they are counted: pickling may have made them.
+    alive: list[object] = []
 
     @property
     def total_bytes(self) -> int:
@@ -105,7 +107,7 @@ def serialize(value: Any, kind: int = VALUE) -> Serialized:
     file = io.BytesIO()
     with contained_sink() as contained:
         _Pickler(file, _PROTOCOL, buffer_callback=keep_out_of_band).dump(value)
-    return Serialized(kind, file.getvalue(), buffers, contained)
+    return Serialized(kind, file.getvalue(), buffers, list(contained), contained.alive)
 
 
 class _Pickler(Pickler):

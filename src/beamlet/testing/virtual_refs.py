@@ -35,7 +35,7 @@ class VirtualRef(ObjectRef[Any], frozen=True, weakref=True):
         return hash((self._id, self._owner))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if note_contained(self._id, self._owner):
+        if note_contained(self._id, self._owner, self):
             return VirtualRef, (self._id, self._owner)
         backend.current().pin_for_good(self)
         return _restore_out_of_band, (self._id, self._owner)

@@ -254,6 +254,7 @@ class Runner:
                     self.answers.send(sender, Result(work.seq, data, busy_us))
                     return
                 parts = [data]
+                del data
             else:
                 parts = self._several(work, value)
             message = self._results(sender, work, parts, guard)

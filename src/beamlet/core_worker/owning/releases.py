@@ -70,9 +70,12 @@ class Releases:
                 # "if": a signal handler that runs in the middle of this may call us, too, and take the rest.
                 ids += [released.popleft() for _ in range(count) if released]
             self._refs.release_many(ids)
+            if self._unseen.errors:
+                self._unseen.let_go(ids)
         if self._refs.outbox:
             self.perform()
-        self._unseen.sweep()
+        if self._unseen.due:
+            self._unseen.sweep()
         while self.unpinned:
             self._raylet.send(UnpinObject(self.unpinned.popleft()))
 

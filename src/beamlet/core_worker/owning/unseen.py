@@ -23,6 +23,8 @@ logger = logging.getLogger("beamlet")
 _EXCUSED_MAX = 10_000
 #: Told one by one at the end of a program; the rest is counted.
 _TOLD_AT_END_MAX = 10
+#: Errors looked at in one go when nothing says that they are due.
+_LOOKED_AT_ONCE = 2000
 
 
 class UnseenError(msgspec.Struct, eq=False):
@@ -40,7 +42,11 @@ class UnseenErrors:
 
     def __init__(self) -> None:
         #: By every return value of the failed task.
-        self._errors: dict[ObjectId, UnseenError] = {}
+        self.errors: dict[ObjectId, UnseenError] = {}
+        #: To be looked at: new ones, and those of whose references one was let go.
+        self.due: list[ObjectId] = []
+        #: What is left of a round through all: records are freed in more ways than that.
+        self._round: list[ObjectId] = []
         self._excused: set[ObjectId] = set()
         self._silent = any(
             os.environ.get(f"{prefix}_IGNORE_UNHANDLED_ERRORS") == "1" for prefix in ("BEAMLET", "RAY")
@@ -54,11 +60,12 @@ class UnseenErrors:
             self._excused.difference_update(ids)
             return
         error = UnseenError(name, payload, records, records[0].call_site)
-        self._errors.update(dict.fromkeys(ids, error))
+        self.errors.update(dict.fromkeys(ids, error))
+        self.due.append(ids[0])  # its references may be gone already
 
     def seen(self, object_id: ObjectId) -> None:
         """The value was looked at, or handed to someone else."""
-        error = self._errors.pop(object_id, None)
+        error = self.errors.pop(object_id, None)
         if error is not None:
             error.is_seen = True
 
@@ -67,21 +74,36 @@ class UnseenErrors:
         if len(self._excused) > _EXCUSED_MAX:
             self._excused.clear()
         for object_id in object_ids:
-            if object_id in self._errors:
+            if object_id in self.errors:
                 self.seen(object_id)
             else:
                 self._excused.add(object_id)
 
+    def let_go(self, object_ids: Iterable[ObjectId]) -> None:
+        """A reference to each of these died here."""
+        self.due += object_ids
+
+    def look_round(self) -> None:
+        """Now and then: a part of all, also of those that were let go elsewhere, with a value around them."""
+        if self.errors and not self._round:
+            self._round = list(self.errors)
+        self.due += self._round[-_LOOKED_AT_ONCE:]
+        del self._round[-_LOOKED_AT_ONCE:]
+        self.sweep()
+
     def sweep(self) -> None:
-        """Tell of the errors whose references are all gone."""
-        if not self._errors:
-            return
+        """Tell of the errors whose references are all gone, as far as they are due to be looked at."""
+        due, self.due = self.due, []
         done: dict[int, UnseenError] = {}
-        for object_id, error in list(self._errors.items()):
+        for object_id in due:
+            error = self.errors.get(object_id)
+            if error is None:
+                continue
             if error.is_seen:
-                del self._errors[object_id]
+                del self.errors[object_id]
             elif all(record.state == FREED for record in error.records):
-                del self._errors[object_id]
+                del self.errors[object_id]
+                error.is_seen = True
                 done[id(error)] = error
         if done:
             # Handlers of logging are code of users: not here, under the lock.
@@ -89,8 +111,8 @@ class UnseenErrors:
 
     def tell_all(self) -> None:
         """The program ends: nobody will ask any more. Without the lock."""
-        errors = list({id(e): e for e in self._errors.values() if not e.is_seen}.values())
-        self._errors.clear()
+        errors = list({id(e): e for e in self.errors.values() if not e.is_seen}.values())
+        self.errors.clear()
         _tell(errors[:_TOLD_AT_END_MAX])
         if len(errors) > _TOLD_AT_END_MAX:
             logger.error("and %d more tasks failed unseen", len(errors) - _TOLD_AT_END_MAX)

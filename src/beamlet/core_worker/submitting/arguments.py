@@ -37,8 +37,8 @@ class Prepared(msgspec.Struct):
     #: Top-level references, by slot; alive as long as this.
     deps: list[Ref] = []
     nested: list[ContainedRef] = []
-    #: References made here for large arguments; they live until the task is submitted.
-    temporary: list[Ref] = []
+    #: References made for large arguments, or by pickling; they live until the task is submitted.
+    temporary: list[Any] = []
 
     def dep_ids(self) -> tuple[ObjectId, ...]:
         return tuple([ref._id for ref in self.deps])
@@ -119,7 +119,7 @@ class Arguments:
             raise
         if serialized.contained:
             self._objects.require([ObjectId(object_id) for object_id, _ in serialized.contained])
-        return Prepared(pack(serialized), deps, serialized.contained, temporary)
+        return Prepared(pack(serialized), deps, serialized.contained, [*temporary, *serialized.alive])
 
     def _store_large(
         self,
