@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from beamlet.base.ids import Address, ObjectId
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.store_client import StoreClient
 from beamlet.exceptions import ObjectStoreFullError
-from beamlet.protocol.node import CreateObject, ObjectRefused, UnpinObject
+from beamlet.protocol.node import (
+    AbortObject,
+    CreateObject,
+    ObjectCreated,
+    ObjectPinned,
+    ObjectRefused,
+    PinObject,
+    UnpinObject,
+)
 from beamlet.rpc.batches import decoder_for, encode_frame
 from beamlet.rpc.framing import Deframer
 from beamlet.serialization.values import Serialized, dumps
@@ -48,3 +59,93 @@ def test_what_was_let_go_travels_with_the_next_request_for_room() -> None:
         link.close()
     far.close()
     owner.close()
+
+
+class FakeArena:
+    """Maps nothing: there is no memory."""
+
+    def map_object(self, *_: Any, **__: Any) -> Any:
+        raise OSError("no memory for a mapping")
+
+
+class Client:
+    """A store client whose raylet says what the test does."""
+
+    def __init__(self) -> None:
+        self.owner = Owner()
+        near, self.far = socket.socketpair()
+        self.far.settimeout(30.0)
+        self.link = NodeLink(near, self.owner.reactor, lambda _: None, lambda _: None, "/session")
+        self.owner.releases._raylet = self.link
+        arena: Any = FakeArena()
+        self.store = StoreClient(self.link, self.owner.releases, self.owner.reactor, NODE, arena, False)
+        self._deframer = Deframer()
+
+    def said(self) -> list[Any]:
+        """What the raylet reads once everything is sent."""
+        with self.owner.reactor.lock:
+            self.owner.releases.drain()
+            self.owner.reactor.flush()
+        headers = self._deframer.feed(memoryview(self.far.recv(1 << 16)))
+        decode = decoder_for(CreateObject | AbortObject | PinObject | UnpinObject).decode
+        return [message for header in headers for message in decode(header)]
+
+    def hear(self, message: Any) -> None:
+        with self.owner.reactor.lock:
+            self.link._received(self.link.connection, message)
+
+    def close(self) -> None:
+        with self.owner.reactor.lock:
+            self.link.close()
+        self.far.close()
+        self.owner.close()
+
+
+OBJECT = ObjectId(b"n" * 28)
+
+
+@pytest.mark.parametrize("answered", ["before the interrupt is seen", "later"])
+@pytest.mark.parametrize(
+    ("use", "answer", "taken_back"),
+    [
+        (lambda store: store.write(OBJECT, dumps(bytearray(1_000_000)), "", Address(b"s" * 32)),
+         ObjectCreated(1, 0, 0), AbortObject(OBJECT)),
+        (lambda store: store.read(OBJECT, Address(b"s" * 32), [NODE]),
+         ObjectPinned(1, 0, 100), UnpinObject(OBJECT)),
+    ],
+    ids=["room", "pin"],
+)  # fmt: skip
+def test_what_comes_for_a_wait_that_was_given_up_goes_back(
+    use: Callable[[StoreClient], object], answer: Any, taken_back: Any, answered: str
+) -> None:
+    client = Client()
+
+    def interrupted(*_: object) -> bool:
+        if answered != "later":
+            client.hear(answer)
+        raise KeyboardInterrupt
+
+    client.owner.reactor.wait = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        use(client.store)
+    if answered == "later":
+        client.hear(answer)
+    asked, *back = client.said()
+    assert asked.object_id == OBJECT
+    assert back == [taken_back]
+    assert not client.link._awaited
+    client.close()
+
+
+def test_what_cannot_be_mapped_is_not_pinned() -> None:
+    client = Client()
+
+    def answered(*_: object) -> bool:
+        client.hear(ObjectPinned(1, 0, 100))
+        return True
+
+    client.owner.reactor.wait = answered  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="no memory"):
+        client.store.read(OBJECT, Address(b"s" * 32), [NODE])
+    assert client.said()[1:] == [UnpinObject(OBJECT)]
+    client.close()

@@ -157,11 +157,13 @@ class NodeLink:
         deadline: float | None = None,
         if_slow: Callable[[], None] | None = None,
         first: Callable[[], None] | None = None,
+        undo: Callable[[Any], None] | None = None,
     ) -> Any:
         """Send a request and wait for its answer, in a user's thread, without the lock.
 
         if_slow: called once if the answer takes longer than SLOW_S. first: called under the lock before; what
-        it sends travels with the request.
+        it sends travels with the request. undo: called under the lock with an answer that comes for nobody,
+        for the wait was given up (Ctrl-C, a cancelled task); None as for ``request``.
         Raises RayletGone, TimeoutError at ``deadline`` (monotonic), or whatever kept the message from being
         encoded.
         """
@@ -172,13 +174,19 @@ class NodeLink:
             if first is not None:
                 first()
             req = self.request(message, reply.set)
+        answered = False
         try:
             if if_slow is not None and not self._reactor.wait(reply, monotonic() + SLOW_S):
                 if_slow()
             answered = self._reactor.wait(reply, deadline)
         finally:
             with self._reactor.lock:
-                self._awaited.pop(req, None)
+                awaited = self._awaited.pop(req, None) is not None
+                if undo is not None and not answered:
+                    if awaited:
+                        self._awaited[req] = undo
+                    else:
+                        undo(reply.message)
         if type(reply.message) is Unsent:
             raise reply.message.error
         if not answered and not self.connection.closed:

@@ -185,7 +185,11 @@ class Arena:
         token = _ViewToken(page_faults() if size >= _COUNT_FAULTS_FROM else None)
         if self._viewed.setdefault(offset, token) is not token:
             return self._map_apart(offset, size, on_release)
-        view = self._slab(True).exporter(offset, size)
+        try:
+            view = self._slab(True).exporter(offset, size)
+        except BaseException:
+            del self._viewed[offset]
+            raise
         weakref.finalize(view, _Release(self, offset, size, token, on_release)).atexit = False
         return memoryview(view).cast("B")[:size]
 

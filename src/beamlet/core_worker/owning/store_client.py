@@ -57,7 +57,12 @@ class StoreClient:
         plan = pack_plan(data.kind, len(data.inband), [part.nbytes for part in data.buffers], data.contained)
         size = plan.total_bytes
         request = CreateObject(0, object_id, size, call_site, owner)
-        answer = link.call(request, if_slow=self._make_room, first=self._releases.drain)
+
+        def undo(late: object) -> None:
+            if isinstance(late, ObjectCreated) and late.offset >= 0:
+                link.send(AbortObject(object_id))
+
+        answer = link.call(request, if_slow=self._make_room, first=self._releases.drain, undo=undo)
         if isinstance(answer, ObjectCreated):
             if answer.offset >= 0:
                 parts = pieces(plan, data.inband, data.buffers)
@@ -81,19 +86,30 @@ class StoreClient:
 
     def read(self, object_id: ObjectId, owner: Address, nodes: Sequence[NodeId]) -> StoredValue:
         """Pin the object here and look into it. Raises ObjectLostError if no node has it."""
-        answer = self._link.call(PinObject(0, object_id, owner, list(nodes)))
+        unpinned = self._releases.unpinned
+
+        pinned = [object_id]
+
+        def release() -> None:
+            if pinned:
+                unpinned.append(pinned.pop())
+
+        def undo(late: object) -> None:
+            if isinstance(late, ObjectPinned):
+                release()
+
+        answer = self._link.call(PinObject(0, object_id, owner, list(nodes)), undo=undo)
         if not isinstance(answer, ObjectPinned):
             error = ObjectLostError(object_id.hex(), owner.hex(), "")
             error.add_note(f"object {object_id.hex()}: {answer.reason}")
             raise error
-        unpinned = self._releases.unpinned
-
-        def release() -> None:
-            unpinned.append(object_id)
-
-        memory = self._arena.map_object(
-            answer.offset, answer.size, writable_private=not self._strict, on_release=release
-        )
+        try:
+            memory = self._arena.map_object(
+                answer.offset, answer.size, writable_private=not self._strict, on_release=release
+            )
+        except BaseException:  # no memory for the mapping
+            release()
+            raise
         return read_value(memory)
 
     def set_strict(self, strict_arrays: bool) -> None:
