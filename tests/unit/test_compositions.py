@@ -15,6 +15,7 @@ from beamlet.core_worker import core_worker
 from beamlet.core_worker.core_worker import Identity, Misdirected
 from beamlet.core_worker.driver import DriverCore
 from beamlet.core_worker.executor import ExecutorCore
+from beamlet.core_worker.owning.streams import Stream
 from beamlet.core_worker.peers import Peer
 from beamlet.protocol import node
 from beamlet.protocol.peer import (
@@ -107,6 +108,22 @@ def test_a_driver_that_is_sent_a_task_refuses_it_and_takes_what_comes_behind(dri
     assert isinstance(answer, Results)
     assert (answer.seq, answer.failed) == (7, True)
     assert driver.reactor.containment.count == 2
+
+
+@pytest.mark.parametrize("end", ["the raylet is lost", "the driver shuts down"])
+def test_who_waits_for_an_item_of_a_generator_hears_of_the_end(driver: DriverCore, end: str) -> None:
+    task_id = TaskId(b"g" * 24)
+    stream = driver.outcomes.streams[task_id] = Stream(task_id, -1)
+    heard: list[Any] = []
+    stream.waiters[heard.append] = None
+    if end == "the raylet is lost":
+        with driver.lock:
+            driver._raylet_lost("killed")
+    else:
+        driver.shut()
+    assert heard == [stream]
+    assert stream.finished
+    assert len(stream.ready) == 1, "the error"
 
 
 def test_an_order_of_the_raylet_for_the_other_kind_is_misuse(

@@ -18,7 +18,7 @@ from beamlet.core_worker.executing.leaving import Leaving
 from beamlet.core_worker.executing.runner import ActorExit
 from beamlet.core_worker.submitting.actor_submitter import ActorLink
 from beamlet.core_worker.task_events import TaskEventBuffer
-from beamlet.exceptions import RaySystemError, RayTaskError, TaskCancelledError
+from beamlet.exceptions import ObjectStoreFullError, RaySystemError, RayTaskError, TaskCancelledError
 from beamlet.protocol.node import Blocked, ExitedOnPurpose, ExitWorker, OutputMark, Staying, Unblocked
 from beamlet.protocol.peer import (
     CallActor,
@@ -94,6 +94,50 @@ def test_an_error_of_the_user_is_the_answer(worker: Worker) -> None:
     assert isinstance(error_in(answer), RayTaskError)
     assert answer.error_types[0] == "builtins.KeyError"
     assert worker.work.running == {}
+
+
+class SmallStore:
+    """Has room for so many values."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.unsealed: set[Any] = set()
+        self.sealed: set[Any] = set()
+
+    def write(self, object_id: Any, data: Any, call_site: str, owner: Any, unsealed: Any = None) -> int:
+        if not self.room:
+            raise ObjectStoreFullError("full")
+        self.room -= 1
+        self.unsealed.add(object_id)
+        if unsealed is None:
+            self.seal([object_id])
+        else:
+            unsealed.append(object_id)
+        return 1
+
+    def seal(self, object_ids: list[Any]) -> None:
+        self.sealed.update(object_ids)
+        self.unsealed.difference_update(object_ids)
+
+    def abort(self, object_ids: list[Any]) -> None:
+        self.unsealed.difference_update(object_ids)
+
+
+@pytest.mark.parametrize(("room", "sealed"), [(2, 2), (1, 0)])
+def test_large_results_are_stored_all_or_none(worker: Worker, room: int, sealed: int) -> None:
+    """One that is stored, and that its owner never hears of, would stay."""
+    store: Any = SmallStore(room)
+    worker.runner._store = store
+
+    def two() -> list[bytearray]:
+        return [bytearray(1_000_000), bytearray(1_000_000)]
+
+    worker.pushed(two, num_returns=2)
+    worker.execution.run_next()
+    (answer,) = worker.answered()
+    assert isinstance(answer, Results)
+    assert answer.failed == (room < 2)
+    assert (len(store.sealed), store.unsealed) == (sealed, set())
 
 
 @pytest.mark.parametrize("broken", ["answer", "answer_error", "arguments"])

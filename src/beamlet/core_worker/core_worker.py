@@ -139,7 +139,7 @@ class CoreWorker:
         self.drain_released = self.releases.drain
         self.perform_effects = self.releases.perform
         raylets = Raylets(self.node_id, self.link)
-        outcomes = Outcomes(self.refs, self.objects, self.streams, self.unseen)
+        outcomes = self.outcomes = Outcomes(self.refs, self.objects, self.streams, self.unseen)
         self.arguments = Arguments(self.refs, self.objects, self.unseen, make_ref)
         self.leases = Leases(self.reactor, raylets, self.peers, outcomes)
         self.tasks = self.leases.submitter
@@ -378,6 +378,10 @@ class CoreWorker:
             return
         self._on_raylet_lost(reason)
         self.put = self.submit_task = self.submit_call = self._refuse  # type: ignore[method-assign]
+        self._lose_promised()
+
+    def _lose_promised(self) -> None:
+        self.outcomes.lose_streams(self.link.gone())
         self.objects.lose_promised(self.link.gone())
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
@@ -403,7 +407,7 @@ class CoreWorker:
         with self.lock:
             self.peers.close()
             self.link.close()
-            self.objects.lose_promised(self.link.gone())
+            self._lose_promised()
             self.futures.close()
             self.refs.objects.clear()
             released.clear()

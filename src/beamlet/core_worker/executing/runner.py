@@ -290,9 +290,20 @@ class Runner:
         """The general answer: large parts are stored, references inside are held for the receiver."""
         items: list[bytes | StoredAt] = []
         contained: list[list[ContainedRef]] = []
-        for index, part in enumerate(parts, 1):
-            items.append(self._item(sender, work, index, part))
-            contained.append([] if isinstance(part, bytes) else part.contained)
+        # What is sealed stays: of several, none is before all are written.
+        unsealed: list[ObjectId] | None = [] if len(parts) > 1 else None
+        try:
+            for index, part in enumerate(parts, 1):
+                items.append(self._item(sender, work, index, part, unsealed))
+                contained.append([] if isinstance(part, bytes) else part.contained)
+        except BaseException:
+            if unsealed:
+                with self._lock:
+                    self._store.abort(unsealed)
+            raise
+        if unsealed:
+            with self._lock:
+                self._store.seal(unsealed)
         message = Results(work.seq, items)
         message.leaving = self._is_worn_out(work)
         if any(contained):
@@ -303,15 +314,20 @@ class Runner:
         return message
 
     def _item(
-        self, sender: Peer, work: PushTask | CallActor, index: int, part: bytes | Serialized
+        self,
+        sender: Peer,
+        work: PushTask | CallActor,
+        index: int,
+        part: bytes | Serialized,
+        unsealed: list[ObjectId] | None = None,
     ) -> bytes | StoredAt:
-        """A value as it travels: inline, or stored here on behalf of its owner."""
+        """A value as it travels: inline, or stored here on behalf of its owner. unsealed: see ``write``."""
         if isinstance(part, bytes):
             return part
         if part.total_bytes <= INLINE_MAX_BYTES:
             return pack(part)
         object_id = return_id(work.task_id, index)
-        size = self._store.write(object_id, part, f"result of {work.name}", sender.address)
+        size = self._store.write(object_id, part, f"result of {work.name}", sender.address, unsealed)
         return StoredAt(self._node_id, size)
 
     # -- generators ------------------------------------------------------------------------------

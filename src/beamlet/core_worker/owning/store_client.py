@@ -48,9 +48,17 @@ class StoreClient:
         self._arena = arena
         self._strict = strict_arrays
 
-    def write(self, object_id: ObjectId, data: Serialized, call_site: str, owner: Address) -> int:
+    def write(
+        self,
+        object_id: ObjectId,
+        data: Serialized,
+        call_site: str,
+        owner: Address,
+        unsealed: list[ObjectId] | None = None,
+    ) -> int:
         """Store a value on behalf of ``owner``; returns its bytes. Waits for room.
 
+        unsealed: it is added there, to be given to ``seal`` or ``abort``.
         Raises ObjectStoreFullError, which names what fills the store.
         """
         link, lock = self._link, self._reactor.lock
@@ -72,10 +80,23 @@ class StoreClient:
                     with lock:
                         link.send(AbortObject(object_id))
                     raise
-                with lock:
-                    link.send(SealObject(object_id))
+                if unsealed is not None:
+                    unsealed.append(object_id)
+                else:
+                    with lock:
+                        link.send(SealObject(object_id))
             return size
         raise ObjectStoreFullError(answer.reason)
+
+    def seal(self, unsealed: Sequence[ObjectId]) -> None:
+        """These are written. Under the lock."""
+        for object_id in unsealed:
+            self._link.send(SealObject(object_id))
+
+    def abort(self, unsealed: Sequence[ObjectId]) -> None:
+        """Nobody will hear of these. Under the lock."""
+        for object_id in unsealed:
+            self._link.send(AbortObject(object_id))
 
     def _make_room(self) -> None:
         """The store is full: what only circles of garbage hold in this process may be in the way."""

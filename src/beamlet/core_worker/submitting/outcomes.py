@@ -70,6 +70,13 @@ class Outcomes:
         if guard is not None:
             self._refs.settle(guard)
 
+    def lose_streams(self, error: BaseException) -> None:
+        """Nobody will make their items any more: ``error`` is the last of each."""
+        payload = dump_error(error)
+        while self.streams:
+            _, stream = self.streams.popitem()
+            self._streams.end(stream, payload)
+
     def answered(self, work: Pending[Any], results: Results, guard: ResultsGuard) -> None:
         """The executor's answer is the outcome; if that cannot be, the outcome says so."""
         try:
