@@ -226,6 +226,7 @@ def test_a_value_that_cannot_be_unpickled_gives_back_the_counts_on_what_is_in_it
     data = serialize([parts[0], Faulty(), parts[1]])
     del parts
     owner.refs.set_inline(owner.record(outer), pack(data), data.contained)
+    del data
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             owner.objects.get([outer], None)
