@@ -573,6 +573,7 @@ def test_arguments_that_cannot_be_unpickled_keep_nothing_that_is_in_them(worker:
     serialized = serialize_arguments(([refs[0], Faulty(), *refs[1:]],), {})
     ids = [ref._id for ref in refs]
     del refs
+    serialized.alive.clear()
     gc.collect()
     for object_id in ids:
         released.remove(object_id)  # nobody counts those

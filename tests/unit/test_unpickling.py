@@ -89,6 +89,7 @@ def nothing_released() -> Iterator[None]:
 
 def fail(serialized: Serialized) -> None:
     packed = unpack(pack(serialized))
+    serialized.alive.clear()
     letters()  # those that were pickled
     with pytest.raises(ZeroDivisionError):
         rebuild_packed(packed)
