@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beamlet.base.own_code import OUR_FOLDER
+from beamlet.base.our_folder import OUR_FOLDER
 from beamlet.raylet.crash_report import CrashReport
 
 REPORT = f"""before

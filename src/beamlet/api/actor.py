@@ -20,6 +20,7 @@ from beamlet.api.placing import strategy_of
 from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
 from beamlet.base.class_names import retry_rule
+from beamlet.base.deferring import deferred, deliver, is_from_handler, lets_through
 from beamlet.base.ids import ActorId, Address, FunctionKey
 from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.core_worker import functions
@@ -84,6 +85,7 @@ class ActorMethod:
         self._info = info
         self._template = template
 
+    @lets_through
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Submit a call. Returns at once: an ObjectRef, a list for num_returns > 1, None for 0.
 
@@ -101,7 +103,10 @@ class ActorMethod:
                     f"{link.pending_count} calls of {handle!r} are unanswered; max_pending_calls is "
                     f"{link.max_pending_calls}. Wait for some with beamlet.wait() first."
                 )
-            return core.submit_call(link, self._template, args, kwargs, call_site())
+            refs = core.submit_call(link, self._template, args, kwargs, call_site())
+            if deferred:
+                deliver()
+            return refs
         except BaseException as error:
             hide_our_frames(error)
             raise
@@ -293,6 +298,7 @@ class ActorClass(Generic[T]):
                 f"actor does not define; it has {list(options.concurrency_groups)}"
             )
 
+    @lets_through
     def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """Start an actor. Returns at once; the instance is made in its process.
 
@@ -300,7 +306,10 @@ class ActorClass(Generic[T]):
         taken.
         """
         try:
-            return self._create(self._options, args, kwargs, here())
+            handle = self._create(self._options, args, kwargs, here())
+            if deferred:
+                deliver()
+            return handle
         except BaseException as error:
             hide_our_frames(error)
             raise
@@ -328,8 +337,10 @@ class ActorClass(Generic[T]):
         if options.name and options.get_if_exists:
             try:
                 return handle_of(core.actors.find(options.name, options.namespace or core.identity.namespace))
-            except ValueError:
-                pass  # nobody has the name yet, or not any more: the GCS decides who is first
+            except ValueError as error:
+                if is_from_handler(error):
+                    raise
+                # nobody has the name yet, or not any more: the GCS decides who is first
         info = self._handle_info(options)
         spec = self._spec(core, options, info, call_site)
         cleans_up = any(hasattr(self._cls, hook) for hook in HOOKS)
@@ -437,10 +448,14 @@ class ActorClassWithOptions(Generic[T]):
         self._actor_class = actor_class
         self._options = options
 
+    @lets_through
     def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """As ``ActorClass.remote``, with these options."""
         try:
-            return self._actor_class._create(self._options, args, kwargs, here())
+            handle = self._actor_class._create(self._options, args, kwargs, here())
+            if deferred:
+                deliver()
+            return handle
         except BaseException as error:
             hide_our_frames(error)
             raise

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from beamlet.base.deferring import is_from_handler
 from beamlet.base.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY
 from beamlet.base.version import VERSION
 from beamlet.head.options import HeadOptions, HeadReady
@@ -208,6 +209,8 @@ def join(session: SessionDirectory) -> socket.socket:
     try:
         return connect(str(session.socket), session.secret())
     except (OSError, HandshakeError) as error:
+        if is_from_handler(error):
+            raise
         raise ConnectionError(
             f"cannot join session {session.path}: {_why_silent(session) or error}"
         ) from error

@@ -36,9 +36,11 @@ from beamlet.api.head_start import (
 )
 from beamlet.api.init_options import InitOptions, checked
 from beamlet.api.runtime_env import env_vars_of
+from beamlet.base.deferring import is_from_handler
 from beamlet.base.ids import Address, make_address
 from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.base.version import VERSION
+from beamlet.processes import interrupts
 from beamlet.processes.fate_sharing import is_stopped
 from beamlet.processes.session import SessionDirectory, find_current, session_root
 from beamlet.processes.standard_descriptors import hold_standard_descriptors
@@ -115,6 +117,7 @@ class Driver:
         core.job = _job(hello, welcome, make_address(identity.node_id, identity.worker_id))
         core.runtime_env = dict(self.options.runtime_env)
         driver_logging.apply(hello.logging, identity)
+        interrupts.install(core.lock)
         core.start()
         backend.set_current(core)
         backend.cancels_interrupted = self.options.compat != "ray"
@@ -182,15 +185,20 @@ class Driver:
     def leave(self) -> None:
         """Say goodbye, wait until all that was ours is down, close. Bounded."""
         core = self.core
-        if core is not None:
-            core.end_actors_in_order(_CLEAN_UP_S)
-            with core.lock:
-                core.link.send(Goodbye())
-                core.reactor.flush()
-            self._await_farewell(core)
-            core.shut()
-        if self.head is not None:
-            stop_head(self.head, at_once=is_stopped(self.head.process.pid))
+        in_order = False
+        try:
+            if core is not None:
+                core.end_actors_in_order(_CLEAN_UP_S)
+                with core.lock:
+                    core.link.send(Goodbye())
+                    core.reactor.flush()
+                self._await_farewell(core)
+            in_order = True
+        finally:  # a signal's handler may end the waits, and nothing else
+            if core is not None:
+                core.shut()
+            if self.head is not None:
+                stop_head(self.head, at_once=not in_order or is_stopped(self.head.process.pid))
 
     def _await_farewell(self, core: CoreWorker) -> None:
         """Until the head has ended what was ours, unless it cannot: a stopped process never will."""
@@ -240,6 +248,7 @@ def init(address: str | None = None, **options: Any) -> ClusterContext:
         if backend.is_connected():
             return _again_in_worker(given)
         hold_standard_descriptors()
+        interrupts.install()
         driver = _join_running(given) or _start_new(given)
         _driver = driver
     _install_ends()
@@ -389,24 +398,16 @@ def _take_interrupts_of_cells() -> None:
 
 def _terminated(signum: int, frame: FrameType | None) -> None:
     """SIGTERM becomes SystemExit, so that ``finally`` and atexit run."""
-    from beamlet.core_worker.interrupts import may_raise, send_again
-
-    if may_raise(frame):
-        sys.exit(128 + signum)
-    send_again(signum)
+    sys.exit(128 + signum)
 
 
 def _interrupted(signum: int, frame: FrameType | None) -> None:
-    """Ctrl-C becomes KeyboardInterrupt, as ever, but not while our books are half written."""
-    from beamlet.core_worker.interrupts import may_raise, send_again
-
-    if may_raise(frame):
-        try:
-            signal.default_int_handler(signum, frame)
-        except KeyboardInterrupt as interrupt:
-            hide_our_frames(interrupt)
-            raise
-    send_again(signum)
+    """Ctrl-C becomes KeyboardInterrupt, as ever, and its traceback ends where the user's code does."""
+    try:
+        signal.default_int_handler(signum, frame)
+    except KeyboardInterrupt as interrupt:
+        hide_our_frames(interrupt)
+        raise
 
 
 def _forget_in_child() -> None:
@@ -439,11 +440,15 @@ def _await_welcome(sock: socket.socket) -> tuple[Welcome, int]:
     """The raylet's answer to our hello. Raises ConnectionError saying why it refused."""
     try:
         message, fds = receive_first(sock, Welcome | Refused, _JOIN_S)
-    except TimeoutError:
+    except TimeoutError as error:
         sock.close()
+        if is_from_handler(error):
+            raise
         raise ConnectionError(f"the head did not answer within {_JOIN_S:g} s") from None
     except (OSError, FramingError) as error:
         sock.close()
+        if is_from_handler(error):
+            raise
         raise ConnectionError(f"the cluster refused this driver: {error}") from error
     if isinstance(message, Refused):
         sock.close()

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from beamlet.api import option_rules as rules
 from beamlet.api.runtime_env import check_fields
-from beamlet.base.own_code import OUR_FOLDER
+from beamlet.base.our_folder import OUR_FOLDER
 
 _NONE = type(None)
 

@@ -15,6 +15,7 @@ from beamlet.api.remote_call import RemoteCall
 from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
 from beamlet.base.class_names import retry_rule
+from beamlet.base.deferring import deferred, deliver, lets_through
 from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.core_worker import functions
 from beamlet.core_worker.submitting.task_spec import SchedulingKey, TaskTemplate
@@ -70,13 +71,17 @@ class RemoteFunction(RemoteCall[P, R]):
 
     if not TYPE_CHECKING:
 
+        @lets_through
         def remote(self, /, *args, **kwargs):
             """Submit a call. Returns at once: one ObjectRef, a list of them for num_returns > 1, None for 0.
 
             Raises TypeError if the arguments do not fit, or one of them cannot be pickled.
             """
             try:
-                return self._submit(self, args, kwargs)
+                refs = self._submit(self, args, kwargs)
+                if deferred:
+                    deliver()
+                return refs
             except BaseException as error:
                 hide_our_frames(error)
                 raise
@@ -187,10 +192,14 @@ class RemoteFunctionWithOptions(RemoteCall[P, R]):
 
     if not TYPE_CHECKING:
 
+        @lets_through
         def remote(self, /, *args, **kwargs):
             """As ``RemoteFunction.remote``, with these options."""
             try:
-                return self._remote_function._submit(self, args, kwargs)
+                refs = self._remote_function._submit(self, args, kwargs)
+                if deferred:
+                    deliver()
+                return refs
             except BaseException as error:
                 hide_our_frames(error)
                 raise

@@ -12,6 +12,7 @@ from beamlet.api.call_sites import call_site
 from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.option_rules import brief
+from beamlet.base.deferring import deferred, deliver, lets_through
 from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.core_worker.owning.selecting import KEPT_FROM, Mark, mark_of
 from beamlet.serialization.unpicklable import explain_unpicklable
@@ -25,6 +26,7 @@ def get(object_refs: ObjectRef[T], timeout: float | None = None, *, _use_object_
 def get(
     object_refs: Sequence[ObjectRef[T]], timeout: float | None = None, *, _use_object_store: bool = False
 ) -> list[T]: ...
+@lets_through
 def get(object_refs: Any, timeout: float | None = None, *, _use_object_store: bool = False) -> Any:
     """Wait for values.
 
@@ -46,6 +48,8 @@ def get(object_refs: Any, timeout: float | None = None, *, _use_object_store: bo
             value = core.get_one(object_refs, timeout)
             if advising.watching is not None:
                 advising.watching.got(value)
+            if deferred:
+                deliver()
             return value
         if type(object_refs) is ObjectRefGenerator:
             return object_refs
@@ -60,7 +64,10 @@ def get(object_refs: Any, timeout: float | None = None, *, _use_object_store: bo
             return []
         if set(map(type, object_refs)) != {ObjectRef}:
             _refuse_element("get", object_refs)
-        return core.get(object_refs, timeout)
+        values = core.get(object_refs, timeout)
+        if deferred:
+            deliver()
+        return values
     except BaseException as error:
         hide_our_frames(error)
         interrupted = backend.cancels_interrupted and isinstance(error, KeyboardInterrupt)
@@ -87,6 +94,7 @@ def _cancel_unreachable(object_refs: Any) -> None:
                 core.cancel(ref, False, True)
 
 
+@lets_through
 def put(value: T, *, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef[T]:
     """Store a value once; a reference to pass to any number of tasks.
 
@@ -102,15 +110,19 @@ def put(value: T, *, _owner: Any = None, _tensor_transport: Any = None) -> Objec
             raise ValueError(f"put(_owner={brief(_owner)}): the process that puts a value owns it, always")
         core = backend._current or backend.current()
         try:
-            return core.put(value, call_site())  # type: ignore[no-any-return]
+            ref = core.put(value, call_site())
         except Exception as error:
             explain_unpicklable(error, (value,), {}, "put", ("value",))
             raise
+        if deferred:
+            deliver()
+        return ref  # type: ignore[no-any-return]
     except BaseException as error:
         hide_our_frames(error)
         raise
 
 
+@lets_through
 def wait(
     ray_waitables: list[ObjectRef[T]],
     num_returns: int = 1,
@@ -151,6 +163,8 @@ def wait(
             raise
         if len(rest) >= KEPT_FROM:
             _last_rest = mark_of(rest)
+        if deferred:
+            deliver()
         return ready, rest
     except BaseException as error:
         hide_our_frames(error)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
+from beamlet.base.deferring import deferred, deliver, lets_through
+from beamlet.base.our_folder import OUR_FOLDER
+
 P = ParamSpec("P")
 R = TypeVar("R")
-
-#: Files whose path begins with this are ours.
-OUR_FOLDER = str(Path(__file__).parents[1]) + "/"
-
 
 #: An attribute of errors that we raised on purpose, and of classes of which that is always so.
 MADE_FOR_USERS = "_made_for_users"
@@ -65,9 +63,13 @@ def for_users(function: Callable[P, R]) -> Callable[P, R]:
     """
 
     @functools.wraps(function)
+    @lets_through
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            if deferred:
+                deliver()
+            return result
         except BaseException as error:
             hide_our_frames(error)
             raise

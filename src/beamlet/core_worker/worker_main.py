@@ -19,7 +19,7 @@ from beamlet.core_worker.core_worker import Identity
 from beamlet.core_worker.executing import breakpoints
 from beamlet.core_worker.executing.execution_queue import Item, Order, Pushed
 from beamlet.core_worker.executor import ExecutorCore
-from beamlet.core_worker.interrupts import may_raise, send_again
+from beamlet.processes import interrupts
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import StartActor
 from beamlet.protocol.node import DescribeTask, ExitWorker, JobDescription, WorkerReady
@@ -75,6 +75,7 @@ class Worker:
         """Until the process ends."""
         self.output.install()
         breakpoints.install()
+        interrupts.install(self.core.lock, self._is_idle)
         signal.signal(signal.SIGINT, self._interrupted)
         self.core.start()
         with self.core.lock:
@@ -136,10 +137,12 @@ class Worker:
         """SIGINT: only a cancelled task is interrupted; the terminal's Ctrl-C is the driver's affair."""
         for context in list(self.core.work.running.values()):
             if context.cancelled and context.thread == threading.main_thread().ident:
-                if may_raise(frame):
-                    raise KeyboardInterrupt
-                send_again(signum)
-                return
+                raise KeyboardInterrupt
+
+    def _is_idle(self) -> bool:
+        """Whether the main thread runs nothing that users sent, or only what their event loop has put off."""
+        main = threading.main_thread().ident
+        return all(context.thread != main for context in list(self.core.work.running.values()))
 
     def _offer_threads(self, resources: dict[str, int] | None) -> None:
         """Let numerical libraries use as many threads as the work has CPUs, as Ray does.

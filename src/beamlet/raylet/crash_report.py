@@ -6,7 +6,7 @@ the one that matters.  The log file keeps all of it.
 
 from __future__ import annotations
 
-from beamlet.base.own_code import OUR_FOLDER
+from beamlet.base.our_folder import OUR_FOLDER
 
 _BEGIN = b"Fatal Python error:"
 _OURS = (f'  File "{OUR_FOLDER}'.encode(), b'  File "<frozen runpy>"')

@@ -10,6 +10,7 @@ import socket
 from time import monotonic
 from typing import Any
 
+from beamlet.base.deferring import lets_through
 from beamlet.rpc.batches import check_count, decoder_for
 from beamlet.rpc.descriptors import descriptors_in
 from beamlet.rpc.framing import PREFIX, PREFIX_BYTES, FramingError
@@ -49,6 +50,7 @@ def _decoded(header: bytes, messages: Any) -> list[Any]:
     return batch
 
 
+@lets_through
 def _exactly(sock: socket.socket, count: int, deadline: float, fds: list[int]) -> bytes:
     data = bytearray()
     while len(data) < count:

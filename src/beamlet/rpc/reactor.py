@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from beamlet.base.deferring import lets_through
 from beamlet.rpc.containment import Containment
 from beamlet.rpc.descriptors import KERNEL, Descriptors, KernelPoller, Poller
 
@@ -147,6 +148,7 @@ class Reactor:
         self.flush()
         self.dispatch(self.poll(timeout_s))
 
+    @lets_through
     def poll(self, timeout_s: float | None) -> list[tuple[int, int]]:
         """What is ready. Touches no shared state but the spin budget, so it needs no lock."""
         poll = self._poller.poll

@@ -32,6 +32,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
+from beamlet.base.deferring import lets_through
 from beamlet.rpc.reactor import Reactor
 
 #: How long after the last user thread's turn the background thread takes over; bounds how late a message
@@ -72,6 +73,7 @@ class Waiter:
             signal, self._signal = self._signal, None
             signal.release()
 
+    @lets_through
     def follow(self, timeout_s: float) -> None:
         """Sleep until completed by another thread, or ``timeout_s``. Called without the lock."""
         signal = self._signal

@@ -10,6 +10,7 @@ from typing import Any
 
 import cloudpickle
 
+from beamlet.base.deferring import is_from_handler
 from beamlet.serialization.decorated import Pickler
 from beamlet.serialization.unpicklable import a_kind, find_culprit, remedy
 
@@ -25,6 +26,8 @@ def check_closure(target: Any, name: str, warn_bytes: int, max_bytes: int) -> by
     try:
         pickled = _dumps(target)
     except Exception as error:
+        if is_from_handler(error):
+            raise
         path, culprit = find_culprit(target, name)
         raise TypeError(
             f"cannot send {name} to workers: {path} is {a_kind(culprit)}, which cannot be pickled ({error}). "

@@ -14,7 +14,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from beamlet.base.own_code import MADE_FOR_USERS, OUR_FOLDER
+from beamlet.base.our_folder import OUR_FOLDER
+from beamlet.base.own_code import MADE_FOR_USERS
 from beamlet.exceptions import ActorDiedError, RayError, RayTaskError, carried, task_error
 from beamlet.serialization.refs import contained_sink, trial
 from beamlet.serialization.unpicklable import a_kind, find_culprit

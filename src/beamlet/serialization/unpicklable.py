@@ -16,6 +16,7 @@ from typing import Any
 
 import cloudpickle
 
+from beamlet.base.deferring import is_from_handler
 from beamlet.serialization.refs import contained_sink
 
 _DEPTH_MAX = 20
@@ -84,6 +85,8 @@ def explain_unpicklable(
     parameters: names of the positional parameters, as far as they are known.
     """
     if not isinstance(error, _PICKLING_ERRORS) and type(error).__name__ != "PicklingError":
+        return
+    if is_from_handler(error):
         return
     if result:
         labelled = [(f"the result of {name}()", "result", args[0])]

@@ -17,6 +17,7 @@ from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from beamlet.base.deferring import lets_through
 from beamlet.core_worker.context import TaskContext, current_task
 from beamlet.core_worker.executing.execution_queue import Order
 from beamlet.core_worker.executing.loop_watch import LoopWatch
@@ -78,6 +79,7 @@ class ReactorSelector(selectors.EpollSelector):
         watch.away()
         return ready
 
+    @lets_through
     def _select(self, timeout: float | None) -> list[Any]:
         if timeout is not None and timeout <= 0:
             self._reactor.lead_once(0.0)

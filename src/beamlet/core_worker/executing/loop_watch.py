@@ -18,7 +18,7 @@ from time import monotonic
 from types import FrameType
 from typing import NamedTuple
 
-from beamlet.base.own_code import OUR_FOLDER
+from beamlet.base.our_folder import OUR_FOLDER
 
 logger = logging.getLogger("beamlet")
 

@@ -171,7 +171,9 @@ class ActorAccess:
 
     def _created(self, spec: ActorSpec, reply: Reply, message: Any) -> None:
         reply.set(message)
-        if isinstance(message, ActorRefused):
+        if isinstance(message, ActorNameTaken) or (isinstance(message, ActorAccepted) and message.existing):
+            self._forget(spec.actor_id)  # here, for whoever waits may have been interrupted
+        elif isinstance(message, ActorRefused):
             self._never_began(spec, message.reason)
         elif isinstance(message, Unsent):
             error = message.error
@@ -189,7 +191,6 @@ class ActorAccess:
         if isinstance(message, Unsent):
             raise message.error
         if isinstance(message, ActorNameTaken):
-            self._forget(spec.actor_id)
             raise ActorAlreadyExistsError(
                 f"the name {spec.name!r} is taken in namespace {spec.namespace!r} by actor "
                 f"{message.holder.hex()}. Use beamlet.get_actor({spec.name!r}), another name, or "
@@ -198,7 +199,6 @@ class ActorAccess:
         if isinstance(message, ActorRefused):
             raise ValueError(message.reason)
         if isinstance(message, ActorAccepted) and message.existing and message.spec is not None:
-            self._forget(spec.actor_id)
             return Creation(message.actor_id, None, message.spec)
         return Creation(spec.actor_id, handle_ref, spec)
 

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any
 
 from beamlet.base.ids import ActorId, Address, ObjectId, TaskId, actor_creation_task_id, task_of_object
-from beamlet.base.own_code import OUR_FOLDER
+from beamlet.base.our_folder import OUR_FOLDER
 from beamlet.core_worker.context import Contexts, TaskContext
 from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord
