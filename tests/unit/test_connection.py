@@ -12,6 +12,7 @@ import pytest
 
 from beamlet.protocol.message import Message
 from beamlet.protocol.peer import PeerMessage, ReleaseHold, Result
+from beamlet.rpc import batches
 from beamlet.rpc.connection import Connection, encode_frame
 from beamlet.rpc.framing import PREFIX
 from beamlet.rpc.reactor import Reactor
@@ -110,6 +111,37 @@ def test_more_than_the_kernel_takes_waits_and_arrives_in_order(
     run_until(reactor, lambda: len(b.received) == 8)
     assert [message.seq for message in b.received] == list(range(8))  # type: ignore[attr-defined]
     run_until(reactor, lambda: not a.connection.backlog_bytes)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 20 << 20), (30, 100_000), (100, 100_000), (120, 100_000)])
+def test_what_leaves_was_encoded_once(
+    reactor: Reactor, pair: tuple[End, End], monkeypatch: pytest.MonkeyPatch, count: int, size: int
+) -> None:
+    a, b = pair
+    encoded = 0
+    encode_into = batches._encode_into
+
+    def counting(messages: list[Message], *where: Any) -> None:
+        nonlocal encoded
+        encoded += len(messages)
+        encode_into(messages, *where)
+
+    monkeypatch.setattr(batches, "_encode_into", counting)
+    for seq in range(count):
+        a.connection.send(result(seq, size))
+    run_until(reactor, lambda: len(b.received) == count)
+    assert encoded == count
+
+
+def test_frames_that_the_kernel_takes_at_once_are_not_watched_for_room(
+    reactor: Reactor, pair: tuple[End, End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    monkeypatch.setattr(reactor, "set_writer", lambda *_: pytest.fail("two system calls for nothing"))
+    for seq in range(1000):
+        a.connection.send(result(seq))
+    run_until(reactor, lambda: len(b.received) == 1000)
+    assert [message.seq for message in b.received] == list(range(1000))  # type: ignore[attr-defined]
 
 
 def test_a_frame_may_arrive_byte_by_byte(reactor: Reactor, raw: tuple[socket.socket, End]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -125,7 +126,7 @@ def test_large_messages_are_cut_into_several_frames() -> None:
 
 def test_large_messages_behind_many_small_ones_are_cut_down_to_one_per_frame() -> None:
     large = [Result(n, b"x" * (FRAME_BYTES + 1)) for n in range(3)]
-    assert sizes([*(Result(n, b"x") for n in range(64)), *large])[-3:] == [1, 1, 1]
+    assert sizes([*(Result(n, b"x") for n in range(64)), *large])[1:] == [1, 1]
 
 
 def test_a_message_that_nobody_would_read_is_not_sent_and_the_others_are(
@@ -142,6 +143,25 @@ def test_a_message_that_nobody_would_read_is_not_sent_and_the_others_are(
 
 def test_many_small_messages_are_few_frames() -> None:
     assert len(sizes([Result(n, b"x") for n in range(10_000)])) < 20
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(80, 100_000), (256, 100_000), (2000, 100_000), (5000, 2_000), (20_000, 10)]
+)
+def test_to_find_out_how_large_they_are_no_message_is_encoded_twice(
+    monkeypatch: pytest.MonkeyPatch, count: int, size: int
+) -> None:
+    encoded = 0
+    encode_into = batches._encode_into
+
+    def counting(messages: list[Result], *where: Any) -> None:
+        nonlocal encoded
+        encoded += len(messages)
+        encode_into(messages, *where)
+
+    monkeypatch.setattr(batches, "_encode_into", counting)
+    assert sum(sizes([Result(n, b"x" * size) for n in range(count)])) == count
+    assert encoded == count
 
 
 def test_messages_of_all_sizes_are_cut() -> None:

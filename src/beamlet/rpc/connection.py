@@ -16,7 +16,7 @@ from typing import Any
 
 from beamlet.protocol.message import Message
 from beamlet.rpc.batches import (
-    FEW_MESSAGES,
+    AT_ONCE,
     LONG_FRAME_BYTES,
     SHORT_BATCH,
     check_count,
@@ -201,13 +201,13 @@ class Connection:
         if conversation is not None:  # as ``acknowledge`` does
             conversation.unsaid, acknowledged = 0, conversation.received
         frame = None
-        if not (self._unsent or self._fds_out or len(messages) > FEW_MESSAGES):
+        if not (self._unsent or self._fds_out or len(messages) > AT_ONCE):
             try:
                 frame = encode_frame(messages, acknowledged)
             except Exception:
                 pass  # the long way finds the culprit
         if frame is None or len(frame) > LONG_FRAME_BYTES:
-            self._flush_long(messages, acknowledged)
+            self._flush_long(messages, acknowledged, frame)
             return
         # The hot path: one system call, no descriptors, the kernel takes it all.
         if conversation is not None:
@@ -222,10 +222,10 @@ class Connection:
         if sent < len(frame):
             self._block(memoryview(frame)[sent:], [])
 
-    def _flush_long(self, messages: list[Message], acknowledged: int) -> None:
+    def _flush_long(self, messages: list[Message], acknowledged: int, frame: bytearray | None) -> None:
         """Many messages, large ones, one that cannot be encoded; with descriptors, or behind others."""
         fds, self._fds_out = self._fds_out, []
-        frames, failures = encode_what_can(messages, acknowledged)
+        frames, failures = encode_what_can(messages, acknowledged, frame)
         for message, error in failures:
             # A mistake of ours, perhaps led on by another's nonsense: the others still go.
             what = f"encoding {type(message).__name__} for {self.label}"
@@ -243,10 +243,21 @@ class Connection:
             fds = []
 
     def _put_behind(self, frame: bytearray, fds: list[int]) -> None:
-        waiting = bool(self._unsent)
-        self._block(memoryview(frame), fds)
-        if not waiting:
-            self._write_unsent()
+        if self._unsent or fds or self.closed:
+            waiting = bool(self._unsent)
+            self._block(memoryview(frame), fds)
+            if not waiting:
+                self._write_unsent()
+            return
+        try:  # as in ``flush``: the reactor need not watch for room that there is
+            sent = self._sock.send(frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.fail(f"write failed: {error.strerror}")
+            return
+        if sent < len(frame):
+            self._block(memoryview(frame)[sent:], [])
 
     def resend(self, frames: list[bytearray]) -> None:
         """Frames of the conversation that an earlier connection could not deliver."""
