@@ -39,12 +39,15 @@ class StillReactor:
         self.quiet_s, self.gathered = 0.0, 1
         self.meanwhile: list[Callable[[], None]] = []
         self.flushes = 0
+        #: Whether whoever left said that more is to come.
+        self.left: list[bool] = []
         self.containment = Containment()
 
     def flush(self) -> None:
         self.flushes += 1
 
-    def leave(self) -> None: ...
+    def leave(self, more: bool = False) -> None:
+        self.left.append(more)
 
     def wait(self, waiter: Waiter, deadline: float | None = None) -> bool:
         while waiter.remaining > 0 and self.meanwhile:
@@ -103,7 +106,7 @@ class Worker:
         blocking: Any = self.reactor
         peers: Any = SimpleNamespace(full=set())
         self.blocked = BlockedThreads(self.reactor, self.link, self.work)
-        self.answers = Answers(self.reactor, self.link, peers, refs, releases)
+        self.answers = Answers(self.reactor, self.link, peers, refs, releases, self.work)
         self.producers = Producers(self.reactor, blocking, self.work)
         self.execution = Execution(
             self.reactor,

@@ -84,6 +84,14 @@ def partial_named(name: str, ran: list[str]) -> Any:
     return function
 
 
+def test_answers_gather_while_more_work_waits_and_the_last_leaves_at_once(worker: Worker) -> None:
+    for name in "abc":
+        worker.pushed(partial_named(name, []))
+    while worker.execution.run_next():
+        pass
+    assert worker.reactor.left == [True, True, False]
+
+
 def test_an_error_of_the_user_is_the_answer(worker: Worker) -> None:
     def fails() -> None:
         raise KeyError("here")

@@ -11,7 +11,7 @@ import pytest
 
 from beamlet.protocol.peer import PeerMessage, Result
 from beamlet.rpc.connection import Connection
-from beamlet.rpc.turns import GATHERED, QUIET_S, SharedReactor
+from beamlet.rpc.turns import GATHERED, QUIET_S, SharedReactor, Waiter
 
 PATIENCE_S = 20.0
 
@@ -131,6 +131,25 @@ def test_in_a_loop_calls_gather(line: Line) -> None:
     line.clock.time_s += 2 * QUIET_S
     line.say()
     assert len(line.wire.sent) == 3
+
+
+def test_what_follows_a_wait_leaves_at_once_unless_more_is_to_come(line: Line) -> None:
+    """Who asks one thing at a time is not made to wait until its line was quiet."""
+    line.say()
+    assert len(line.wire.sent) == 1
+    line.say()
+    assert len(line.wire.sent) == 1
+    line.reactor.wait(Waiter(), line.clock.time_s)  # what was queued leaves before it
+    assert len(line.wire.sent) == 2
+    line.say()
+    assert len(line.wire.sent) == 3
+    line.reactor.wait(Waiter(), line.clock.time_s)
+    with line.reactor.bare_lock:
+        line.connection.send(Result(1, b""))
+        line.reactor.leave(more=True)
+        assert len(line.wire.sent) == 3
+        line.reactor.leave()
+        assert len(line.wire.sent) == 4
 
 
 def test_the_last_of_a_loop_is_seen_to_by_the_thread_that_leads(line: Line) -> None:

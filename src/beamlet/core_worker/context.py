@@ -6,6 +6,8 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from beamlet.base.ids import ActorId, ChildIds, ObjectId, TaskId, put_id
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
 
@@ -13,53 +15,27 @@ if TYPE_CHECKING:
     from beamlet.core_worker.peers import Peer
 
 
-class TaskContext:
+class TaskContext(msgspec.Struct, eq=False):
     """One run of a task, seen from inside. The driver's own code is a task too, one without a name."""
 
-    __slots__ = (
-        "_children",
-        "_puts",
-        "asker",
-        "attempt",
-        "cancelled",
-        "dropped",
-        "function_name",
-        "guard",
-        "name",
-        "resources",
-        "started",
-        "task_id",
-        "thread",
-    )
-
-    def __init__(
-        self,
-        task_id: TaskId,
-        name: str = "",
-        function_name: str = "",
-        resources: dict[str, int] | None = None,
-        attempt: int = 0,
-        thread: int = 0,
-        asker: Peer | None = None,
-    ) -> None:
-        self.task_id = task_id
-        self.name = name
-        self.function_name = function_name
-        self.resources = resources
-        self.attempt = attempt
-        #: Which thread runs it; 0: it is a coroutine.
-        self.thread = thread
-        #: Who waits for its answer.
-        self.asker = asker
-        #: When this run began (monotonic seconds).
-        self.started = monotonic()
-        self.cancelled = False
-        #: Nobody wants the items of the generator that it makes.
-        self.dropped = False
-        #: What its arguments' references travel under, if there are any.
-        self.guard: ArgumentsGuard | None = None
-        self._children: ChildIds | None = None
-        self._puts = 0
+    task_id: TaskId
+    name: str = ""
+    function_name: str = ""
+    resources: dict[str, int] | None = None
+    attempt: int = 0
+    #: Which thread runs it; 0: it is a coroutine.
+    thread: int = 0
+    #: Who waits for its answer.
+    asker: Peer | None = None
+    #: When this run began (monotonic seconds).
+    started: float = msgspec.field(default_factory=monotonic)
+    cancelled: bool = False
+    #: Nobody wants the items of the generator that it makes.
+    dropped: bool = False
+    #: What its arguments' references travel under, if there are any.
+    guard: ArgumentsGuard | None = None
+    _children: ChildIds | None = None
+    _puts: int = 0
 
     @property
     def children(self) -> ChildIds:

@@ -54,7 +54,7 @@ class ExecutorCore(CoreWorker):
         explaining = WorkerExplaining(self.reactor, self.link, *self.wait_view, self.work, waits)
         blocking = WorkerBlocking(self.reactor, self.link, explaining, blocked, waits)
         self.compose_waiting(waits, explaining, blocking)
-        self.answers = Answers(self.reactor, self.link, self.peers, self.refs, self.releases)
+        self.answers = Answers(self.reactor, self.link, self.peers, self.refs, self.releases, self.work)
         self.leaving = Leaving(
             self.reactor, self.link, self.peers, self.answers, self.output, self.task_events
         )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from itertools import repeat
+from operator import floordiv, sub
 
 import msgspec
 
@@ -64,19 +66,18 @@ class TaskEventBuffer:
         if not noted:
             return  # another thread was quicker
         del self._noted[:BATCH_EVENTS]
-        names: dict[str, int] = {}
-        index_of = names.setdefault
-        rows = [
-            (
-                task_id,
-                index_of(name, len(names)),
-                start // 1000,
-                (end - start) // 1000 if end > start else 0,
-                failed,
+        # By columns, in C: it comes between two calls of a busy worker, a thousand spans at a time.
+        ids, names, starts, ends, failed = zip(*noted, strict=True)
+        index = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        lasted = map(max, map(sub, ends, starts), repeat(0))  # the wall clock may be set back
+        rows = list(
+            zip(
+                *(ids, map(index.__getitem__, names), map(floordiv, starts, repeat(1000))),
+                *(map(floordiv, lasted, repeat(1000)), failed),
+                strict=False,
             )
-            for task_id, name, start, end, failed in noted
-        ]
-        short = [name[:NAME_CHARACTERS] for name in names]
+        )
+        short = [name[:NAME_CHARACTERS] for name in index]
         spans = msgspec.msgpack.encode(Spans(short, rows))
         self._packed.append(TaskEvents(self.worker_id, os.getpid(), len(rows), spans))
         if len(self._packed) > BATCHES_MAX:

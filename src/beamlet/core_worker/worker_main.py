@@ -91,10 +91,11 @@ class Worker:
         sender, message = item
         if sender is None:
             self._follow(message)
-        elif isinstance(message, CallActor):
+        elif type(message) is CallActor:
             self.actor.run_call(sender, message)
-        elif isinstance(message, PushTask):
-            self._set_title(message.name)
+        elif type(message) is PushTask:
+            if message.name != self._title:
+                self._set_title(message.name)
             if message.resources != self._offered:
                 self._offer_threads(message.resources)
             self.runner.run_task(sender, message)
@@ -118,15 +119,14 @@ class Worker:
         loop.run_forever()
 
     def _set_title(self, name: str) -> None:
-        if name != self._title:
-            self._title = name
-            set_title(f"beamlet::{name}")
-            self.output.forget_names()
-            # Sent at once: if this task kills the process, its certificate should name it, and what C code
-            # writes stands under this name.
-            with self.core.lock:
-                self.core.link.send(DescribeTask(name))
-                self.core.reactor.flush()
+        self._title = name
+        set_title(f"beamlet::{name}")
+        self.output.forget_names()
+        # Sent at once: if this task kills the process, its certificate should name it, and what C code
+        # writes stands under this name.
+        with self.core.lock:
+            self.core.link.send(DescribeTask(name))
+            self.core.reactor.flush()
 
     def _speaker(self) -> str:
         if self.core.work.spec is not None:

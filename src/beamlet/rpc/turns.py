@@ -15,8 +15,9 @@ follow wakes the background thread first.
 Everything that handlers touch is guarded by ``lock`` (one per core worker); polling happens outside it.
 
 Whoever queues something makes it leave, whether or not anybody waits: at the end of ``with lock`` it is
-written if the lines were quiet for QUIET_S or GATHERED such ends have passed; else whoever leads is told,
-or about to look (``leave``).  So a loop of calls gathers, and the last of them is not forgotten.
+written if it is the first since a thread waited (who asks one thing at a time should not wait for anything
+else), the lines were quiet for QUIET_S, or GATHERED such ends have passed; else whoever leads is told, or
+about to look (``leave``).  So a loop of calls gathers, and the last of them is not forgotten.
 
 User code can run in the middle of ours: a signal handler, the ``__del__`` of what the garbage collector
 found.  If it waits where its thread polls, it leads a turn within the turn (``_turn`` may be taken again by
@@ -136,6 +137,8 @@ class SharedReactor(Reactor):
         self._followers: list[Waiter] = []
         #: Counts turns taken by user threads; the background thread watches it move.
         self._turns_taken = 0
+        #: What it was when something left without having gathered.
+        self._turns_at_flush = 0
         self._user_leads = False
         self._parked = threading.Event()
         #: Parked for long, because one user thread has led for a whole PARK_S: it must wake us when it
@@ -271,17 +274,25 @@ class SharedReactor(Reactor):
         self._turn.release()
         return True
 
-    def leave(self) -> None:
-        """The calling thread is about to let go of the lock: what is queued leaves, or is seen to."""
+    def leave(self, more: bool = False) -> None:
+        """The calling thread is about to let go of the lock: what is queued leaves, or is seen to.
+
+        more: it is about to queue more.
+        """
         if self.is_dispatching:
             return
         if self.dirty:
             now = self.now()
             self._gathering += 1
-            is_time = now - self._last_flush > self.quiet_s or self._gathering >= self.gathered
+            is_time = (
+                (self._turns_taken != self._turns_at_flush and not more)
+                or now - self._last_flush > self.quiet_s
+                or self._gathering >= self.gathered
+            )
             if is_time and not _stack_is_nearly_full():
                 self._last_flush = now
                 self._gathering = 0
+                self._turns_at_flush = self._turns_taken
                 Reactor.flush(self)
                 if not self._soon:
                     return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from time import monotonic
 
 from beamlet.core_worker.executing.execution_queue import Pushed
+from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
@@ -22,7 +23,7 @@ from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.remote_error import dump_made
 from beamlet.serialization.values import dump_error
 
-#: While more work waits, answers gather for so long; an idle thread flushes before it waits.
+#: While more work waits, answers gather for so long; the last one leaves at once.
 _GATHER_S = 200e-6
 
 
@@ -47,6 +48,7 @@ class Answers:
         peers: PeerTable,
         refs: ReferenceCounter,
         releases: Releases,
+        work: Work,
     ) -> None:
         reactor.quiet_s = _GATHER_S
         self._reactor = reactor
@@ -56,6 +58,7 @@ class Answers:
         self._link = link
         self._refs = refs
         self._releases = releases
+        self._work = work
         self._held: dict[int, HeldAnswer] = {}
         self._last_name = 0
         #: Threads that answer may wait until the receiver has read; an event loop may not.
@@ -72,7 +75,8 @@ class Answers:
         """An answer that nothing holds."""
         with self._bare_lock:
             receiver.send(message)
-            self._reactor.leave()
+            work = self._work
+            self._reactor.leave(more=not work.takes_turns or bool(work.queue.items))
         if self._peers.full and self.may_wait:
             self._peers.wait_for_room(receiver)
 

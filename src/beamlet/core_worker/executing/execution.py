@@ -134,16 +134,17 @@ class Execution:
         """Run what comes until the process ends. One thread's life; ``woken``: it was started for an item."""
         reactor, run = self._reactor, self._run
         lock = reactor.bare_lock  # to take something queues nothing
+        waiter = Waiter()
         while True:
             with lock:
-                waiter = Waiter()
                 item = queue.take(waiter, woken)
-                woken = False
             if item is None:
                 if not reactor.wait(waiter):
                     return
+                waiter.remaining = 1
                 woken = True
                 continue
+            woken = False
             try:
                 run(item)
             except Exception as error:

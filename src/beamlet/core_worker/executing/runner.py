@@ -7,9 +7,9 @@ references, large values, several results, takes the general path below it.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
+from threading import get_ident
 from time import time_ns
 from typing import Any
 
@@ -106,9 +106,7 @@ class Runner:
     def run_task(self, sender: Peer, task: PushTask) -> None:
         """Run a function and answer ``sender``."""
         name = task.name
-        context = TaskContext(
-            task.task_id, name, name, task.resources, task.attempt, threading.get_ident(), sender
-        )
+        context = TaskContext(task.task_id, name, name, task.resources, task.attempt, get_ident(), sender)
         token = current_task.set(context)
         running = self._running
         running[task.task_id] = context
@@ -141,7 +139,7 @@ class Runner:
     def run_call(self, sender: Peer, call: CallActor, method: Any, shown_as: str) -> None:
         """Run an actor's method and answer ``sender``."""
         context = TaskContext(
-            call.task_id, call.name or shown_as, shown_as, None, call.attempt, threading.get_ident(), sender
+            call.task_id, call.name or shown_as, shown_as, None, call.attempt, get_ident(), sender
         )
         token = current_task.set(context)
         running = self._running

@@ -201,8 +201,7 @@ class ReferenceCounter:
                 continue
             del objects[object_id]
             if record.nodes or record.contains or record.owner or record.watched:
-                dead = dead or []
-                dead.append((object_id, record))
+                (dead := dead or []).append((object_id, record))
             else:
                 record.state = FREED
         if dead:
@@ -222,7 +221,8 @@ class ReferenceCounter:
             if not record.is_kept():
                 del self.objects[object_id]
                 dead.append((object_id, record))
-        self._free(dead)
+        if dead:
+            self._free(dead)
 
     # ---- references that arrive ------------------------------------------------------------------------
 

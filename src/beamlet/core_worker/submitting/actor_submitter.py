@@ -22,7 +22,7 @@ import enum
 from collections import deque
 from typing import Generic, Protocol, TypeVar
 
-from beamlet.base.ids import ActorId, Address, TaskId
+from beamlet.base.ids import ActorId, Address, TaskId, actor_handle_object
 from beamlet.core_worker.submitting.pending import PendingCall
 from beamlet.protocol.gcs import ActorUpdate
 from beamlet.protocol.message import Message
@@ -54,6 +54,7 @@ class ActorLink(Generic[L]):
         "address",
         "death",
         "dropped_count",
+        "handle",
         "holds_handle",
         "in_flight",
         "incarnation",
@@ -71,6 +72,8 @@ class ActorLink(Generic[L]):
 
     def __init__(self, actor_id: ActorId, name: str) -> None:
         self.actor_id = actor_id
+        #: Whose references are the actor's handles.
+        self.handle = actor_handle_object(actor_id)
         #: Class name, for messages.
         self.name = name
         self.state = LinkState.WAITING

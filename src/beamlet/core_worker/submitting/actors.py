@@ -276,10 +276,9 @@ class ActorAccess:
 
     def hold_handle(self, link: ActorLink[Peer]) -> None:
         """The first unanswered call: the actor is in use although every handle may go meanwhile."""
-        object_id = actor_handle_object(link.actor_id)
-        if object_id in self._refs.objects:
+        if link.handle in self._refs.objects:
             link.holds_handle = True
-            self._refs.add_submitted((object_id,))
+            self._refs.add_submitted((link.handle,))
 
     def settle(self, link: ActorLink[Peer]) -> None:
         """A call of it is over: with the last one we let go of the handle that we held for them."""
@@ -288,7 +287,7 @@ class ActorAccess:
         link.forget_answered()
         if link.holds_handle:
             link.holds_handle = False
-            self._refs.remove_submitted((actor_handle_object(link.actor_id),))
+            self._refs.remove_submitted((link.handle,))
 
     def updated(self, update: ActorUpdate) -> None:
         """News of an actor. Under the lock."""
