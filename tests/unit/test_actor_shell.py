@@ -175,6 +175,7 @@ def test_a_name_that_is_taken_leaves_nothing_behind(caller: Caller) -> None:
     caller.owner.releases.drain()
     assert not caller.actors.links
     assert not caller.owner.refs.objects
+    assert not caller.raylet.took(SubscribeActor), "nothing will ever be told of it"
 
 
 def test_a_refused_actor_is_dead_to_its_callers(caller: Caller) -> None:
@@ -202,6 +203,7 @@ def test_an_actor_that_could_not_be_asked_for_is_dead_to_its_callers(caller: Cal
 def test_an_accepted_name_gives_a_handle(caller: Caller) -> None:
     actor = named(caller, ActorAccepted(0, b"?" * 16))
     assert actor.handle_ref is not None
+    assert [m.actor_id for m in caller.raylet.took(SubscribeActor)] == [actor.actor_id]
 
 
 # -- deaths --------------------------------------------------------------------------------------

@@ -371,6 +371,28 @@ def test_the_owner_is_asked_once_however_many_wait(owner: Owner) -> None:
     assert owner.objects.get([ref], None) == [1]
 
 
+def test_a_borrowed_object_dropped_before_its_owner_answered_leaves_nothing(owner: Owner) -> None:
+    other = owner.peers.get(OTHER)
+    for _ in range(2):
+        ref: Any = owner.borrow(other)
+        with pytest.raises(GetTimeoutError):
+            owner.objects.get([ref], 0.0)
+        del ref
+        assert not settled(owner)
+    asked = [type(message) for message in other.sent]
+    assert asked == [AddBorrower, GetObject, RemoveBorrower] * 2, "the owner may have freed it meanwhile"
+
+
+def test_who_asks_twice_is_answered_once(owner: Owner) -> None:
+    other = owner.peers.get(OTHER)
+    ref = owner.promise()
+    for _ in range(2):
+        owner.ownership.handle(other, GetObject(ref._id))
+    assert len(owner.record(ref).waiters or ()) == 1
+    owner.keep_promise(ref, ONE)
+    assert other.sent == [ObjectValue(ref._id, ONE)]
+
+
 def test_what_the_owner_no_longer_has_is_lost(owner: Owner) -> None:
     other = owner.peers.get(OTHER)
     ref = owner.borrow(other)

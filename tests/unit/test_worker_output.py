@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import sys
+import threading
 
 import pytest
 
@@ -27,3 +30,36 @@ def test_where_it_arrives_it_is_the_stream_of_that_process() -> None:
     output = Output(lambda: "f")
     assert pickle.loads(pickle.dumps(output.stdout)) is sys.stdout
     assert pickle.loads(pickle.dumps(output.stderr)) is sys.stderr
+
+
+def test_a_fork_prints_though_another_thread_was_printing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    reading, writing = os.pipe()
+    output = Output(lambda: "f")
+    output.install()
+    output.stdout._fd = writing
+    output.stdout.write("the parent's, unfinished")
+    holds, may_end = threading.Event(), threading.Event()
+
+    def print_slowly() -> None:
+        with output.stdout._lock:
+            holds.set()
+            may_end.wait(30.0)
+
+    printing = threading.Thread(target=print_slowly)
+    printing.start()
+    holds.wait(30.0)
+    child = os.fork()
+    if not child:
+        signal.alarm(10)  # it would wait for ever
+        output.stdout.write("the child's\n")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    may_end.set()
+    printing.join()
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        said = pipe.read()
+    assert said.endswith(b"the child's\n")
+    assert b"unfinished" not in said

@@ -34,6 +34,12 @@ class Output:
     def install(self) -> None:
         sys.stdout = self.stdout
         sys.stderr = self.stderr
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        """In a child that a task forked: another thread may have been in the middle of printing."""
+        self.stdout.begin_anew()
+        self.stderr.begin_anew()
 
     def flush(self) -> None:
         self.stdout.flush()
@@ -123,6 +129,11 @@ class _Stream(io.TextIOBase):
                     whole, rest = rest, b""
                 self._pending = rest
                 self._emit(whole + newline)
+
+    def begin_anew(self) -> None:
+        """What is not written yet is the parent's to write."""
+        self._lock = threading.RLock()
+        self._pending = b""
 
     def flush(self) -> None:
         with self._lock:

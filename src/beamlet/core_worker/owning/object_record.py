@@ -55,8 +55,8 @@ class ObjectRecord(msgspec.Struct, eq=False, gc=False):
     #: value came: where an attempt that died left one. All are deleted when the object dies.
     nodes: tuple[NodeId, ...] = ()
     size: int = 0
-    #: Views of the value alive in this process's mapping of the arena. Counted by the core worker.
-    pins: int = 0
+    #: Borrowed: its owner was asked for the value.
+    asked: bool = False
     #: UNREGISTERED, REGISTERED, CUT_OFF or a token.
     borrow: int = UNREGISTERED
     #: Someone wants to hear of its end (an actor handle's object): its death emits ``Freed``.

@@ -104,8 +104,6 @@ class ObjectAccess:
         self.decoder = Decoder(refs, releases, reactor, store, unseen)
         #: The value of an object that is ready; raises if it is an error. Without the lock.
         self.load = self.decoder.load
-        #: Borrowed objects whose owner has been asked.
-        self._asked: dict[ObjectId, None] = {}
 
     def require(self, object_ids: Sequence[ObjectId]) -> None:
         """Raises for references of an earlier session."""
@@ -282,8 +280,8 @@ class ObjectAccess:
 
     def ask_owner(self, object_id: ObjectId, record: ObjectRecord) -> None:
         """Have the owner of a borrowed, PENDING object tell its value when there is one. Under the lock."""
-        if object_id not in self._asked:
-            self._asked[object_id] = None
+        if not record.asked:
+            record.asked = True
             self._peers.get(Address(record.owner)).send(GetObject(object_id))
 
     def notify(self, record: ObjectRecord) -> None:
@@ -321,14 +319,12 @@ class ObjectAccess:
             self.notify(record)
 
     def _answered(self, object_id: ObjectId) -> ObjectRecord | None:
-        self._asked.pop(object_id, None)
         record = self._refs.objects.get(object_id)
         return record if record is not None and record.state == PENDING and record.owner else None
 
     def lost(self, object_ids: list[ObjectId]) -> None:
         """The reference counter found that these are gone."""
         for object_id in object_ids:
-            self._asked.pop(object_id, None)
             record = self._refs.objects.get(object_id)
             if record is not None:
                 self.notify(record)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import msgspec
+
 from beamlet.base.ids import ObjectId
 from beamlet.core_worker.owning.object_record import INLINE, PENDING, STORED, ObjectRecord
 from beamlet.core_worker.owning.objects import ObjectAccess
@@ -19,6 +23,19 @@ from beamlet.protocol.peer import (
     ReleaseHold,
     RemoveBorrower,
 )
+
+
+class _Asker(msgspec.Struct, frozen=True):
+    """Who waits for an object of ours. One that asks twice (it dropped the reference and met it again) is
+    one all the same.
+    """
+
+    answer: Callable[[Sender, ObjectId, ObjectRecord], None]
+    sender: Sender
+    object_id: ObjectId
+
+    def __call__(self, ready: ObjectRecord) -> None:
+        self.answer(self.sender, self.object_id, ready)
 
 
 class Ownership:
@@ -60,7 +77,7 @@ class Ownership:
         if record is None:
             sender.send(ObjectGone(object_id, "its owner had already freed it when it was asked for"))
         elif record.state == PENDING:
-            self._objects.when_ready(object_id, record, lambda ready: self._answer(sender, object_id, ready))
+            self._objects.when_ready(object_id, record, _Asker(self._answer, sender, object_id))
         else:
             self._answer(sender, object_id, record)
 

@@ -142,7 +142,8 @@ class ActorAccess:
             self._raylet.request(request, partial(self._created, spec, reply))
             if failed is not None:
                 self._argument_failed(creation, failed)
-            self.subscribe(link)
+            if not spec.name:  # else it may be that another bears the name, and this one will never be
+                self.subscribe(link)
             self._reactor.flush()
         if spec.name:
             return self._await_named(spec, handle_ref, reply)
@@ -173,6 +174,8 @@ class ActorAccess:
         reply.set(message)
         if isinstance(message, ActorNameTaken) or (isinstance(message, ActorAccepted) and message.existing):
             self._forget(spec.actor_id)  # here, for whoever waits may have been interrupted
+        elif isinstance(message, ActorAccepted):
+            self.subscribe(self.link(spec.actor_id, spec.class_name))
         elif isinstance(message, ActorRefused):
             self._never_began(spec, message.reason)
         elif isinstance(message, Unsent):
