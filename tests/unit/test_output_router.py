@@ -182,3 +182,21 @@ def test_a_worker_that_is_gone_is_forgotten(router: OutputRouter) -> None:
     router.forget(W)
     assert router.printed(1) == []
     assert router.ended(W) == []
+
+
+@pytest.mark.parametrize("begin", [CONTROL[:1], CONTROL[:-1], CONTROL])
+def test_what_looks_like_a_control_line_and_never_ends_is_not_kept(
+    router: OutputRouter, begin: bytes
+) -> None:
+    """RFC 7464 begins its records with the same byte; and a program may print what it likes."""
+    text = begin + b"x" * PIECE_BYTES
+    passed_on = b"".join(data for _ in range(5) for _, data in shown(feed(router, text)))
+    rest = router._workers[W].streams[False].rest
+    assert len(rest) <= PIECE_BYTES
+    assert passed_on + bytes(rest) == text * 5
+
+
+def test_a_name_of_any_length_is_a_control_line(router: OutputRouter) -> None:
+    line = control_line("n" * 10 * PIECE_BYTES)
+    ((name, data),) = shown(feed(router, line + b"text\n"))
+    assert (name[:3], data) == ("nnn", b"text\n")

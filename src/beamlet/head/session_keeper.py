@@ -69,8 +69,8 @@ class SessionKeeper:
         self._listener.close()
 
     def _look_again(self) -> None:
+        self._timer = self._reactor.call_later(LOOK_S, self._look_again)  # first, whatever the look brings
         self.look()
-        self._timer = self._reactor.call_later(LOOK_S, self._look_again)
 
     def _mend(self, missing: list[str]) -> None:
         self._session.mend(self._secret)

@@ -4,5 +4,9 @@
 CONTROL = b"\x1ebeamlet\x1f"
 
 
+#: Of a name that is longer, the rest is left out.
+_NAME_BYTES = 4096
+
+
 def control_line(name: str) -> bytes:
-    return CONTROL + name.encode(errors="replace").replace(b"\n", b" ") + b"\n"
+    return CONTROL + name.encode(errors="replace")[:_NAME_BYTES].replace(b"\n", b" ") + b"\n"

@@ -215,8 +215,12 @@ class OutputRouter:
     def _piece(self, worker: WorkerId, is_stderr: bool) -> list[Effect]:
         """Pass on the beginning of a line, but no half of a character or of a control line."""
         rest = self._workers[worker].streams[is_stderr].rest
-        control = rest.find(CONTROL[:1])
-        return self._pass_on(worker, is_stderr, whole_characters(rest if control < 0 else rest[:control]))
+        size = rest.find(CONTROL)
+        if size < 0:
+            size = _before_half(CONTROL, rest)
+        elif not size and len(rest) > PIECE_BYTES:
+            size = len(rest)  # no name is that long: somebody printed what looks like one
+        return self._pass_on(worker, is_stderr, whole_characters(rest[:size]))
 
     def _pass_on(self, worker: WorkerId, is_stderr: bool, size: int) -> list[Effect]:
         rest = self._workers[worker].streams[is_stderr].rest
@@ -247,6 +251,14 @@ class OutputRouter:
             word = _last_turn(line).strip(b"\r")[-_LAST_WORD_BYTES:].decode("utf-8", "replace")
             if word.strip():
                 state.last_words.append(word)
+
+
+def _before_half(mark: bytes, data: bytearray) -> int:
+    """How much of ``data`` certainly stands before ``mark``, the beginning of which may be its end."""
+    for size in range(min(len(mark) - 1, len(data)), 0, -1):
+        if data.endswith(mark[:size]):
+            return len(data) - size
+    return len(data)
 
 
 def whole_characters(data: bytes | bytearray) -> int:
