@@ -120,6 +120,45 @@ def test_paths_and_arguments_that_are_not_utf8(tmp_path: Path) -> None:
     assert done.stdout == b"as here\n", done.stderr.decode(errors="replace")
 
 
+def test_variables_that_are_not_utf8_reach_workers(tmp_path: Path) -> None:
+    """Of the driver's own environment, of the job, of a task and of an actor."""
+    source = """
+import os
+ray.init(num_cpus=1, runtime_env={"env_vars": {"JOBS": "j\\udcff"}})
+@ray.remote
+def names():
+    return [os.environb.get(name) for name in (b"DRIVERS", b"JOBS", b"TASKS")]
+@ray.remote
+class Actor:
+    def names(self):
+        return os.environb.get(b"ACTORS\\xfe"), ray.get_runtime_context().runtime_env["env_vars"]
+print(ray.get(names.options(runtime_env={"env_vars": {"TASKS": "t\\udcff"}}).remote()))
+print(ray.get(Actor.options(runtime_env={"env_vars": {"ACTORS\\udcfe": "a\\udcff"}}).remote().names.remote()))
+"""
+    said = run_script(tmp_path / "p.py", source, DRIVERS=os.fsdecode(b"d\xff"))
+    assert said.splitlines() == [
+        r"[b'd\xff', b'j\xff', b't\xff']",
+        r"(b'a\xff', {'JOBS': 'j\udcff', 'ACTORS\udcfe': 'a\udcff'})",
+    ]
+
+
+def test_workers_have_no_command_line_but_the_programs_name(tmp_path: Path) -> None:
+    """Modules may parse it when they are imported, in workers or before the fork."""
+    for name in ("parses", "preloaded"):
+        (tmp_path / f"{name}.py").write_text(
+            "import argparse, sys\nargv = list(sys.argv)\n"
+            "options = argparse.ArgumentParser().parse_known_args()[0]\nassert len(sys.argv) == 1\n"
+        )
+    (tmp_path / "p.py").write_text(
+        "import beamlet as ray\nray.init(num_cpus=1, preload=['preloaded'])\n"
+        "@ray.remote\ndef f():\n    import parses, preloaded\n    return preloaded.argv, parses.argv\n"
+        "print(ray.get(f.remote()))\n"
+    )
+    with start_script(tmp_path / "p.py", "--lr", "0.1") as program:
+        out, _ = program.communicate(timeout=DEADLINE_S)
+    assert out == f"([''], ['{tmp_path}/p.py'])\n"
+
+
 @pytest.mark.parametrize("closed", [0, 1, 2])
 def test_a_closed_standard_stream_is_not_taken_for_something_of_ours(tmp_path: Path, closed: int) -> None:
     """The session's lock once lay there, and the workers' epoll: what tasks printed raised OSError."""

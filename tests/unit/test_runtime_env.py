@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import doctest
+import os
 import pickle
 from typing import Any
 
+import msgspec
 import pytest
 
 from beamlet.api import logging_config, runtime_env
 from beamlet.api.job_config import JobConfig
 from beamlet.api.logging_config import LoggingConfig
 from beamlet.api.runtime_env import RuntimeEnv, RuntimeEnvConfig, check_fields, env_vars_of
+from beamlet.base.environment import from_wire, to_wire
 
 
 @pytest.mark.parametrize(
@@ -141,3 +144,18 @@ def test_what_has_no_effect_is_said_once(
     first, second = (record.getMessage() for record in caplog.records)
     assert first.startswith("runtime_env of task f: pip has no effect in this release")
     assert second.endswith("there is no field 'env_var', and it is ignored; did you mean 'env_vars'?")
+
+
+@pytest.mark.parametrize("raw", [b"plain", b"", b"\xff", b"caf\xe9=\xc3\xa9", bytes(range(1, 256))])
+def test_variables_travel_whatever_bytes_they_are(raw: bytes) -> None:
+    variables = {"A" + os.fsdecode(raw).replace("=", ""): os.fsdecode(raw)}
+    carried = env_vars_of(RuntimeEnv(env_vars=variables), "this test")
+    assert (
+        from_wire(msgspec.msgpack.decode(msgspec.msgpack.encode(carried), type=dict[str, str])) == variables
+    )
+
+
+def test_text_that_spells_bytes_out_is_not_confused_with_them() -> None:
+    assert from_wire(to_wire({"A": "\xff", "B": "\udcff"})) == {"A": "\xff", "B": "\udcff"}
+    with pytest.raises(ValueError, match=r"'\\ud800', a lone surrogate that stands for no byte"):
+        RuntimeEnv(env_vars={"A": "x\ud800"})

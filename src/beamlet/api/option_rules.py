@@ -84,16 +84,28 @@ def text(value: str) -> str:
 
 
 def encodable(value: str) -> str:
-    """The kernel and the wire take any text that UTF-8 can hold, without NUL."""
-    value = str.__str__(value)
-    if "\0" in value:
-        raise ValueError("must not contain a NUL character")
+    """The wire takes any text that UTF-8 can hold, without NUL."""
+    value = system_text(value)
     try:
         value.encode()
     except UnicodeEncodeError:
         raise ValueError(
             "must be text that UTF-8 can encode; this holds a lone surrogate, which is how Python shows "
             "bytes from the system that are not UTF-8"
+        ) from None
+    return value
+
+
+def system_text(value: str) -> str:
+    """The kernel takes any bytes without NUL, also those that Python shows as lone surrogates."""
+    value = str.__str__(value)
+    if "\0" in value:
+        raise ValueError("must not contain a NUL character")
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as problem:
+        raise ValueError(
+            f"must be text; this holds {value[problem.start]!r}, a lone surrogate that stands for no byte"
         ) from None
     return value
 
@@ -127,7 +139,7 @@ def environment_variables(value: Mapping[Any, Any]) -> dict[str, str]:
             raise ValueError(f"has the name {brief(name)}, which must not be empty or contain '='")
         for part, what in ((name, "the name"), (setting, f"the value of {brief(name)}:")):
             try:
-                encodable(part)
+                system_text(part)
             except ValueError as problem:
                 raise ValueError(f"has {what} {brief(part)}, which {problem}") from None
     return {str.__str__(name): str.__str__(setting) for name, setting in value.items()}

@@ -18,6 +18,7 @@ from beamlet.api import backend
 from beamlet.api.actor import ActorHandle
 from beamlet.api.public_ids import ActorID, JobID, NodeID, TaskID
 from beamlet.api.runtime_env import RuntimeEnv
+from beamlet.base.environment import from_wire
 from beamlet.base.resources import to_floats
 from beamlet.protocol.gcs import ActorSpec, NodeInfo, QueryCluster
 
@@ -135,7 +136,7 @@ class RuntimeContext:
     def runtime_env(self) -> RuntimeEnv:
         """What this process was given: the job's environment, with the task's or actor's own on top."""
         job = _core("runtime_env").job
-        return RuntimeEnv(env_vars=dict(job.env_vars) if job is not None else {})
+        return RuntimeEnv(env_vars=from_wire(job.env_vars) if job is not None else {})
 
     def get_runtime_env_string(self) -> str:
         """``runtime_env`` as JSON, keys sorted."""

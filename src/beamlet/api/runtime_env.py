@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import Any, Self
 
 from beamlet.api import option_rules as rules
+from beamlet.base.environment import to_wire
 
 #: Fields that Ray knows and this release does not act on, and what they may be.
 OTHER_FIELDS: Mapping[str, tuple[type, ...]] = {
@@ -37,7 +38,7 @@ _told: set[str] = set()
 
 
 def env_vars_of(runtime_env: Mapping[str, Any], whose: str) -> dict[str, str]:
-    """The part that takes effect. Warns, once per field, of what has none.
+    """The part that takes effect, as messages carry it. Warns, once per field, of what has none.
 
     whose: for the message, as in "task f".
     """
@@ -54,7 +55,7 @@ def env_vars_of(runtime_env: Mapping[str, Any], whose: str) -> dict[str, str]:
             _told.add(name)
             near = rules.nearest(name, [*OTHER_FIELDS, *_QUIET_FIELDS])
             _warn(f"runtime_env of {whose}: there is no field {name!r}, and it is ignored{near}")
-    return dict(runtime_env.get("env_vars") or {})
+    return to_wire(runtime_env.get("env_vars") or {})
 
 
 def _warn(text: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
+from beamlet.base.environment import from_wire
 from beamlet.base.ids import own_task_id
 from beamlet.base.invariants import InvariantBroken
 from beamlet.base.resources import UNIT
@@ -172,7 +173,9 @@ class Worker:
         if os.path.isdir(job.cwd):
             os.chdir(job.cwd)
         job_logging.apply(job.logging, self._logging_facts)
-        os.environ.update(job.env_vars)
+        os.environ.update(from_wire(job.env_vars))
+        # No options of the driver's: modules that parse their arguments when imported are as without any.
+        sys.argv = [os.fsdecode(job.main_file)]
         self._chooses_threads = OMP_THREADS not in os.environ
         self._offer_threads(None)
 

@@ -142,6 +142,7 @@ def run_factory(
     warnings.filterwarnings(
         "ignore", message=r".*use of fork\(\) may lead to deadlocks", category=DeprecationWarning
     )
+    sys.argv = [""]  # what modules see that are imported here; ours is the head's
     unfit = import_all(preload)
     install_streams()
     Factory(link, child_main).run(

@@ -123,7 +123,7 @@ class RequestLease(Message, tag=36):
     req: int
     resources: dict[str, int]
     name: str
-    #: Serialized runtime env ({"env_vars": …}); workers are never shared between different ones.
+    #: As base/environment.py writes them; workers are never shared between different ones.
     env_vars: dict[str, str] = {}
     #: "DEFAULT", "SPREAD", "node:<hex>" / "node:<hex>:soft".
     strategy: str = "DEFAULT"

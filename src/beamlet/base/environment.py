@@ -1,0 +1,35 @@
+"""● Environment variables as messages carry them: as text, although the system's are bytes.
+
+Bytes that are not UTF-8 are lone surrogates to Python, which no message can hold.  NUL can be in no variable,
+so it marks a text that spells such bytes out, a character for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_SPELT_OUT = "\0"
+
+
+def to_wire(variables: Mapping[str, str]) -> dict[str, str]:
+    """Raises UnicodeEncodeError for surrogates that stand for no byte."""
+    return {_spelt(name): _spelt(value) for name, value in variables.items()}
+
+
+def from_wire(variables: Mapping[str, str]) -> dict[str, str]:
+    return {_read(name): _read(value) for name, value in variables.items()}
+
+
+def _spelt(text: str) -> str:
+    raw = text.encode("utf-8", "surrogateescape")
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return _SPELT_OUT + raw.decode("latin-1")
+    return text
+
+
+def _read(text: str) -> str:
+    if not text.startswith(_SPELT_OUT):
+        return text
+    return text.removeprefix(_SPELT_OUT).encode("latin-1").decode("utf-8", "surrogateescape")
