@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +54,32 @@ else:
             return import_module(f"beamlet.{name}")
         home = _HOMES.get(name)
         if home is None:
-            raise AttributeError(f"module 'beamlet' has no attribute {name!r}")
+            raise import_module("beamlet.api.not_here").refuse_attribute("beamlet", name)
         value = globals()[name] = getattr(import_module(f"beamlet.api.{home}"), name)
         return value
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *_HOMES, *_LAZY_MODULES})
 
+
+class _NotHere:
+    """A finder behind all others: ``import ray.tune`` says what there is instead.
+
+    Who only asks whether there is such a module (``importlib.util.find_spec``) hears no.
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        package, _, below = name.partition(".")
+        is_ours = sys.modules.get(package) is sys.modules.get("beamlet")  # "ray" may be an alias for us
+        asker = sys._getframe(1).f_back
+        if below and is_ours and asker is not None and asker.f_code.co_name == _IMPORTS:
+            import_module("beamlet.api.not_here").refuse_module(below)
+
+
+#: The function of importlib that asks finders for an ``import``.
+_IMPORTS = "_find_and_load_unlocked"
+sys.meta_path.append(_NotHere)
 
 _LAZY_MODULES = (
     *("actor", "cloudpickle", "exceptions", "experimental", "internal", "job_config", "remote_function"),

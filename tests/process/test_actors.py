@@ -491,3 +491,45 @@ def test_a_class_decorated_in_a_module_is_one_class_in_its_actor() -> None:
     assert get([child.made_by.remote(), child.double.remote(4)]) == ["Child", 8]
     grandchild: Any = actor_module.RemoteGrandchild.remote()
     assert get(grandchild.who.remote()) == "grandchild, child of base"
+
+
+def test_special_methods_of_a_class_can_be_called() -> None:
+    @ray.remote
+    class Shelf:
+        def __init__(self) -> None:
+            self.items = [1, 2]
+
+        def __len__(self) -> int:
+            return len(self.items)
+
+        def __getitem__(self, index: int) -> int:
+            return self.items[index]
+
+        def __iter__(self) -> Any:
+            yield from self.items
+
+        def __or__(self, other: int) -> int:
+            return self.items[0] | other
+
+        def __del__(self) -> None:
+            self.items = []
+
+    shelf: Any = Shelf.remote()
+    assert get(shelf.__len__.remote()) == 2
+    assert get(shelf.__getitem__.remote(1)) == 2
+    assert [get(ref) for ref in shelf.__iter__.remote()] == [1, 2]
+    assert get(shelf.__or__.remote(4)) == 5
+    assert get(pickle.loads(pickle.dumps(shelf)).__len__.remote()) == 2
+
+
+@beamlet_only
+def test_special_methods_that_are_not_there_are_named() -> None:
+    counter: Any = Counter.remote()
+    with pytest.raises(AttributeError, match="actor Counter does not define '__len__'"):
+        counter.__len__.remote()
+    with pytest.raises(
+        AttributeError, match=r"has no method 'ad'; it has add, fail, read; did you mean 'add'\?"
+    ):
+        counter.ad.remote()
+    with pytest.raises(AttributeError, match=r"ActorMethod\.bind .*task graphs"):
+        counter.add.bind()

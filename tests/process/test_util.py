@@ -15,6 +15,7 @@ import pytest
 from conformance import beamlet_only, get, wait_until
 
 import beamlet as ray
+from beamlet.exceptions import ActorDiedError
 from beamlet.util import ActorPool, as_completed, inspect_serializability, list_named_actors, map_unordered
 from beamlet.util.queue import Empty, Full, Queue
 
@@ -177,6 +178,22 @@ def test_full_and_empty_are_those_of_the_standard_library(queue: Queue) -> None:
     with pytest.raises(Full):
         queue.put(3, timeout=0.01)
     assert queue.qsize() == len(queue) == 2
+
+
+@beamlet_only
+def test_after_shutdown_a_queue_says_that_it_is_over_and_where(queue: Queue) -> None:
+    elsewhere: Queue = get(ray.put(queue))
+    queue.shutdown(force=True)
+    uses: list[Any] = [
+        lambda: queue.put(1), lambda: queue.get_nowait(), lambda: len(queue), lambda: queue.empty(),
+        lambda: queue.get_nowait_batch(1), lambda: asyncio.run(queue.put_async(1)),
+    ]  # fmt: skip
+    for use in uses:
+        with pytest.raises(ActorDiedError, match=r"this Queue was shut down at test_util\.py:\d+"):
+            use()
+    with pytest.raises(ActorDiedError, match=r"_QueueActor .*created at test_util\.py:\d+"):
+        elsewhere.put(1)
+    elsewhere.shutdown()
 
 
 def test_a_batch_goes_whole_or_not_at_all(queue: Queue) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import warnings
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -434,3 +435,27 @@ def test_selectors_that_select_nothing_are_pointed_out_once(
     actor(label_selector={})
     (told,) = caplog.records
     assert told.getMessage().startswith("option label_selector of task f has no effect")
+
+
+@pytest.mark.parametrize(
+    ("validate", "option", "value", "why"),
+    [
+        (validate_task_options, "label_selector", {"zone": "a"}, "nodes have no labels"),
+        (validate_actor_options, "enable_tensor_transport", True, "tensors travel as other values do"),
+        (validate_method_options, "tensor_transport", "nccl", "tensors travel as other values do"),
+    ],
+)
+def test_an_option_without_effect_is_told_once(
+    validate: Callable[..., Any],
+    option: str,
+    value: Any,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(options_module, "_told", set())
+    validate({option: value})
+    validate({option: value})
+    (said,) = caplog.messages
+    assert f"option {option} of" in said
+    assert f"has no effect in this release: {why}" in said

@@ -17,6 +17,7 @@ import pytest
 
 import beamlet
 from beamlet.api.argument_table import FUNCTIONS
+from beamlet.api.not_here import NOT_HERE
 from beamlet.api.option_table import OPTIONS
 from beamlet.exceptions import __all__ as exceptions
 
@@ -53,6 +54,7 @@ def page() -> str:
         parts.append(f"## {section}\n")
         parts += [entry(name, getattr(module, name), module_name) for name in names]
     parts += ["## Options\n", *option_rows(), "", "## Exceptions\n", *exception_rows(), ""]
+    parts += ["## Not here\n", *missing_rows(), ""]
     return "\n".join(parts)
 
 
@@ -114,6 +116,15 @@ def exception_rows() -> Iterator[str]:
         if inspect.isclass(cls) and issubclass(cls, BaseException) and cls.__name__ == name:
             bases = ", ".join(base.__name__ for base in cls.__bases__)
             yield f"| `{name}` | {bases} | {text_of(cls).partition(chr(10))[0]} |"
+
+
+def missing_rows() -> Iterator[str]:
+    yield "Names of Ray that raise ImportError or AttributeError, which say the same.\n"
+    yield "| name | what it is | instead |"
+    yield "|---|---|---|"
+    for name, missing in NOT_HERE.items():
+        yield f"| `ray.{name}` | {missing.what} | {missing.instead} |"
+    yield "| `f.bind`, `Class.bind`, `handle.method.bind` | as `ray.dag` | as there |"
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="others print some signatures differently")

@@ -13,10 +13,12 @@ from beamlet.api import backend
 from beamlet.api.argument_table import checked
 from beamlet.api.call_sites import call_site, here
 from beamlet.api.generators import returns_on_wire
+from beamlet.api.not_here import BIND, refuse_bind
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.option_rules import a_kind, brief, nearest
 from beamlet.api.options import ActorOptions, MethodOptions, validate_actor_options, validate_method_options
 from beamlet.api.placing import strategy_of
+from beamlet.api.remote_call import HasNoBind
 from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
 from beamlet.base.class_names import retry_rule
@@ -75,7 +77,7 @@ class HandleInfo(msgspec.Struct):
 # -- methods -------------------------------------------------------------------------------------
 
 
-class ActorMethod:
+class ActorMethod(HasNoBind):
     """``handle.m``: call it with ``.remote(...)``. It keeps the handle alive."""
 
     __slots__ = ("_handle", "_info", "_template")
@@ -183,10 +185,11 @@ class ActorHandle(Generic[T]):
             method = self._info.methods.get(name)
             if method is None:
                 if name.startswith("__") and name.endswith("__"):
-                    raise AttributeError(name)
+                    raise AttributeError(f"actor {self._info.class_name} does not define {name!r}")
                 raise AttributeError(
                     f"actor {self._info.class_name} has no method {name!r}; it has "
-                    f"{', '.join(n for n in self._info.methods if n not in _IMPLICIT) or 'none'}. "
+                    f"{', '.join(n for n in self._info.methods if n not in _IMPLICIT) or 'none'}"
+                    f"{nearest(name, self._info.methods) or '.'} "
                     "Attributes of the instance are not readable from here: add a method that returns them."
                 )
             template = self._templates[name] = _template(self._info, method, method.options)
@@ -238,6 +241,10 @@ class ActorHandle(Generic[T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ActorHandle, (self._id, self._ref, self._info)
+
+
+#: Special methods that are no calls: what a handle has itself, such as __repr__, and what ends an instance.
+_NOT_METHODS = frozenset((*dir(ActorHandle), *HOOKS, "__del__"))
 
 
 # -- classes -------------------------------------------------------------------------------------
@@ -416,6 +423,8 @@ class ActorClass(Generic[T]):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") and name in ("_cls", "_methods"):
             raise AttributeError(name)
+        if name == BIND and not hasattr(self._cls, name):
+            raise refuse_bind(f"actor class {self._cls.__name__}")
         return getattr(self._cls, name)
 
     def __instancecheck__(self, instance: object) -> bool:
@@ -441,7 +450,7 @@ class ActorClass(Generic[T]):
         return state
 
 
-class ActorClassWithOptions(Generic[T]):
+class ActorClassWithOptions(HasNoBind, Generic[T]):
     """What ``Cls.options(...)`` returns: only ``remote``."""
 
     def __init__(self, actor_class: ActorClass[T], options: ActorOptions) -> None:
@@ -464,10 +473,12 @@ class ActorClassWithOptions(Generic[T]):
 def _functions_of(cls: type) -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for name, member in inspect.getmembers(cls):
-        is_special = name.startswith("__") and name.endswith("__") and name != "__call__"
         plain = inspect.unwrap(member) if isinstance(member, CACHED) else member
-        is_code = inspect.isfunction(plain) or inspect.ismethod(plain) or inspect.isbuiltin(plain)
-        if is_code and not is_special:
+        if name.startswith("__") and name.endswith("__"):
+            is_method = inspect.isfunction(plain) and name not in _NOT_METHODS
+        else:
+            is_method = inspect.isfunction(plain) or inspect.ismethod(plain) or inspect.isbuiltin(plain)
+        if is_method:
             found[name] = member
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from types import CodeType, FrameType
 
+from beamlet.base.own_code import OUR_FOLDER
 from beamlet.exceptions.task_error import CallSite
 
 #: Code that is made anew for ever (cells of a notebook, ``exec``) must not fill the memory.
@@ -31,9 +32,21 @@ def here(depth: int = 2) -> str:
 
 
 def _remember(frame: FrameType) -> CallSite:
+    if frame.f_code.co_filename.startswith(OUR_FOLDER):
+        frame = _users_frame(frame)
+        if (found := _sites.get(id(frame.f_code) + frame.f_lasti)) is not None:
+            return found[0]
     code = frame.f_code
     if len(_sites) >= _SITES_MAX:
         _sites.clear()
     site = CallSite(code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_name)
     _sites[id(code) + frame.f_lasti] = site, code
     return site
+
+
+def _users_frame(frame: FrameType) -> FrameType:
+    """What is made of the public API (``util``) asks on behalf of the first code up that is not ours."""
+    caller: FrameType | None = frame
+    while caller is not None and caller.f_code.co_filename.startswith(OUR_FOLDER):
+        caller = caller.f_back
+    return caller or frame

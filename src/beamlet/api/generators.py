@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from beamlet.api.object_ref import ObjectRef
-from beamlet.base.own_code import hide_our_frames
+from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, Stream, Streams
 
 T_co = TypeVar("T_co", covariant=True)
@@ -17,6 +17,12 @@ def returns_on_wire(num_returns: int | str) -> int:
     if isinstance(num_returns, int):
         return num_returns
     return STREAMING if num_returns == "streaming" else DYNAMIC
+
+
+_ONE_BY_ONE = (
+    "an ObjectRefGenerator {}: it gives references one after another, while the task runs. Iterate over it; "
+    "list(generator) waits until the task has ended."
+)
 
 
 class ObjectRefGenerator(Generic[T_co]):
@@ -90,6 +96,19 @@ class ObjectRefGenerator(Generic[T_co]):
         raise NotImplementedError("a remote generator is ended with beamlet.cancel(generator)")
 
     asend, athrow, aclose = send, throw, close
+
+    if not TYPE_CHECKING:  # a checker shall say so itself
+
+        @for_users
+        def __len__(self):
+            raise TypeError(_ONE_BY_ONE.format("has no length"))
+
+        @for_users
+        def __getitem__(self, key):
+            raise TypeError(_ONE_BY_ONE.format("cannot be indexed"))
+
+    def __bool__(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
         return f"ObjectRefGenerator({self._stream.task_id.hex()})"

@@ -14,6 +14,7 @@ import msgspec
 
 from beamlet.api import backend
 from beamlet.api.call_sites import call_site
+from beamlet.api.option_rules import brief
 from beamlet.base.ids import Address, ObjectId, job_of_task, task_of_object
 from beamlet.base.own_code import for_users
 from beamlet.exceptions import CallSite
@@ -135,8 +136,23 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
     if not TYPE_CHECKING:  # a checker shall say so itself
 
         @for_users
+        def __getattr__(self, name):
+            if name.startswith("_"):  # Python and libraries look for these in everything
+                raise AttributeError(f"'ObjectRef' object has no attribute {name!r}", name=name, obj=self)
+            text = _misuse(self, f"has no attribute {name!r}", f"beamlet.get(ref).{name}")
+            raise AttributeError(text, name=name, obj=self)
+
+        @for_users
+        def __setitem__(self, key, value):
+            _misused(self, f"cannot be assigned to with [{brief(key)}]")
+
+        @for_users
         def __iter__(self):
             _misused(self, "is not iterable")
+
+        @for_users
+        def __contains__(self, item):
+            _misused(self, "does not support `in`")
 
         @for_users
         def __len__(self):
@@ -144,7 +160,7 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
 
         @for_users
         def __getitem__(self, key):
-            _misused(self, f"cannot be indexed with [{key!r}]")
+            _misused(self, f"cannot be indexed with [{brief(key)}]")
 
         @for_users
         def add_done_callback(self, *args, **kwargs):
@@ -162,11 +178,15 @@ def _restore_out_of_band(object_id: ObjectId, owner: Address) -> ObjectRef[Any]:
 
 
 def _misused(ref: ObjectRef[Any], what: str) -> NoReturn:
+    raise TypeError(_misuse(ref, what, "beamlet.get(ref)"))
+
+
+def _misuse(ref: ObjectRef[Any], what: str, instead: str) -> str:
     site = ref.call_site() if backend.is_connected() else ""
     made = f" from {site}" if site else ""
-    raise TypeError(
+    return (
         f"ObjectRef {ref.hex()[:16]}…{made} {what}: it stands for a value that may not exist yet. "
-        "Use beamlet.get(ref), await ref, or pass the ref to another task."
+        f"Use {instead}, await ref, or pass the ref to another task."
     )
 
 
@@ -187,8 +207,10 @@ for _name, _symbol in (
     setattr(ObjectRef, f"__r{_name}__", _refuse(_symbol))
 for _name, _symbol in (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">=")):
     setattr(ObjectRef, f"__{_name}__", _refuse(_symbol))
-for _name in ("int", "float", "index", "neg", "abs"):
+for _name in ("int", "float", "complex", "round", "abs"):
     setattr(ObjectRef, f"__{_name}__", _refuse(f"{_name}()"))
+for _name, _symbol in (("neg", "-ref"), ("pos", "+ref"), ("invert", "~ref"), ("index", "use as an index")):
+    setattr(ObjectRef, f"__{_name}__", _refuse(_symbol))
 
 #: Ray's older name.
 ObjectID = ObjectRef

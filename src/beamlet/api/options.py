@@ -166,7 +166,6 @@ def validate_task_options(
     if checked.get("num_gpus") and checked.get("max_calls") is None:
         checked["max_calls"] = 1  # a fresh process per call, since a GPU's memory is freed with its process
     _check_placement(checked, target)
-    _tell_of_labels(checked, target)
     _check_returns(checked, target, is_generator)
     return TaskOptions(**_fields(checked), given=modern)
 
@@ -184,7 +183,6 @@ def validate_actor_options(given: Mapping[str, Any], *, target: str = "actor") -
     if checked.get("max_concurrency") == 0:
         checked["max_concurrency"] = None
     _check_placement(checked, target)
-    _tell_of_labels(checked, target)
     return ActorOptions(**_fields(checked), given=modern)
 
 
@@ -202,7 +200,9 @@ def _method_options(checked: dict[str, Any], target: str, is_generator: bool | N
 
 
 def _checked(modern: Mapping[str, Any], kind: str, target: str) -> dict[str, Any]:
-    return {name: _check(name, value, kind, target) for name, value in modern.items()}
+    checked = {name: _check(name, value, kind, target) for name, value in modern.items()}
+    _tell_of_what_is_ignored(checked, target)
+    return checked
 
 
 def _fields(checked: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,14 +255,23 @@ def _check_placement(checked: Mapping[str, Any], target: str) -> None:
     )
 
 
-def _tell_of_labels(checked: Mapping[str, Any], target: str) -> None:
-    for name in ("label_selector", "fallback_strategy"):
+_NO_LABELS = "nodes have no labels, and there is one node"
+_NO_TRANSPORTS = "tensors travel as other values do"
+#: What a program may count on, and why nothing comes of it.
+_WITHOUT_EFFECT = {
+    "label_selector": _NO_LABELS,
+    "fallback_strategy": _NO_LABELS,
+    "enable_tensor_transport": _NO_TRANSPORTS,
+    "tensor_transport": _NO_TRANSPORTS,
+}
+
+
+def _tell_of_what_is_ignored(checked: Mapping[str, Any], target: str) -> None:
+    for name, why in _WITHOUT_EFFECT.items():
         if checked.get(name) and name not in _told:
             _told.add(name)
             logging.getLogger("beamlet").warning(
-                "option %s of %s has no effect in this release: nodes have no labels, and there is one node.",
-                name,
-                target,
+                "option %s of %s has no effect in this release: %s.", name, target, why
             )
 
 

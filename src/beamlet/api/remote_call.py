@@ -1,4 +1,4 @@
-"""What type checkers know of ``f.remote(...)``; at run time, nothing but an empty base class.
+"""What type checkers know of ``f.remote(...)``; at run time, a base class that knows what there is not.
 
 A remote call takes the function's own arguments, and for each of them a reference to such a value instead.
 Python's types cannot say the latter for every parameter, so a call with a reference among its first arguments
@@ -9,16 +9,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
+from beamlet.api.not_here import BIND, refuse_bind
+from beamlet.base.own_code import for_users
+
 if TYPE_CHECKING:
     from beamlet.api.object_ref import ObjectRef
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+
+class HasNoBind:
+    """Says so of what can be called remotely; a checker says so itself."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        @for_users
+        def __getattr__(self, name):
+            if name == BIND:
+                raise refuse_bind(type(self).__name__)
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
+            )
+
+
 if TYPE_CHECKING:
     Ref = ObjectRef[Any]
 
-    class RemoteCall(Generic[P, R]):
+    class RemoteCall(HasNoBind, Generic[P, R]):
         """``remote``, typed: checkers try the forms in this order."""
 
         @overload
@@ -42,5 +62,5 @@ if TYPE_CHECKING:
 
 else:
 
-    class RemoteCall(Generic[P, R]):
+    class RemoteCall(HasNoBind, Generic[P, R]):
         """Typed for checkers only; its heirs define ``remote``."""

@@ -1,10 +1,9 @@
 """Names Ray has in ``ray.util``: tools made of the public API."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from beamlet.api.not_here import refuse_attribute
 from beamlet.util import accelerators
 from beamlet.util.actor_pool import ActorPool
 from beamlet.util.check_serialize import inspect_serializability
@@ -21,15 +20,16 @@ from beamlet.util.placement_group import (
 from beamlet.util.serialization import deregister_serializer, register_serializer
 
 if TYPE_CHECKING:
+    from beamlet.util import annotations as annotations
     from beamlet.util import queue as queue
     from beamlet.util import scheduling_strategies as scheduling_strategies
 else:
 
     def __getattr__(name: str) -> Any:
         """Programs write ``ray.util.scheduling_strategies.…`` after ``import ray`` alone."""
-        if name in ("queue", "scheduling_strategies"):
+        if name in ("annotations", "queue", "scheduling_strategies"):
             return import_module(f"beamlet.util.{name}")
-        raise AttributeError(f"module 'beamlet.util' has no attribute {name!r}")
+        raise refuse_attribute("beamlet.util", name)
 
 
 __all__ = [

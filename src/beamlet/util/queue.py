@@ -9,7 +9,9 @@ from typing import Any
 
 import beamlet
 from beamlet.api.argument_table import checked
+from beamlet.api.call_sites import here
 from beamlet.base.own_code import for_users
+from beamlet.exceptions import ActorDiedError
 
 #: Blocked callers each hold one of these while they wait; others must still get through to wake them.
 _MOST_WAITING = 1_000_000
@@ -46,6 +48,8 @@ class Queue:
         options = {"max_concurrency": _MOST_WAITING, **given}
         actor_class: Any = beamlet.remote(_QueueActor)
         self.actor: Any = actor_class.options(**options).remote(maxsize)
+        #: Where shutdown() was called on this object: copies elsewhere find their actor dead.
+        self._ended_at = ""
 
     # -- size ------------------------------------------------------------------------------------
 
@@ -55,18 +59,18 @@ class Queue:
     @for_users
     def size(self) -> int:
         """How many items it held a moment ago."""
-        return int(beamlet.get(self.actor.qsize.remote()))
+        return int(beamlet.get(self._holder().qsize.remote()))
 
     def qsize(self) -> int:
         return self.size()
 
     @for_users
     def empty(self) -> bool:
-        return bool(beamlet.get(self.actor.empty.remote()))
+        return bool(beamlet.get(self._holder().empty.remote()))
 
     @for_users
     def full(self) -> bool:
-        return bool(beamlet.get(self.actor.full.remote()))
+        return bool(beamlet.get(self._holder().full.remote()))
 
     # -- one item --------------------------------------------------------------------------------
 
@@ -116,12 +120,12 @@ class Queue:
     def _put(self, item: Any, block: bool, timeout: float | None) -> Any:
         checked("util.queue.Queue.put", "block", block)
         timeout = checked("util.queue.Queue.put", "timeout", timeout)
-        return self.actor.put.remote(item, timeout) if block else self.actor.put_nowait.remote(item)
+        return self._holder().put.remote(item, timeout) if block else self._holder().put_nowait.remote(item)
 
     def _get(self, block: bool, timeout: float | None) -> Any:
         checked("util.queue.Queue.get", "block", block)
         timeout = checked("util.queue.Queue.get", "timeout", timeout)
-        return self.actor.get.remote(timeout) if block else self.actor.get_nowait.remote()
+        return self._holder().get.remote(timeout) if block else self._holder().get_nowait.remote()
 
     # -- several ---------------------------------------------------------------------------------
 
@@ -129,24 +133,33 @@ class Queue:
     def put_nowait_batch(self, items: Iterable[Any]) -> None:
         """Add all items or none. Raises Full, or TypeError if ``items`` is not iterable."""
         checked("util.queue.Queue.put_nowait_batch", "items", items)
-        beamlet.get(self.actor.put_nowait_batch.remote(list(items)))
+        beamlet.get(self._holder().put_nowait_batch.remote(list(items)))
 
     @for_users
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """Take exactly ``num_items``. Raises Empty if there are fewer, and then takes none."""
         num_items = checked("util.queue.Queue.get_nowait_batch", "num_items", num_items)
-        return list(beamlet.get(self.actor.get_nowait_batch.remote(num_items)))
+        return list(beamlet.get(self._holder().get_nowait_batch.remote(num_items)))
+
+    def _holder(self) -> Any:
+        if self.actor is None:
+            raise ActorDiedError(f"this Queue was shut down at {self._ended_at}: its items are gone")
+        return self.actor
 
     # -- the end ---------------------------------------------------------------------------------
 
     @for_users
     def shutdown(self, force: bool = False, grace_period_s: float = 5) -> None:
-        """End the actor and what it holds. force: at once; else after the calls it has. Idempotent."""
+        """End the actor and what it holds. force: at once; else after the calls it has. Idempotent.
+
+        Later calls raise ActorDiedError, here and wherever the queue was passed.
+        """
         checked("util.queue.Queue.shutdown", "force", force)
         grace_s = checked("util.queue.Queue.shutdown", "grace_period_s", grace_period_s)
         actor, self.actor = self.actor, None
         if actor is None:
             return
+        self._ended_at = here()
         if not force:
             ended, _ = beamlet.wait([actor.__ray_terminate__.remote()], timeout=grace_s)
             if ended:
