@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from types import CodeType, FrameType
 
-from beamlet.base.own_code import OUR_FOLDER
+from beamlet.base.our_folder import OUR_FOLDER
 from beamlet.exceptions.task_error import CallSite
 
 #: Code that is made anew for ever (cells of a notebook, ``exec``) must not fill the memory.
