@@ -323,3 +323,22 @@ def test_cancelling_queued_calls_leaves_the_others_in_order(caller: Caller) -> N
     for call in calls:
         caller.answer(peer, call, 1)
     assert [isinstance(caller.outcome(ref), TaskCancelledError) for ref in refs] == [False, True] * 5
+
+
+def test_calls_that_were_answered_are_not_kept_by_a_search_among_them(caller: Caller) -> None:
+    actor = caller.actor()
+    peer = caller.tell(actor, "ALIVE")
+    refs = [caller.call(actor, bytes(1000)) for _ in range(10)]
+    endless, *others = caller.pushed(peer)
+    caller.cancelling.cancel(refs[0], False, True)
+    caller.sent(peer)
+    for call in others:
+        caller.answer(peer, call, 1)
+    link = caller.actors.links[actor.actor_id]
+    caller.actors.forget_searches()
+    assert link.pending_count == 1
+    assert not link._index
+    caller.cancelling.cancel(refs[0], False, True)
+    (order,) = caller.sent(peer)
+    assert order.task_id == endless.task_id
+    caller.answer(peer, endless, 1)

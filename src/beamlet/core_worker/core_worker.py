@@ -271,6 +271,7 @@ class CoreWorker:
         if self.releases.is_due:
             self.releases.drain()
         self.unseen.look_round()
+        self.actors.forget_searches()
         self._keeps_memory |= shrink(self.refs.objects) | shrink(self.submission.tasks)
         if self._keeps_memory and len(self.refs.objects) < _FEW_OBJECTS:
             # Not while many live: what is made in their midst would stay there when they are gone.

@@ -42,7 +42,7 @@ class BlockedThreads:
         if self._work.spec is not None:
             return  # calls of an actor stay with it, whoever waits
         handed: dict[int, tuple[Peer, list[int]]] = {}
-        for context in self._work.running.values():
+        for context in list(self._work.running.values()):  # other threads begin and end what they run
             if context.asker is not None:
                 handed[id(context.asker)] = context.asker, []
         for sender, message in self._work.queue.take_out(lambda item: type(item[1]) is PushTask):

@@ -221,8 +221,8 @@ class ActorLink(Generic[L]):
         if self.ordered:
             self.drain()
 
-    def forget_answered(self) -> None:
-        """Nothing is unanswered."""
+    def forget_index(self) -> None:
+        """What it knows may be answered by now, and would be kept."""
         self._index.clear()
 
     # -- life cycle ------------------------------------------------------------------------------

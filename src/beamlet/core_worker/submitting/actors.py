@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from beamlet.base.ids import ActorId, ObjectId, actor_creation_task_id, actor_handle_object, return_id
+from beamlet.base.ids import ActorId, ObjectId, TaskId, actor_creation_task_id, actor_handle_object, return_id
 from beamlet.core_worker.context import Contexts
 from beamlet.core_worker.node_link import Reply, Unsent
 from beamlet.core_worker.owning.object_record import FREED, ObjectRecord
@@ -99,6 +99,8 @@ class ActorAccess:
         #: Those of them that are to end in order when this program does.
         self._cleaning_up: set[ActorId] = set()
         self._cleaned_up = Waiter(0)
+        #: Links that calls were looked for in of late.
+        self._searched: dict[ActorLink[Peer], None] = {}
 
     # -- creating --------------------------------------------------------------------------------
 
@@ -283,11 +285,21 @@ class ActorAccess:
             link.holds_handle = True
             self._refs.add_submitted((link.handle,))
 
+    def find_call(self, link: ActorLink[Peer], task_id: TaskId) -> PendingCall | None:
+        """The call of that id, if it is unanswered."""
+        self._searched[link] = None
+        return link.find(task_id)
+
+    def forget_searches(self) -> None:
+        """Now and then: what was noted to find calls keeps those that were answered since."""
+        for link in self._searched:
+            link.forget_index()
+        self._searched.clear()
+
     def settle(self, link: ActorLink[Peer]) -> None:
         """A call of it is over: with the last one we let go of the handle that we held for them."""
         if link.in_flight or link.queue:
             return
-        link.forget_answered()
         if link.holds_handle:
             link.holds_handle = False
             self._refs.remove_submitted((link.handle,))

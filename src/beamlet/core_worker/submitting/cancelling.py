@@ -100,7 +100,7 @@ class Cancelling:
 
     def _cancel_call(self, actor_id: ActorId, task_id: TaskId, recursive: bool) -> None:
         link = self._actors.links.get(actor_id)
-        call = link.find(task_id) if link is not None else None
+        call = self._actors.find_call(link, task_id) if link is not None else None
         if link is None or call is None:
             return
         call.unwanted = True

@@ -244,7 +244,7 @@ class Explaining:
         self, link: ActorLink[Peer], task_id: TaskId, record: ObjectRecord, depth: int
     ) -> Cause:
         actor = self._actor_text(link)
-        asked = link.find(task_id)
+        asked = self._actors.find_call(link, task_id)
         if asked is not None and asked.seq:
             what = f"{call_name(link, asked)}{_submitted(record)}"
             return Cause(what, f"is running or queued on {actor}", executor=(link.address, task_id))
