@@ -30,7 +30,7 @@ class ScriptedWorker:
         self.job: node.JobDescription | None = None
         self.held: dict[int, Connection] = {}
         self.link = Connection(
-            boot.link,
+            socket.socket(fileno=boot.link),
             self.reactor,
             messages=FROM_RAYLET,
             on_message=self.on_raylet,

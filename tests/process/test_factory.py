@@ -173,10 +173,11 @@ def assert_all_gone(pids: Sequence[int], what: str) -> None:
 
 def obey(boot: WorkerBoot) -> None:
     """Run what comes over the link as Python, answer with repr(answer)."""
-    while code := boot.link.recv(65536):
+    link = socket.socket(fileno=boot.link)
+    while code := link.recv(65536):
         scope = {"boot": boot, "answer": None}
         exec(code.decode(), scope)
-        boot.link.sendall(repr(scope["answer"]).encode())
+        link.sendall(repr(scope["answer"]).encode())
 
 
 def tell(worker: Worker, code: str) -> object:

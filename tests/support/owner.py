@@ -81,7 +81,7 @@ class Owner:
     """All of the room, composed as core_worker.py does."""
 
     def __init__(self) -> None:
-        self.reactor = SharedReactor("test")
+        self.reactor = SharedReactor()
         self.raylet = FakePeer(Address(b""))
         self.peers = FakePeers()
         self.refs = ReferenceCounter(SELF)

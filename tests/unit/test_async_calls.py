@@ -42,7 +42,7 @@ class Desk:
     def __init__(self, max_concurrency: int = 100) -> None:
         self.worker = Worker()
         self.actor: Any = Actor()
-        self.reactor = SharedReactor("test")
+        self.reactor = SharedReactor()
         spec: Any = SimpleNamespace(class_name="A", max_concurrency=max_concurrency, concurrency_groups={})
         self.calls = AsyncCalls(self.reactor, self.worker.work, self.worker.runner, self.actor, spec)
         self.worker.work.loop, self.worker.work.takes_turns = self.calls, False

@@ -268,7 +268,7 @@ def node_link(reactor: SharedReactor) -> tuple[socket.socket, NodeLink, list[Any
 
 @pytest.fixture
 def shared(said: list[str]) -> Iterator[SharedReactor]:
-    reactor = SharedReactor("test-io")
+    reactor = SharedReactor()
     reactor.containment = Containment(said.append)
     reactor.start()
     yield reactor
@@ -448,7 +448,7 @@ def test_housekeeping_that_raises_is_contained(said: list[str]) -> None:
     def faulty() -> None:
         raise Faulty(WHAT)
 
-    reactor = SharedReactor("test-io", faulty)
+    reactor = SharedReactor(faulty)
     reactor.containment = Containment(said.append)
     with reactor.lock:
         reactor._idle()

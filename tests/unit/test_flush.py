@@ -91,7 +91,7 @@ class Line:
     def __init__(self) -> None:
         self.poller = StillPoller()
         self.clock = Clock()
-        self.reactor = SharedReactor("test-io", poller=self.poller, clock=self.clock, spin_s=0.0)
+        self.reactor = SharedReactor(poller=self.poller, clock=self.clock, spin_s=0.0)
         self.wire = Wire(5)
         self.connection = Connection(
             self.wire,
@@ -207,7 +207,7 @@ def test_a_background_thread_that_parks_sees_to_it_first(line: Line) -> None:
     line.say()
     ran: list[int] = []
     line.reactor.call_soon(lambda: ran.append(1))
-    line.reactor._parked.set()
+    line.reactor._unpark()
     line.reactor._park(deep=False)
     assert len(line.wire.sent) == 2
     assert ran == [1]
@@ -217,7 +217,7 @@ def test_a_background_thread_that_sleeps_deeply_is_woken(line: Line) -> None:
     line.say()
     line.reactor._deep = True
     line.say()
-    assert line.reactor._parked.is_set()
+    assert not line.reactor._bell.locked()
 
 
 def test_an_error_inside_the_lock_does_not_keep_what_was_queued(line: Line) -> None:

@@ -86,7 +86,7 @@ class Process:
         self.node = node
         self.address = make_address(NodeId(b"n" * 28), WorkerId(bytes([number]) * 28))
         self.connection: Any = SimpleNamespace(closed=False)
-        self.reactor = SharedReactor(f"test-{number}", clock=node.now, spin_s=0.0)
+        self.reactor = SharedReactor(clock=node.now, spin_s=0.0)
         self.said: list[str] = []
         self.reactor.containment = Containment(self.said.append)
         self.heard: list[Any] = []

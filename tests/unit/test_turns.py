@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from time import monotonic
+from typing import Any, cast
 
 import pytest
 
@@ -58,7 +59,7 @@ class Echo:
 
 @pytest.fixture
 def reactor() -> Iterator[SharedReactor]:
-    reactor = SharedReactor("test-io")
+    reactor = SharedReactor()
     reactor.start()
     yield reactor
     reactor.shut()
@@ -178,7 +179,7 @@ def test_timers_and_calls_run_while_everybody_sleeps(reactor: SharedReactor) -> 
 
 def test_idle_work_is_done_now_and_then_busy_or_not() -> None:
     calls = threading.Semaphore(0)
-    reactor = SharedReactor("test-io", on_idle=calls.release)
+    reactor = SharedReactor(on_idle=calls.release)
     reactor.start()
     try:
         assert calls.acquire(timeout=PATIENCE_S)
@@ -211,7 +212,7 @@ def test_one_pass_for_a_thread_with_a_loop_of_its_own(reactor: SharedReactor, ec
 
 def test_a_signal_handler_may_wait_where_it_interrupts_a_wait() -> None:
     """``get`` in a handler of SIGALRM or SIGTERM: the thread that leads must not follow itself."""
-    reactor = SharedReactor("test-io")  # not started: nobody else may lead
+    reactor = SharedReactor()  # not started: nobody else may lead
     echo = Echo(reactor)
     outer, inner = echo.expect(1), echo.expect(2)
     waited: list[bool] = []
@@ -246,7 +247,7 @@ def test_who_waits_in_the_middle_of_our_books_is_refused(reactor: SharedReactor)
 
 
 def test_descriptors_stay_for_a_leader_that_closing_has_interrupted() -> None:
-    reactor = SharedReactor("test-io")
+    reactor = SharedReactor()
     reactor.start()
     with reactor._turn:
         reactor.shut()
@@ -283,7 +284,7 @@ def test_no_wake_up_is_lost_under_stress(monkeypatch: pytest.MonkeyPatch) -> Non
     """
     monkeypatch.setattr(turns, "IDLE_S", 100 * PATIENCE_S)
     monkeypatch.setattr(turns, "_FOLLOW_S", 100 * PATIENCE_S)
-    reactor = SharedReactor("test-io")
+    reactor = SharedReactor()
     reactor.start()
     echo = Echo(reactor)
     ends = monotonic() + STRESS_S
@@ -332,17 +333,91 @@ class CountingPoller(KernelPoller):
         self.poll = poll  # type: ignore[method-assign]
 
 
+class Bell:
+    """What wakes the background thread; keeps how long that was ready to wait."""
+
+    def __init__(self, reactor: SharedReactor) -> None:
+        self._lock = reactor._bell
+        self.release = self._lock.release
+        self.waits: list[float] = []
+        reactor._bell = cast("Any", self)
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        self.waits.append(timeout)
+        return self._lock.acquire(blocking, timeout)
+
+
 @pytest.mark.parametrize("leads", [False, True])
 def test_the_background_thread_sleeps_long_only_if_a_leader_is_left_to_wake_it(
     leads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between its decision to sleep and its sleep the leader may have left."""
-    reactor = SharedReactor("test-io")
-    slept: list[float | None] = []
-    monkeypatch.setattr(reactor._parked, "wait", slept.append)
+    reactor = SharedReactor()
+    bell = Bell(reactor)
+    if leads:
+        bell.release()
     reactor._user_leads = leads
     reactor._park(deep=True)
-    assert slept == [IDLE_S if leads else PARK_S]
+    assert bell.waits == [-1 if leads else PARK_S]
+    reactor.close()
+
+
+class AloneOrNot(CountingPoller):
+    """Nothing comes, unless told so; keeps how long it was asked to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+        self.then: dict[int, Callable[[], list[tuple[int, int]]]] = {}
+
+        def poll(timeout_s: float | None = None) -> list[tuple[int, int]]:
+            if timeout_s == 0:
+                return []
+            self.waits.append(timeout_s)
+            return self.then.get(len(self.waits), list)()
+
+        self.poll = poll  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("own_loop", [False, True])
+def test_a_thread_that_waits_alone_looks_ever_more_rarely(
+    others: int, own_loop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of idle actors cost next to nothing. Other threads may release references at any time."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1 + others)
+    poller = AloneOrNot()
+    looked = 0
+
+    def look() -> None:
+        nonlocal looked
+        looked += 1
+
+    now = 0.0
+    reactor = SharedReactor(look, poller=poller, clock=lambda: now, spin_s=0.0)
+    waiter = Waiter()
+    done = False
+
+    def end() -> list[tuple[int, int]]:
+        nonlocal done
+        done = True
+        waiter.complete()
+        return []
+
+    def passes() -> list[tuple[int, int]]:
+        nonlocal now
+        now += 1000.0
+        return []
+
+    poller.then = {**dict.fromkeys(range(1, 9), passes), 7: lambda: [(12345, 1)], 9: end}
+    if own_loop:
+        while not done:
+            reactor.lead_once(None)
+    else:
+        assert reactor.wait(waiter)
+    growing = [IDLE_S, 2 * IDLE_S, 4 * IDLE_S, 8 * IDLE_S, 4.0, 4.0, 4.0, IDLE_S, 2 * IDLE_S]
+    assert poller.waits == ([IDLE_S] * 9 if others else growing)
+    assert looked == 7, "whenever it wakes with nothing to do, it looks after what was released"
     reactor.close()
 
 
@@ -354,15 +429,8 @@ def test_idleness_is_sleep(waiting: int) -> None:
     some hundred times. A busy machine only makes it less often.
     """
     poller = CountingPoller()
-    reactor = SharedReactor("test-io", poller=poller)
-    parks: list[float | None] = []
-    park = reactor._parked.wait
-
-    def parked(timeout: float | None = None) -> bool:
-        parks.append(timeout)
-        return park(timeout)
-
-    reactor._parked.wait = parked  # type: ignore[method-assign]
+    reactor = SharedReactor(poller=poller)
+    parks = Bell(reactor).waits
     reactor.start()
     deadline = monotonic() + 0.9
     threads = [in_thread(lambda: reactor.wait(Waiter(), deadline)) for _ in range(waiting)]

@@ -36,8 +36,7 @@ def prepare(facts: NodeFacts) -> None:
 def main(boot: WorkerBoot, _: NodeFacts) -> None:
     """Serve until the process ends."""
     worker = _unborn.pop()
-    worker.core.be_born(boot.worker_id, boot.link.fileno())
-    boot.link.close()
+    worker.core.be_born(boot.worker_id, boot.link)
     backend.set_current(worker.core)
     worker.serve()
 

@@ -114,7 +114,7 @@ class CoreWorker:
         self._shut = False
         #: Tables have shrunk since memory was given back last.
         self._keeps_memory = False
-        self.reactor = reactor or SharedReactor("beamlet-io", self._on_idle)
+        self.reactor = reactor or SharedReactor(self._on_idle)
         self.lock = self.reactor.lock
         self.link = NodeLink(sock, self.reactor, self._from_raylet, self._raylet_lost, identity.session_dir)
         self.refs = ReferenceCounter(self.address)

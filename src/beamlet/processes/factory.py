@@ -24,6 +24,7 @@ fork: core_worker/rehearsal.py.
 
 from __future__ import annotations
 
+import _signal
 import gc
 import importlib
 import os
@@ -47,7 +48,6 @@ from beamlet.processes.fate_sharing import become_subreaper, children, die_with_
 from beamlet.processes.fork_failure import explain_fork_failure
 from beamlet.processes.forked_child import (
     ChildMain,
-    Descriptors,
     WorkerBoot,
     become_worker,
     install_streams,
@@ -272,7 +272,8 @@ class Factory:
             )
             self._outbox.append(ForkFailed(worker_id, reason))
             return
-        received = Descriptors(*(self._received.popleft() for _ in range(_FDS_PER_FORK)))
+        take = self._received.popleft
+        received = take(), take(), take()
         try:
             pid = self._fork(worker_id, received)
         except OSError as error:
@@ -285,12 +286,12 @@ class Factory:
             self._outbox.append(Forked(worker_id, pid))
             self._send()  # a fork takes longer than a message: the raylet need not wait for all of a batch
         finally:
-            for fd in (received.link, received.stdout, received.stderr):
+            for fd in received:
                 os.close(fd)
 
-    def _fork(self, worker_id: WorkerId, received: Descriptors) -> int:
+    def _fork(self, worker_id: WorkerId, received: tuple[int, int, int]) -> int:
         # Blocked, so that no signal meets our handlers in the child: there it would be lost.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _HANDLED)
         try:
             pid = os.fork()
             if not pid:
@@ -304,7 +305,7 @@ class Factory:
                     signal_mask=mask,
                 )
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         return pid
 
     # -- deaths ----------------------------------------------------------------------------------

@@ -229,6 +229,7 @@ class Reactor:
             self._poller.register(fd, select.EPOLLIN)
         self._readers[self._poller.wakeup] = self._poller.drain
         parents.close()
+        self._spin_s = 0.0  # nothing comes at once
 
     def close(self) -> None:
         """Give back the descriptors. Nobody may be in ``poll``, and nobody will be again. Idempotent."""

@@ -277,7 +277,6 @@ class VirtualReactor(SharedReactor):
 
     def __init__(self, process: VirtualProcess, on_idle: Callable[[], None] | None = None) -> None:
         super().__init__(
-            process.name,
             on_idle,
             poller=process.poller,
             clock=process.world.now,
