@@ -298,8 +298,34 @@ class Busy(Plain):
         (folder / "working").touch()
         time.sleep(600)
 
-actors = [ray.remote(Plain).remote("plain"), ray.remote(Async).remote("async")]
-ray.get([actor.ping.remote() for actor in actors])
+class OnlyDel:
+    def ping(self): pass
+    def __del__(self):
+        time.sleep(0.05)
+        (folder / "del").touch()
+
+class Parent(Plain):  # has an actor of its own, which takes longer to end
+    def __init__(self, name):
+        super().__init__(name)
+        self.child = ray.remote(Slow).remote("child of " + name)
+        ray.get(self.child.ping.remote())
+
+class Slow(Plain):
+    def __ray_shutdown__(self):
+        time.sleep(0.2)
+        super().__ray_shutdown__()
+
+@ray.remote
+def keep(name):  # a task that has an actor, which its worker keeps
+    global kept
+    kept = ray.remote(Plain).remote(name)
+    ray.get(kept.ping.remote())
+
+actors = [
+    ray.remote(Plain).remote("plain"), ray.remote(Async).remote("async"),
+    ray.remote(OnlyDel).remote(), ray.remote(Parent).remote("parent"),
+]
+ray.get([*[actor.ping.remote() for actor in actors], keep.remote("task's")])
 if len(sys.argv) > 2:
     busy = ray.remote(Busy).remote("busy")
     busy.work.remote()
@@ -312,9 +338,8 @@ if len(sys.argv) > 2:
 @pytest.mark.parametrize("busy", [False, True])
 def test_clean_up_methods_run_at_the_end_of_the_driver(tmp_path: Path, busy: bool) -> None:
     run_script(tmp_path / "program.py", CLEANS_UP, str(tmp_path), *(["busy"] if busy else []))
-    assert (tmp_path / "plain").exists()
-    assert (tmp_path / "async").exists()
-    assert not (tmp_path / "busy").exists()
+    done = {path.name for path in tmp_path.iterdir()} - {"program.py", "working"}
+    assert done == {"plain", "async", "del", "parent", "child of parent", "task's"}
 
 
 @ray.remote

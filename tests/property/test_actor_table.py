@@ -49,6 +49,8 @@ from beamlet.protocol.gcs import (
     ActorStarted,
     ActorUpdate,
     CreateActor,
+    Done,
+    EndActors,
     FindActor,
     KillActor,
     ListNamedActors,
@@ -109,11 +111,15 @@ class ActorWorld(RuleBasedStateMachine):
         self.restarts: dict[ActorId, int] = {}
         self.old_news: list[tuple[Address, Message]] = []
         self.must_end: set[ActorId] = set()
+        self.drivers: dict[JobId, Address] = {}
+        #: Drivers that wait for their actors to clean up, by request.
+        self.farewells: dict[int, Address] = {}
 
     @initialize()
     def two_drivers(self) -> None:
         for number, node_id in enumerate(NODES, 1):
             address = self.new_address(node_id)
+            self.drivers[job_id_of_int(number)] = address
             self.processes[address] = Process(address, job_id_of_int(number))
 
     def new_address(self, node_id: NodeId) -> Address:
@@ -147,6 +153,8 @@ class ActorWorld(RuleBasedStateMachine):
                 return table.handle_kill(sender, message, now)
             case ActorOutOfScope():
                 return table.handle_out_of_scope(sender, message, now)
+            case EndActors():
+                return table.handle_program_ends(sender, message, now)
             case SubscribeActor():
                 return table.handle_subscribe(sender, message)
             case FindActor():
@@ -170,6 +178,8 @@ class ActorWorld(RuleBasedStateMachine):
                 self.order(effect)
             elif isinstance(effect.message, ActorUpdate):
                 self.hear(effect.address, effect.message, resubscribed=isinstance(cause, SubscribeActor))
+            elif isinstance(effect.message, Done) and effect.message.req in self.farewells:
+                assert effect.address == self.farewells.pop(effect.message.req)
             else:
                 assert effect.address == sender
                 assert effect.message.req == cause.req  # type: ignore[attr-defined,union-attr]
@@ -195,7 +205,7 @@ class ActorWorld(RuleBasedStateMachine):
         assert bool(update.address) == (update.state == "ALIVE")
         assert update.cause or update.state not in ("DEAD", "RESTARTING")
         self.heard[address, update.actor_id] = update
-        if address == OBSERVER and update.state == "RESTARTING":
+        if address == OBSERVER and update.state == "RESTARTING" and not resubscribed:
             self.restarts[update.actor_id] = self.restarts.get(update.actor_id, 0) + 1
             most = self.specs[update.actor_id].max_restarts
             assert most < 0 or self.restarts[update.actor_id] <= most
@@ -225,6 +235,7 @@ class ActorWorld(RuleBasedStateMachine):
         get_if_exists=st.booleans(),
         ready=st.sampled_from([True, True, True, False]),
         observed_first=st.booleans(),
+        cleans_up=st.booleans(),
     )
     def create(
         self,
@@ -235,10 +246,12 @@ class ActorWorld(RuleBasedStateMachine):
         get_if_exists: bool,
         ready: bool,
         observed_first: bool,
+        cleans_up: bool,
     ) -> None:
         owner = self.caller(pick)
         actor_id = ActorId(next(self.numbers).to_bytes(12, "big") + owner.job)
-        spec = make_spec(actor_id, owner, name, detached, max_restarts)
+        driver = self.drivers[owner.job]
+        spec = make_spec(actor_id, owner, driver, name, detached, max_restarts, cleans_up)
         if observed_first:
             self.hand_over(OBSERVER, SubscribeActor(actor_id))
         self.send(owner, CreateActor(next(self.numbers), spec, get_if_exists, ready))
@@ -256,6 +269,18 @@ class ActorWorld(RuleBasedStateMachine):
         spec = self.specs[self.known_actor(which)]
         if owner := self.processes.get(spec.owner):
             self.send(owner, ActorOutOfScope(spec.actor_id))
+
+    def staying(self) -> list[Address]:
+        """Drivers that have not said that they are about to leave."""
+        return [d for d in self.drivers.values() if d in self.processes and d not in self.farewells.values()]
+
+    @precondition(lambda self: self.specs and self.staying())
+    @rule(pick=PICK)
+    def program_ends(self, pick: int) -> None:
+        driver = self.staying()[pick % len(self.staying())]
+        req = next(self.numbers)
+        self.farewells[req] = driver
+        self.send(self.processes[driver], EndActors(req))
 
     @precondition(lambda self: self.specs and self.callers())
     @rule(pick=PICK, which=PICK)
@@ -402,6 +427,8 @@ class ActorWorld(RuleBasedStateMachine):
             assert info.state in ("ALIVE", "DEAD"), f"for ever {info.state}: {self.table.story(actor_id)}"
             if actor_id in self.must_end or self.owner_is_gone(actor_id):
                 assert info.state == "DEAD"
+        waiting = set(self.farewells.values()) & self.processes.keys()
+        assert not waiting, "a driver waits for actors that have ended"
         self.check_names({(i.name, i.namespace) for i in infos.values() if i.name and i.state == "ALIVE"})
 
     def owner_is_gone(self, actor_id: ActorId) -> bool:
@@ -438,8 +465,15 @@ class ActorWorld(RuleBasedStateMachine):
         return True
 
 
-def make_spec(actor_id: ActorId, owner: Process, name: str, detached: bool, max_restarts: int) -> ActorSpec:
-    driver = owner.address
+def make_spec(
+    actor_id: ActorId,
+    owner: Process,
+    driver: Address,
+    name: str,
+    detached: bool,
+    max_restarts: int,
+    cleans_up: bool,
+) -> ActorSpec:
     job = JobDescription(owner.job, "space", [], b"/", b"", {}, False, driver)
     return ActorSpec(
         actor_id,
@@ -457,6 +491,7 @@ def make_spec(actor_id: ActorId, owner: Process, name: str, detached: bool, max_
         detached=detached,
         max_restarts=max_restarts,
         call_site="app.py:12",
+        cleans_up=cleans_up,
     )
 
 

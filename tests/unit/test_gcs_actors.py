@@ -20,7 +20,7 @@ from beamlet.base.ids import (
 from beamlet.gcs.actor_history import ActorHistory
 from beamlet.gcs.actor_states import IllegalTransition, State, Step, next_state
 from beamlet.gcs.actors import ActorTable
-from beamlet.gcs.effects import Effect
+from beamlet.gcs.effects import Effect, ToCoreWorker
 from beamlet.gcs.storage import MemoryStorage
 from beamlet.protocol.cluster import ActorPlaced, ActorUnplaceable, CoreWorkerGone, StopActor
 from beamlet.protocol.gcs import (
@@ -29,6 +29,8 @@ from beamlet.protocol.gcs import (
     ActorStarted,
     ActorUpdate,
     CreateActor,
+    Done,
+    EndActors,
     FindActor,
     KillActor,
     SubscribeActor,
@@ -46,6 +48,7 @@ def process(name: bytes) -> Address:
 
 
 DRIVER, WORKER, LISTENER = process(b"d"), process(b"w"), process(b"l")
+OTHER_WORKER = process(b"o")
 
 
 class World:
@@ -177,6 +180,48 @@ def test_job_end_spares_what_a_detached_actor_owns(world: World) -> None:
     assert world.table.handle_job_ended(JOB, 5.0) == []
     world.kill()
     world.die()
+    assert world.now(B).state == "DEAD"
+
+
+def program_ends(world: World) -> list[Any]:
+    """What the raylets and the driver are told."""
+    return [effect.message for effect in world.table.handle_program_ends(DRIVER, EndActors(7), 5.0)]
+
+
+def test_at_the_end_of_the_program_all_its_actors_that_clean_up_do_so_at_the_same_time(world: World) -> None:
+    """Whoever created them; and an owner that is done first takes none of them along."""
+    world.create(A, cleans_up=True)
+    world.start()
+    world.create(B, owner=WORKER, cleans_up=True)
+    world.start(at=OTHER_WORKER, actor_id=B)
+    orders = program_ends(world)
+    first, second = orders
+    assert {first.actor_id, second.actor_id} == {A, B}
+    assert first.graceful
+    assert second.graceful
+    assert world.die() == []
+    assert world.now(B).state == "ALIVE", "it is still at it"
+    gone = CoreWorkerGone(OTHER_WORKER, DeathCertificate(b"", NODE, 1, exit_code=0), True, B, 0)
+    assert ToCoreWorker(DRIVER, Done(7)) in world.table.handle_core_worker_gone(gone, 6.0)
+
+
+def test_at_the_end_of_the_program_nothing_else_is_waited_for(world: World) -> None:
+    assert program_ends(world) == [Done(7)]
+    world.create(A)
+    world.start()
+    world.create(B, detached=True, cleans_up=True)
+    assert program_ends(world) == [Done(7)]
+    assert (world.now(A).state, world.now(B).state) == ("ALIVE", "PENDING_CREATION")
+
+
+def test_a_driver_that_waits_no_longer_takes_along_what_is_still_cleaning_up(world: World) -> None:
+    world.create(A, cleans_up=True)
+    world.start()
+    world.create(B, owner=WORKER, cleans_up=True)
+    world.start(at=OTHER_WORKER, actor_id=B)
+    program_ends(world)
+    world.die()
+    assert world.die(at=DRIVER) == ["StopActor"]
     assert world.now(B).state == "DEAD"
 
 

@@ -71,6 +71,7 @@ def test_only_workers_say_what_workers_say(fake: FakeNode) -> None:
         check(worker, message)
         with pytest.raises(PeerMisuse, match="a driver does not say"):
             check(fake.driver(), message)
-    with pytest.raises(PeerMisuse, match="only a driver"):
-        check(worker, node.Goodbye())
+    for message in (node.Goodbye(), gcs.EndActors(1)):
+        with pytest.raises(PeerMisuse, match="only a driver"):
+            check(worker, message)
     assert Address(b"") == b""

@@ -350,10 +350,7 @@ class ActorClass(Generic[T]):
                 # nobody has the name yet, or not any more: the GCS decides who is first
         info = self._handle_info(options)
         spec = self._spec(core, options, info, call_site)
-        cleans_up = any(hasattr(self._cls, hook) for hook in HOOKS)
-        return handle_of(
-            core.actors.create(spec, args, kwargs, options.get_if_exists, signature.positional, cleans_up)
-        )
+        return handle_of(core.actors.create(spec, args, kwargs, options.get_if_exists, signature.positional))
 
     def _handle_info(self, options: ActorOptions) -> HandleInfo:
         concurrency = self._concurrency(options)
@@ -410,6 +407,7 @@ class ActorClass(Generic[T]):
             strategy=strategy_of(options.scheduling_strategy),
             handle_info=pickle.dumps(info, 5),
             call_site=call_site,
+            cleans_up=any(hasattr(self._cls, hook) for hook in (*HOOKS, "__del__")),
         )
 
     @for_users

@@ -188,11 +188,12 @@ class Driver:
         in_order = False
         try:
             if core is not None:
-                core.end_actors_in_order(_CLEAN_UP_S)
+                is_heard = self._await(core, core.end_actors_in_order(), _CLEAN_UP_S)
                 with core.lock:
                     core.link.send(Goodbye())
                     core.reactor.flush()
-                self._await_farewell(core)
+                if is_heard:
+                    self._await(core, None, _GOODBYE_S)
             in_order = True
         finally:  # a signal's handler may end the waits, and nothing else
             if core is not None:
@@ -200,18 +201,30 @@ class Driver:
             if self.head is not None:
                 stop_head(self.head, at_once=not in_order or is_stopped(self.head.process.pid))
 
-    def _await_farewell(self, core: CoreWorker) -> None:
-        """Until the head has ended what was ours, unless it cannot: a stopped process never will."""
-        started = monotonic()
-        looked = started
-        while not self._left.is_set() and (now := monotonic()) < started + _GOODBYE_S:
-            if now > looked + _STOPPED_S:
+    def _await(self, core: CoreWorker, done: Waiter | None, within_s: float) -> bool:
+        """Until the head has done what it was asked to, or (None) has ended what was ours.
+
+        False if it cannot: a stopped process never will.
+        """
+        looked = monotonic()
+        deadline = looked + within_s
+        while not self._left.is_set() and (done is None or done.remaining > 0):
+            now = monotonic()
+            if now > deadline or now > looked + _STOPPED_S:
                 looked = now
-                info = self.session.info()
-                if info and is_stopped(info.pid) and self.session.head_is_here():
-                    logger.warning("the head of %s (pid %d) is stopped", self.session.path, info.pid)
-                    return
-            core.reactor.wait(Waiter(), min(started + _GOODBYE_S, now + 0.005))
+                if self._head_is_stopped():
+                    return False
+            if now > deadline:
+                break
+            core.reactor.wait(done or Waiter(), min(deadline, now + 0.005))
+        return True
+
+    def _head_is_stopped(self) -> bool:
+        info = self.session.info()
+        if not info or not is_stopped(info.pid) or not self.session.head_is_here():
+            return False
+        logger.warning("the head of %s (pid %d) is stopped", self.session.path, info.pid)
+        return True
 
 
 _driver: Driver | None = None

@@ -55,7 +55,7 @@ from beamlet.rpc.connection import Connection
 from beamlet.rpc.containment import Misuse
 from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.self_talk import SelfTalk
-from beamlet.rpc.turns import SharedReactor
+from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.refs import released
 from beamlet.serialization.values import dump_error
 
@@ -250,11 +250,10 @@ class CoreWorker:
         """``advisor`` wants to see what this process submits and waits for."""
         self.advisor = self.objects.advice = self.arguments.advice = self.leases.advice = advisor
 
-    def end_actors_in_order(self, timeout_s: float) -> None:
-        """Before the program ends: let clean-up methods of its actors run, if that takes no longer."""
+    def end_actors_in_order(self) -> Waiter:
+        """Before the program ends: let clean-up methods of its actors run. Complete when they have."""
         with self.lock:
-            ended = self.actors.end_in_order()
-        self.reactor.wait(ended, self.reactor.now() + timeout_s)
+            return self.actors.end_in_order()
 
     # -- housekeeping ----------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ Names of the states and what may follow what: actor_states.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -54,6 +55,7 @@ from beamlet.protocol.gcs import (
     Answer,
     CreateActor,
     Done,
+    EndActors,
     FindActor,
     KillActor,
     ListNamedActors,
@@ -62,12 +64,20 @@ from beamlet.protocol.gcs import (
 )
 
 TABLE = "actors"
+NOBODY = ActorId(b"")
 #: Processes known to be gone: what arrives from them is late, and creates nothing.
 MOST_GONE = 10_000
 #: Actors killed by somebody who heard of them sooner than we did.
 MOST_KILLED_EARLY = 1_000
 #: How many of the dead a listing shows.
 MOST_DEAD_SHOWN = 1_000
+
+
+class Farewell(NamedTuple):
+    """Whom to tell, under which request, when these have ended."""
+
+    req: int
+    actors: set[ActorId]
 
 
 class ActorTable:
@@ -88,6 +98,8 @@ class ActorTable:
         self._gone: dict[Address, None] = {}
         #: → who killed it.
         self._killed_early: dict[ActorId, str] = {}
+        #: Driver that ends → its actors that clean up before.
+        self._farewells: dict[Address, Farewell] = {}
         self._effects: list[Effect] = []
 
     # --- creation ---------------------------------------------------------------------------------
@@ -218,15 +230,56 @@ class ActorTable:
         record = self._live.get(message.actor_id)
         if record is None or record.spec.detached or record.spec.owner != sender or record.leaving:
             return self._done()
-        cause = actor_causes.out_of_scope(record.spec)
+        self._let_finish(record, actor_causes.out_of_scope(record.spec), now)
+        return self._done()
+
+    def _let_finish(self, record: ActorRecord, cause: Cause, now: float) -> None:
         if record.address and record.recycling is None:
             self._live.free_name(record)
             record.leaving = cause
-            record.tell(now, "out of scope: told to finish what is queued")
+            record.tell(now, "told to finish what is queued, and to end")
             self._stop(record, cause.text, graceful=True)
         else:
             self._end(record, cause, now)
+
+    def handle_program_ends(self, sender: Address, message: EndActors, now: float) -> list[Effect]:
+        """Of the driver's actors those that clean up do so, whoever has created them, all at the same time.
+
+        Answered when they have ended. Until then no owner's end takes one of them along.
+        """
+        wanted = [record for record in self._live if self._parts_with(record, sender)]
+        ids = {record.spec.actor_id for record in wanted}
+        self._farewells[sender] = Farewell(message.req, ids)
+        for record in wanted:
+            if not record.leaving:
+                self._let_finish(record, actor_causes.job_ended(record.spec, record.spec.job.job_id), now)
+        self._told_farewell(sender)
         return self._done()
+
+    def _parts_with(self, record: ActorRecord, driver: Address) -> bool:
+        spec = record.spec
+        return spec.cleans_up and spec.job.driver == driver and not self._live.outlives_job(record)
+
+    def _is_parting(self, record: ActorRecord) -> bool:
+        farewell = self._farewells.get(record.spec.job.driver)
+        return farewell is not None and record.spec.actor_id in farewell.actors
+
+    def _wait_no_longer(self, driver: Address, now: float) -> None:
+        """It is gone: what outlived its owner for its sake ends."""
+        farewell = self._farewells.pop(driver, None)
+        for actor_id in farewell.actors if farewell is not None else ():
+            record = self._live.get(actor_id)
+            if record is not None and record.spec.owner in self._gone:
+                self._end(record, actor_causes.job_ended(record.spec, record.spec.job.job_id), now)
+
+    def _told_farewell(self, driver: Address, actor_id: ActorId = NOBODY) -> None:
+        """One of its actors has ended: was it the last that is waited for?"""
+        farewell = self._farewells.get(driver)
+        if farewell is not None:
+            farewell.actors.discard(actor_id)
+            if not farewell.actors:
+                del self._farewells[driver]
+                self._tell(driver, Done(farewell.req))
 
     def any_of_job(self, job_id: JobId) -> bool:
         """Whether one of its actors lives: after the job's end, a detached one, or what works for it."""
@@ -261,8 +314,11 @@ class ActorTable:
     def _process_gone(self, address: Address, how: str, intended: bool, now: float) -> None:
         self._gone[address] = None
         _keep_newest(self._gone, MOST_GONE)
+        self._wait_no_longer(address, now)
         self._subscriptions.drop_subscriber(address)
         for record in self._live.owned_by(address):
+            if self._is_parting(record):
+                continue
             owner = self._describe(address, record.spec)
             cause = actor_causes.owner_gone(record.spec, owner, intended, how)
             self._end(record, cause, now)
@@ -336,6 +392,7 @@ class ActorTable:
         self._history.add(dead)
         self._publish(dead.update())
         self._subscriptions.drop_actor(spec.actor_id)
+        self._told_farewell(spec.job.driver, spec.actor_id)
 
     def _stop(self, record: ActorRecord, reason: str, graceful: bool) -> None:
         stop = StopActor(record.spec.actor_id, record.incarnation, reason, graceful)
@@ -422,9 +479,14 @@ class ActorTable:
         for record in self._live:
             spec = record.spec
             assert spec.actor_id not in self._history, f"{who(spec)} both lives and has ended"
-            assert spec.detached or spec.owner not in self._gone, f"{who(spec)} outlives its owner"
+            outlives = not spec.detached and spec.owner in self._gone and not self._is_parting(record)
+            assert not outlives, f"{who(spec)} outlives its owner"
         for actor_id in self._subscriptions.actors():
             assert actor_id not in self._history, f"somebody still waits for {short(actor_id)}, which is dead"
+        for driver, farewell in self._farewells.items():
+            assert driver not in self._gone, "the dead wait for their actors"
+            assert farewell.actors, "nobody is waited for, and the driver was not told"
+            assert all(self._live.get(actor_id) for actor_id in farewell.actors), "the dead are waited for"
 
 
 def _keep_newest(table: dict[Address, None] | dict[ActorId, str], most: int) -> None:

@@ -162,6 +162,7 @@ class Gcs:
             gcs.ActorReady: actors.handle_ready,
             gcs.ActorStarted: actors.handle_started,
             gcs.KillActor: actors.handle_kill,
+            gcs.EndActors: actors.handle_program_ends,
             gcs.ActorOutOfScope: actors.handle_out_of_scope,
             gcs.SubscribeActor: _timeless(actors.handle_subscribe),
             gcs.FindActor: actors.handle_find,

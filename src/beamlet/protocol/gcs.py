@@ -6,6 +6,7 @@ Same ``req`` discipline as node.py: one answer per request.
     CreateActor → ActorAccepted | ActorNameTaken | ActorRefused      (not ``ready``: ActorReady follows)
     FindActor → ActorFound | ActorNotFound      ListNamedActors → NamedActors
     KillActor → Done     ActorOutOfScope, SubscribeActor    (then ActorUpdate, unasked)
+    EndActors → Done
     StartActor (GCS → worker) → ActorStarted
     QueryCluster → ClusterState      TaskEvents     QueryTimeline → Timeline
 """
@@ -94,6 +95,8 @@ class ActorSpec(Message, tag=97):
     handle_info: bytes = b""
     #: Where the user created it, "file:line".
     call_site: str = ""
+    #: Its class has methods to be called at its end.
+    cleans_up: bool = False
 
 
 class CreateActor(Message, tag=98):
@@ -302,6 +305,15 @@ class ActorReady(Message, tag=123):
     error: bytes = b""
 
 
+class EndActors(Message, tag=124):
+    """A driver, before its Goodbye: actors of its job that clean up may finish and do so.
+
+    Answered when they have ended; who waits decides for how long.
+    """
+
+    req: int
+
+
 #: What a core worker may say to the GCS.
 Request = (
     KvPut
@@ -313,6 +325,7 @@ Request = (
     | FindActor
     | ListNamedActors
     | KillActor
+    | EndActors
     | ActorOutOfScope
     | SubscribeActor
     | ActorStarted

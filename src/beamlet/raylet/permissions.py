@@ -19,7 +19,7 @@ _ONLY_WORKERS_SAY = frozenset(
     {node.WorkerReady, node.Blocked, node.Unblocked, node.OutputMark, node.Staying, node.ExitedOnPurpose}
     | {node.DescribeTask, node.EventsTold, gcs.ActorStarted}
 )
-_ONLY_DRIVERS_SAY = frozenset({node.DriverHello, node.Goodbye, node.OutputPrinted})
+_ONLY_DRIVERS_SAY = frozenset({node.DriverHello, node.Goodbye, node.OutputPrinted, gcs.EndActors})
 
 
 def check(sender: Member, message: Message) -> None:

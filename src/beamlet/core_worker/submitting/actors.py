@@ -43,6 +43,7 @@ from beamlet.protocol.gcs import (
     ActorSpec,
     ActorUpdate,
     CreateActor,
+    EndActors,
     FindActor,
     KillActor,
     ListNamedActors,
@@ -96,9 +97,6 @@ class ActorAccess:
         self.links: dict[ActorId, ActorLink[Peer]] = {}
         #: Arguments of constructors, kept until the actor can never be started again.
         self._creations: dict[ActorId, PendingCreation] = {}
-        #: Those of them that are to end in order when this program does.
-        self._cleaning_up: set[ActorId] = set()
-        self._cleaned_up = Waiter(0)
         #: Links that calls were looked for in of late.
         self._searched: dict[ActorLink[Peer], None] = {}
 
@@ -111,11 +109,9 @@ class ActorAccess:
         kwargs: dict[str, Any],
         get_if_exists: bool,
         parameters: tuple[str, ...] = (),
-        cleans_up: bool = False,
     ) -> Creation:
         """Ask the GCS for an actor. Waits for its word only if the actor is named.
 
-        cleans_up: its class has a method to be called at its end.
         Raises ActorAlreadyExistsError when the name is taken.
         """
         self._objects.blocking.raise_if_shut()
@@ -127,8 +123,6 @@ class ActorAccess:
             task_id = actor_creation_task_id(actor_id)
             creation = Pending(CreationSpec(spec, task_id, prepared.dep_ids(), prepared.nested), ())
             self._creations[actor_id] = creation
-            if cleans_up and not spec.detached:
-                self._cleaning_up.add(actor_id)
             link = self.link(actor_id, spec.class_name)
             link.max_task_retries = spec.max_task_retries
             link.max_pending_calls = spec.max_pending_calls
@@ -223,9 +217,6 @@ class ActorAccess:
 
     def _release_creation(self, actor_id: ActorId) -> None:
         creation = self._creations.pop(actor_id, None)
-        if actor_id in self._cleaning_up:
-            self._cleaning_up.discard(actor_id)
-            self._cleaned_up.complete()
         if creation is not None:
             creation.settled = True
             held, creation.held = creation.held, ()
@@ -233,14 +224,13 @@ class ActorAccess:
                 self._refs.remove_submitted(held)
 
     def end_in_order(self) -> Waiter:
-        """Have our actors with clean-up methods end as if their last handles were gone.
+        """Have the actors of our job that have clean-up methods end as if their last handles were gone.
 
-        Complete when they have ended.
+        Complete when they have ended, or the raylet is gone.
         """
-        for actor_id in self._cleaning_up:
-            self._raylet.send(ActorOutOfScope(actor_id))
-        self._cleaned_up = Waiter(len(self._cleaning_up))
-        return self._cleaned_up
+        reply = Reply()
+        self._raylet.request(EndActors(0), reply.set)
+        return reply
 
     # -- finding ---------------------------------------------------------------------------------
 
