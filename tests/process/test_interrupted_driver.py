@@ -125,3 +125,38 @@ def test_an_interrupted_get_cancels_what_nobody_can_ask_for(
     process = start_script(script, str(tmp_path), held, compat)
     out, err = process.communicate(timeout=DEADLINE_S)
     assert out == f"{said}\n", err
+
+
+INTERRUPTED_MAIN = """
+import asyncio, os, signal, threading
+import beamlet as ray
+ray.init(num_cpus=1)
+
+@ray.remote
+def waits():
+    threading.Event().wait()
+
+async def main():
+    ref = waits.remote()
+    asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGINT)
+    try:
+        await ref  # here
+    finally:
+        await asyncio.sleep(0)
+        print("cleaned up", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@beamlet_only
+def test_an_interrupted_asyncio_run_is_what_python_makes_of_it(tmp_path: Path) -> None:
+    """It cancels main(), whose line the traceback names, and none of ours."""
+    script = tmp_path / "program.py"
+    script.write_text(INTERRUPTED_MAIN)
+    out, err = start_script(script).communicate(timeout=DEADLINE_S)
+    assert out == "cleaned up\n"
+    assert "await ref  # here\n" in err
+    assert err.count("Traceback") == 2, "asyncio's own: of the await, and of asyncio.run()"
+    assert "/beamlet/" not in err
+    assert err.endswith("KeyboardInterrupt\n")

@@ -231,6 +231,13 @@ def test_users_see_the_handlers_that_they_installed(books: Books) -> None:
         signal.signal(NUMBER, "no handler")  # type: ignore[arg-type]
 
 
+def test_pythons_own_handler_is_met_wherever_it_is_installed_again(books: Books) -> None:
+    """A notebook's kernel does so before each cell; asyncio.run() looks whether it is there."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert type(interrupts._get_handler(signal.SIGINT)) is interrupts.Guarded
+
+
 def test_handlers_that_were_there_before_are_met(books: Books) -> None:
     assert type(interrupts._get_handler(signal.SIGINT)) is interrupts.Guarded
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

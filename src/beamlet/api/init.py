@@ -38,7 +38,7 @@ from beamlet.api.init_options import InitOptions, checked
 from beamlet.api.runtime_env import env_vars_of
 from beamlet.base.deferring import is_from_handler
 from beamlet.base.ids import Address, make_address
-from beamlet.base.own_code import for_users, hide_our_frames
+from beamlet.base.own_code import for_users
 from beamlet.base.version import VERSION
 from beamlet.processes import interrupts
 from beamlet.processes.fate_sharing import is_stopped
@@ -390,37 +390,11 @@ def _install_ends() -> None:
         with contextlib.suppress(ValueError):
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 signal.signal(signal.SIGTERM, _terminated)
-        _take_interrupts()
-    _take_interrupts_of_cells()
-
-
-def _take_interrupts() -> None:
-    """Ctrl-C is ours to time, unless the program decided on it. In the main thread."""
-    with contextlib.suppress(ValueError):
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, _interrupted)
-
-
-def _take_interrupts_of_cells() -> None:
-    """Jupyter's kernel installs Python's own handler before each cell, and what was there after it."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    if shell is not None:
-        shell.events.register("pre_execute", _take_interrupts)
 
 
 def _terminated(signum: int, frame: FrameType | None) -> None:
     """SIGTERM becomes SystemExit, so that ``finally`` and atexit run."""
     sys.exit(128 + signum)
-
-
-def _interrupted(signum: int, frame: FrameType | None) -> None:
-    """Ctrl-C becomes KeyboardInterrupt, as ever, and its traceback ends where the user's code does."""
-    try:
-        signal.default_int_handler(signum, frame)
-    except KeyboardInterrupt as interrupt:
-        hide_our_frames(interrupt)
-        raise
 
 
 def _forget_in_child() -> None:

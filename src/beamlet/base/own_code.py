@@ -47,10 +47,14 @@ def hide_our_frames(error: BaseException) -> None:
 
 
 def _on_purpose(error: BaseException, innermost: TracebackType) -> bool:
-    """Whether a ``raise`` statement of ours made it, or the user's Ctrl-C."""
+    """Whether a ``raise`` statement of ours made it, or the user's Ctrl-C or cancelling."""
     from opcode import opname
 
-    if isinstance(error, KeyboardInterrupt | SystemExit) or getattr(error, MADE_FOR_USERS, False):
+    if (
+        isinstance(error, KeyboardInterrupt | SystemExit)
+        or type(error).__name__ == "CancelledError"
+        or getattr(error, MADE_FOR_USERS, False)
+    ):
         return True
     instruction = innermost.tb_frame.f_code.co_code[innermost.tb_lasti]
     return opname[instruction] == "RAISE_VARARGS" and not isinstance(error, AssertionError)
