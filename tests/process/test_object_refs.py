@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import pickle
 from typing import Any
 
 import pytest
-from conformance import DEADLINE_S, get
+from conformance import DEADLINE_S, beamlet_only, get
 
 import beamlet as ray
 
@@ -165,3 +166,44 @@ def test_refs_of_one_task_know_they_are_of_one_task() -> None:
     a, b = value_of.options(num_returns=2).remote((1, 2))
     assert a.task_id() == b.task_id()
     assert a != b
+
+
+def test_a_ref_made_of_an_id_is_one_more_ref() -> None:
+    """Its end is not that of the value, which the first still needs."""
+    ref = ray.put(list(range(100_000)))
+    for again in (ray.ObjectRef.from_binary(ref.binary()), ray.ObjectRef.from_hex(ref.hex())):
+        assert again == ref
+        assert len(get(again)) == 100_000
+    del again
+    gc.collect()
+    assert len(get(ref)) == 100_000
+
+
+@beamlet_only
+def test_a_ref_cannot_be_made_of_what_nobody_here_refers_to() -> None:
+    with pytest.raises(
+        ValueError, match=r"no reference of this process has the id .*Pass the reference itself"
+    ):
+        ray.ObjectRef.from_binary(b"x" * 28)
+    with pytest.raises(TypeError, match=r"made from bytes, not from a str 'ab'"):
+        ray.ObjectRef.from_binary("ab")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'xy' is not a string of hex digits"):
+        ray.ObjectRef.from_hex("xy")
+    with pytest.raises(TypeError, match="_owner"):
+        ray.ObjectRef(b"x" * 28)  # type: ignore[call-arg, arg-type]
+
+
+@beamlet_only
+def test_a_borrowers_ref_made_of_an_id_is_one_more_ref() -> None:
+    @ray.remote
+    def reads(held: list[Any]) -> int:
+        (ref,) = held
+        again = ray.ObjectRef.from_binary(ref.binary())
+        assert again == ref
+        del ref, held[:]
+        gc.collect()
+        return len(ray.get(again))
+
+    ref = ray.put(list(range(100_000)))
+    assert get(reads.remote([ref])) == 100_000
+    assert len(get(ref)) == 100_000

@@ -67,7 +67,7 @@ def test_a_wrong_size_is_a_value_error_that_names_both(kind: type[BaseID], wrong
 
 
 def test_text_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="made from bytes, got str"):
+    with pytest.raises(TypeError, match="made from bytes, not from a str"):
         NodeID("ab" * 28)  # type: ignore[arg-type]
 
 

@@ -5,16 +5,25 @@ from __future__ import annotations
 import doctest
 import os
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
+import beamlet as ray
+from beamlet import internal
 from beamlet.api import logging_config, runtime_env
+from beamlet.api.head_start import find_session
+from beamlet.api.init_options import checked
 from beamlet.api.job_config import JobConfig
 from beamlet.api.logging_config import LoggingConfig
+from beamlet.api.public_ids import ActorID, JobID
 from beamlet.api.runtime_env import RuntimeEnv, RuntimeEnvConfig, check_fields, env_vars_of
 from beamlet.base.environment import from_wire, to_wire
+from beamlet.util.scheduling_strategies import NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy
+from support.wrong_values import ZOO
 
 
 @pytest.mark.parametrize(
@@ -159,3 +168,70 @@ def test_text_that_spells_bytes_out_is_not_confused_with_them() -> None:
     assert from_wire(to_wire({"A": "\xff", "B": "\udcff"})) == {"A": "\xff", "B": "\udcff"}
     with pytest.raises(ValueError, match=r"'\\ud800', a lone surrogate that stands for no byte"):
         RuntimeEnv(env_vars={"A": "x\ud800"})
+
+
+NO_REPR = ZOO["no repr"]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda: LoggingConfig(encoding=np.array([1, 2])), ValueError, r"encoding must be one of TEXT, JSON"),
+        (lambda: LoggingConfig(encoding=NO_REPR), ValueError, r"not <a Unshowable whose __repr__ raises"),
+        (lambda: LoggingConfig(log_level=NO_REPR), TypeError, r"log_level must be a str, such as 'INFO'"),
+        (
+            lambda: LoggingConfig(additional_log_standard_attrs="name"),
+            TypeError,
+            r"must be a list, not a",
+        ),
+        (lambda: LoggingConfig(additional_log_standard_attrs=3), TypeError, r"must be a list, not an int: 3"),
+        (lambda: JobConfig(runtime_env="x"), TypeError, r"runtime_env must be a dict, not a str: 'x'"),
+        (lambda: JobConfig(metadata=np.array([1, 2])), TypeError, r"metadata must be a dict, not a ndarray"),
+        (lambda: JobConfig(ray_namespace=5), TypeError, r"ray_namespace must be a str, not an int: 5"),
+        (lambda: JobConfig(default_actor_lifetime=np.array([1, 2])), ValueError, r"one of 'detached'"),
+        (lambda: NodeLabelSchedulingStrategy(3), TypeError, r"conditions must be a dict .*, not 3"),
+        (lambda: NodeAffinitySchedulingStrategy("ab" * 28, soft=None), TypeError, r"soft must be a bool"),
+        (lambda: NodeAffinitySchedulingStrategy("x" * 9000, soft=True), ValueError, r"x… is not a node id"),
+        (lambda: ActorID(NO_REPR), TypeError, r"ActorID is made from bytes, not from a Unshowable: <a Unsh"),
+        (lambda: ActorID.from_hex(3), TypeError, r"ActorID: 3 is not a string of hex digits"),
+        (lambda: ActorID.from_hex("y" * 9000), ValueError, r"ActorID: 'yyyy.*… is not a string of hex"),
+        (
+            lambda: JobID.from_int("5"),
+            TypeError,
+            r"JobID.from_int\('5'\): the number must be an int",
+        ),
+        (lambda: JobID.from_int(-1), ValueError, r"JobID.from_int\(-1\): the number must be at least 0"),
+        (lambda: JobID.from_int(2**32), ValueError, r"the number must be at most 4,294,967,295"),
+        (lambda: ray.remote(NO_REPR), TypeError, r"not to a Unshowable: <a Unshowable whose"),
+        (lambda: internal.free(3), TypeError, r"free wants an ObjectRef or a list of them, got an int: 3"),
+    ],
+)
+def test_what_cannot_be_is_said_with_its_name_and_value(
+    make: Callable[[], object], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        make()
+    assert len(str(caught.value)) < 1000
+
+
+def test_values_of_numpy_are_taken_for_what_they_are() -> None:
+    assert RuntimeEnv(pip=np.array([1, 2]))["pip"].shape == (2,)
+    assert JobID.from_int(np.int64(5)).int() == 5
+    given = checked(
+        None, {"num_cpus": np.int64(3), "log_to_driver": np.False_, "logging_level": np.int64(20)}, {}
+    )
+    assert (given.num_cpus, given.log_to_driver, given.logging_level) == (3, False, 20)
+    with pytest.raises(TypeError, match="num_cpus must be a number, not a bool"):
+        checked(None, {"num_cpus": np.True_}, {})
+
+
+def test_the_environment_of_a_job_config_is_checked_before_it_is_merged() -> None:
+    with pytest.raises(TypeError, match=r"init\(runtime_env=.*an invalid 'env_vars': it must map str to str"):
+        checked(None, {"job_config": JobConfig(runtime_env={"env_vars": 5})}, {})
+    with pytest.raises(ValueError, match=r"'memory': use _memory instead"):
+        checked(None, {"resources": {"memory": 1}}, {})
+
+
+def test_an_address_that_is_too_long_for_a_path_names_no_session() -> None:
+    with pytest.raises(ConnectionError, match=r"'xxx.*… does not name a running session"):
+        find_session("x" * 100_000)

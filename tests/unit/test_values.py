@@ -71,7 +71,7 @@ def test_impossible_timeouts_of_get(core: Core, timeout: float) -> None:
 def test_get_of_something_else(core: Core, value: Any) -> None:
     with pytest.raises(ValueError, match="Invalid type of object refs"):
         ray.get(value)
-    with pytest.raises(TypeError, match=r"element 1 of the list is a \w+"):
+    with pytest.raises(TypeError, match=r"element 1 of the list is (an? \w+|None)"):
         ray.get([ref(1), value])
     assert core.asked == []
 
@@ -142,4 +142,4 @@ def test_references_are_equal_when_they_name_the_same_object() -> None:
     assert len({ref(1), ref(1), ref(2)}) == 2
     assert ref(1)
     assert repr(ref(1)) == f"ObjectRef({'01' * 28})"
-    assert ray.ObjectRef(ObjectId(b"\xff" * 28)).is_nil()
+    assert ray.ObjectRef.nil().is_nil()

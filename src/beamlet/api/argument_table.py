@@ -36,8 +36,7 @@ class Rule(NamedTuple):
 
 
 def _flag(value: object) -> bool:
-    is_numpys = type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_")
-    if not isinstance(value, bool) and not is_numpys:
+    if not rules.is_bool(value):
         raise TypeError(f"must be a bool, not {rules.a_kind(value)}")
     return bool(value)
 
@@ -64,7 +63,7 @@ def _namespace(value: object) -> str | None:
 
 def _number(value: Any) -> float:
     """A number that is one, also numpy's; not a bool, not NaN."""
-    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+    if rules.is_bool(value) or isinstance(value, str | bytes) or not hasattr(value, "__float__"):
         raise TypeError(f"must be a number, not {rules.a_kind(value)}")
     try:
         number = float(value)

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from beamlet.api.option_rules import brief
 from beamlet.base.deferring import is_from_handler
 from beamlet.base.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY
 from beamlet.base.version import VERSION
@@ -192,16 +193,24 @@ def find_session(address: str) -> SessionDirectory:
     path = Path(address)
     if path.name == "node.sock":
         path = path.parent
-    if not path.is_dir():
+    if not _is_directory(path):
         path = root / address
     session = SessionDirectory(path)
-    if not path.is_dir() or not session.is_alive():
+    if not _is_directory(path) or not session.is_alive():
         raise ConnectionError(
-            f"{address!r} does not name a running session of this user. Valid addresses are 'auto', "
+            f"{brief(address)} does not name a running session of this user. Valid addresses are 'auto', "
             f"'local', a session directory below {root}, or its name; host:port addresses come with "
             "clusters of several nodes."
         )
     return session
+
+
+def _is_directory(path: Path) -> bool:
+    """Whatever was given for a path: it may be too long for one."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def join(session: SessionDirectory) -> socket.socket:

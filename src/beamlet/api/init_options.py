@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from beamlet.api import option_rules as rules
+from beamlet.api.argument_table import integer
 from beamlet.api.job_config import JobConfig
 from beamlet.api.logging_config import LoggingConfig
 from beamlet.api.runtime_env import check_fields
@@ -175,7 +176,7 @@ def _amount(name: str) -> Any:
     """A number, also numpy's; not a bool, which would mean one."""
 
     def set_(options: InitOptions, value: Any) -> None:
-        if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        if rules.is_bool(value) or isinstance(value, str | bytes) or not hasattr(value, "__float__"):
             raise TypeError(_wrong(name, value, f"must be a number, not {rules.a_kind(value)}"))
         try:
             number = value if isinstance(value, int) else float(value)
@@ -192,9 +193,9 @@ def _amount(name: str) -> Any:
 
 def _bool(name: str) -> Any:
     def set_(options: InitOptions, value: Any) -> None:
-        if not isinstance(value, bool):
+        if not rules.is_bool(value):
             raise TypeError(_wrong(name, value, f"must be a bool, not {rules.a_kind(value)}"))
-        setattr(options, name, value)
+        setattr(options, name, bool(value))
 
     return set_
 
@@ -205,7 +206,8 @@ def _set_resources(options: InitOptions, value: Any) -> None:
     try:
         options.resources = rules.custom_resources(value)
     except (TypeError, ValueError) as problem:
-        raise type(problem)(_wrong("resources", value, str(problem))) from None
+        text = str(problem).replace("use memory instead", "use _memory instead")
+        raise type(problem)(_wrong("resources", value, text)) from None
 
 
 def _set_preload(options: InitOptions, value: Any) -> None:
@@ -228,8 +230,14 @@ def _set_preload(options: InitOptions, value: Any) -> None:
 def _set_level(options: InitOptions, value: Any) -> None:
     """A number, or a name in any case."""
     level = logging.getLevelNamesMapping().get(value.upper()) if isinstance(value, str) else value
-    if isinstance(level, bool) or not isinstance(level, int | None):
-        raise TypeError(_wrong("logging_level", value, f"must be a logging level, not {rules.a_kind(value)}"))
+    if not isinstance(value, str):
+        try:
+            level = integer()(value)
+        except TypeError:
+            text = f"must be a logging level, not {rules.a_kind(value)}"
+            raise TypeError(_wrong("logging_level", value, text)) from None
+        except ValueError:
+            level = None  # too large for any
     if level is None or not 0 <= level <= _LEVEL_MAX:
         raise ValueError(_wrong("logging_level", value, "must be a logging level, such as logging.INFO"))
     options.logging_level = int(level)
@@ -303,8 +311,10 @@ def _set_job_config(options: InitOptions, value: Any) -> None:
     if value.ray_namespace is not None and not options.namespace:
         _set_namespace(options, value.ray_namespace)
     own = dict(options.runtime_env)
-    merged = {**(value.runtime_env.get("env_vars") or {}), **(own.get("env_vars") or {})}
-    _set_runtime_env(options, {**value.runtime_env, **own, "env_vars": merged})
+    _set_runtime_env(options, value.runtime_env)
+    theirs = dict(options.runtime_env)
+    merged = {**(theirs.get("env_vars") or {}), **(own.get("env_vars") or {})}
+    options.runtime_env = {**theirs, **own, "env_vars": merged}
 
 
 def _set_choice(name: str, *choices: str) -> Any:

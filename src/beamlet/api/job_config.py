@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from beamlet.api.logging_config import LoggingConfig
+from beamlet.api.option_rules import a_kind, brief
 from beamlet.api.runtime_env import RuntimeEnv
 
 LIFETIMES = ("detached", "non_detached")
@@ -14,7 +15,7 @@ LIFETIMES = ("detached", "non_detached")
 class JobConfig:
     """Namespace, runtime environment, metadata and code path of a job.
 
-    Raises TypeError if code_search_path is no list or tuple, ValueError for an unknown actor lifetime.
+    Raises TypeError for what has the wrong type, ValueError for an unknown actor lifetime.
     """
 
     def __init__(
@@ -31,13 +32,16 @@ class JobConfig:
     ) -> None:
         if code_search_path is not None and not isinstance(code_search_path, list | tuple):
             raise TypeError(
-                "code_search_path must be a list or tuple of directories, "
-                f"not {type(code_search_path).__name__}"
+                f"code_search_path must be a list or tuple of directories, not {a_kind(code_search_path)}"
             )
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise TypeError(f"metadata must be a dict, not {_shown(metadata)}")
         self.jvm_options = jvm_options or []
         self.code_search_path = list(code_search_path or [])
-        self.metadata = metadata or {}
-        self.ray_namespace = ray_namespace
+        self.metadata = dict(metadata or {})
+        self.ray_namespace: str | None = None
+        if ray_namespace is not None:
+            self.set_ray_namespace(ray_namespace)
         self.py_logging_config: LoggingConfig | None = None
         self._client_job = _client_job
         self._disable_job_level_lineage_reconstruction = _disable_job_level_lineage_reconstruction
@@ -50,17 +54,21 @@ class JobConfig:
 
     def set_runtime_env(self, runtime_env: Mapping[str, Any] | None, validate: bool = False) -> None:
         """``validate``: raise TypeError here for env_vars that are no str, not at ``init()``."""
+        if runtime_env is not None and not isinstance(runtime_env, Mapping):
+            raise TypeError(f"runtime_env must be a dict, not {_shown(runtime_env)}")
         fields = dict(runtime_env or {})
         self.runtime_env: dict[str, Any] = RuntimeEnv(**fields) if validate else fields
 
     def set_ray_namespace(self, ray_namespace: str) -> None:
+        if not isinstance(ray_namespace, str):
+            raise TypeError(f"ray_namespace must be a str, not {_shown(ray_namespace)}")
         self.ray_namespace = ray_namespace
 
-    def set_default_actor_lifetime(self, default_actor_lifetime: str) -> None:
-        if default_actor_lifetime not in LIFETIMES:
+    def set_default_actor_lifetime(self, default_actor_lifetime: Any) -> None:
+        if not isinstance(default_actor_lifetime, str) or default_actor_lifetime not in LIFETIMES:
             raise ValueError(
                 f"default_actor_lifetime must be one of {', '.join(map(repr, LIFETIMES))}, "
-                f"not {default_actor_lifetime!r}"
+                f"not {brief(default_actor_lifetime)}"
             )
         self.default_actor_lifetime = default_actor_lifetime
 
@@ -82,3 +90,7 @@ class JobConfig:
             ray_namespace=job_config_json.get("ray_namespace", job_config_json.get("namespace")),
             _client_job=bool(job_config_json.get("client_job", False)),
         )
+
+
+def _shown(value: object) -> str:
+    return f"{a_kind(value)}: {brief(value)}"

@@ -6,6 +6,8 @@ import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from beamlet.api.option_rules import a_kind, brief
+
 ENCODINGS = ("TEXT", "JSON")
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
 
@@ -14,7 +16,7 @@ _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", 
 class LoggingConfig:
     """How log lines of driver and workers look, from which level, and with which attributes of a LogRecord.
 
-    Raises ValueError for an unknown encoding or attribute.
+    Raises ValueError for an unknown encoding or attribute, TypeError for what cannot be one.
 
     >>> LoggingConfig(encoding="JSON", log_level="DEBUG").to_dict()
     {'encoding': 'JSON', 'log_level': 'DEBUG', 'additional_log_standard_attrs': []}
@@ -26,13 +28,18 @@ class LoggingConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.log_level, str):
-            raise TypeError(f"log_level must be a str, such as 'INFO', not {self.log_level!r}")
-        if self.encoding not in ENCODINGS:
-            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {self.encoding!r}")
-        for name in self.additional_log_standard_attrs:
-            if name not in _STANDARD_ATTRIBUTES:
+            raise TypeError(f"log_level must be a str, such as 'INFO', not {brief(self.log_level)}")
+        encoding: object = self.encoding
+        if not isinstance(encoding, str) or encoding not in ENCODINGS:
+            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {brief(self.encoding)}")
+        names: object = self.additional_log_standard_attrs
+        if not isinstance(names, list | tuple | set | frozenset):
+            shown = f"{a_kind(names)}: {brief(names)}"
+            raise TypeError(f"additional_log_standard_attrs must be a list, not {shown}")
+        for name in names:
+            if not isinstance(name, str) or name not in _STANDARD_ATTRIBUTES:
                 raise ValueError(
-                    f"{name!r} is not an attribute of logging.LogRecord; "
+                    f"{brief(name)} is not an attribute of logging.LogRecord; "
                     f"valid are {', '.join(sorted(_STANDARD_ATTRIBUTES))}"
                 )
 

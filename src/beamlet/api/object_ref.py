@@ -14,8 +14,8 @@ import msgspec
 
 from beamlet.api import backend
 from beamlet.api.call_sites import call_site
-from beamlet.api.option_rules import brief
-from beamlet.base.ids import Address, ObjectId, job_of_task, task_of_object
+from beamlet.api.option_rules import a_kind, brief
+from beamlet.base.ids import OBJECT_ID_BYTES, Address, ObjectId, job_of_task, task_of_object
 from beamlet.base.own_code import for_users
 from beamlet.exceptions import CallSite
 from beamlet.serialization.refs import note_contained, released
@@ -27,6 +27,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 logger = logging.getLogger("beamlet")
 _release = released.append
+_NIL = ObjectId(b"\xff" * OBJECT_ID_BYTES)
 #: Lines that used a reference as a condition, and were told.
 _tested_for_truth: set[CallSite] = set()
 
@@ -39,12 +40,47 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
     """
 
     _id: ObjectId
-    _owner: Address = Address(b"")
+    #: Without default: who makes a reference has counted it, or the value would go with the copy.
+    _owner: Address
 
     def __del__(self) -> None:
         _release(self._id)
 
     # -- naming ----------------------------------------------------------------------------------
+
+    @classmethod
+    @for_users
+    def from_binary(cls, id_bytes: bytes) -> ObjectRef[Any]:
+        """Another reference to what a reference in this process refers to, by its ``binary()``.
+
+        Raises ValueError for an id that no reference here has: by its id alone, nobody can find a value.
+        """
+        if not isinstance(id_bytes, bytes):
+            raise TypeError(f"an ObjectRef is made from bytes, not from {a_kind(id_bytes)} {brief(id_bytes)}")
+        core = backend.current()
+        owner = core.owner_of(ObjectId(id_bytes))
+        if owner is None:
+            raise ValueError(
+                f"no reference of this process has the id {brief(id_bytes)}: an id does not keep its value, "
+                "nor say where it is. Pass the reference itself."
+            )
+        ref: ObjectRef[Any] = core.adopt_ref(ObjectId(id_bytes), owner)
+        return ref
+
+    @classmethod
+    @for_users
+    def from_hex(cls, hex_id: str) -> ObjectRef[Any]:
+        """As ``from_binary``, by its ``hex()``."""
+        try:
+            raw = bytes.fromhex(hex_id)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"an ObjectRef: {brief(hex_id)} is not a string of hex digits") from None
+        return cls.from_binary(raw)
+
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]:
+        """The reference to nothing."""
+        return cls(_NIL, Address(b""))
 
     def binary(self) -> bytes:
         return self._id
@@ -56,7 +92,7 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
         return f"ObjectRef({self._id.hex()})"
 
     def is_nil(self) -> bool:
-        return self._id == b"\xff" * 28
+        return self._id == _NIL
 
     def size(self) -> int:
         """Bytes of the id (28), as in Ray."""

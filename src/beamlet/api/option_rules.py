@@ -72,6 +72,12 @@ def a_kind(value: object) -> str:
     return f"an {name}" if name[0] in "aeioAEIO" else f"a {name}"
 
 
+def is_bool(value: object) -> bool:
+    """Also numpy's."""
+    is_numpys = type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_")
+    return is_numpys or isinstance(value, bool)
+
+
 # --- text ---------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,9 @@ import builtins
 import os
 from typing import ClassVar, Self
 
+from beamlet.api.argument_table import integer
 from beamlet.api.object_ref import ObjectRef
+from beamlet.api.option_rules import a_kind, brief
 from beamlet.base import ids
 
 ObjectID = ObjectRef
@@ -39,7 +41,7 @@ class BaseID:
 
     def __init__(self, id: bytes) -> None:
         if not isinstance(id, bytes):
-            raise TypeError(f"{type(self).__name__} is made from bytes, got {type(id).__name__} {id!r}")
+            raise TypeError(f"{type(self).__name__} is made from bytes, not from {a_kind(id)}: {brief(id)}")
         if len(id) != self.SIZE:
             raise ValueError(
                 f"{type(self).__name__} needs {self.SIZE} bytes, got {len(id)}. "
@@ -56,13 +58,15 @@ class BaseID:
 
     @classmethod
     def from_hex(cls, hex_id: str) -> Self:
-        """The id whose ``hex()`` is ``hex_id``. Raises ValueError for anything else."""
+        """The id whose ``hex()`` is ``hex_id``. Raises ValueError for other text, else TypeError."""
         try:
             raw = bytes.fromhex(hex_id)
-        except ValueError:
-            raise ValueError(f"{cls.__name__}: {hex_id!r} is not a string of hex digits") from None
+        except (TypeError, ValueError) as problem:
+            raise type(problem)(f"{cls.__name__}: {brief(hex_id)} is not a string of hex digits") from None
         if len(raw) != cls.SIZE:
-            raise ValueError(f"{cls.__name__} needs {2 * cls.SIZE} hex digits, got {len(hex_id)}: {hex_id!r}")
+            raise ValueError(
+                f"{cls.__name__} needs {2 * cls.SIZE} hex digits, got {len(hex_id)}: {brief(hex_id)}"
+            )
         return cls(raw)
 
     @classmethod
@@ -145,7 +149,12 @@ class JobID(BaseID):
 
     @classmethod
     def from_int(cls, value: builtins.int) -> Self:
-        return cls(ids.job_id_of_int(value))
+        """Raises TypeError for what is no int, ValueError for one that no job can have."""
+        number = integer(0, 2 ** (8 * ids.JOB_ID_BYTES) - 1)
+        try:
+            return cls(ids.job_id_of_int(number(value)))
+        except (TypeError, ValueError) as problem:
+            raise type(problem)(f"JobID.from_int({brief(value)}): the number {problem}") from None
 
     def int(self) -> builtins.int:
         return builtins.int.from_bytes(self._raw, "little")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from beamlet.api.actor import ActorClass
+from beamlet.api.option_rules import a_kind, brief
 from beamlet.api.remote_function import RemoteFunction
 from beamlet.base.own_code import for_users
 
@@ -77,5 +78,5 @@ def _make(target: Any, options: dict[str, Any]) -> Any:
         return RemoteFunction.make(target, options)
     raise TypeError(
         "The @ray.remote decorator must be applied to either a function or a class, not to "
-        f"{type(target).__name__} {target!r:.80}."
+        f"{a_kind(target)}: {brief(target)}."
     )

@@ -101,7 +101,7 @@ class RuntimeEnv(dict[str, Any]):
         if env_vars is not None and _validate:
             env_vars = check_env_vars(env_vars)
         given = {"env_vars": dict(env_vars) if env_vars else None, "config": config, **fields}
-        self.update({name: value for name, value in given.items() if value not in (None, {}, [])})
+        self.update({name: value for name, value in given.items() if not _is_empty(value)})
 
     def env_vars(self) -> dict[str, str]:
         """The environment variables; a new dictionary."""
@@ -130,6 +130,11 @@ class RuntimeEnv(dict[str, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), dict(self))
+
+
+def _is_empty(value: object) -> bool:
+    """By type first: comparing with what is no container of Python's may mean anything (numpy)."""
+    return value is None or (isinstance(value, dict | list) and not value)
 
 
 def _rebuild(cls: type[RuntimeEnv], fields: dict[str, Any]) -> RuntimeEnv:

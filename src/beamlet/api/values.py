@@ -11,7 +11,7 @@ from beamlet.api.argument_table import checked
 from beamlet.api.call_sites import call_site
 from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.object_ref import ObjectRef
-from beamlet.api.option_rules import brief
+from beamlet.api.option_rules import a_kind, brief
 from beamlet.base.deferring import deferred, deliver, lets_through
 from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.core_worker.owning.selecting import KEPT_FROM, Mark, mark_of
@@ -141,7 +141,7 @@ def wait(
         if isinstance(ray_waitables, ObjectRef):
             raise TypeError("wait() expected a list of ray.ObjectRef, got a single ray.ObjectRef: pass [ref]")
         if not isinstance(ray_waitables, list):
-            raise TypeError(f"wait() expected a list of ObjectRefs, got {type(ray_waitables)}")
+            raise TypeError(f"wait() expected a list of ObjectRefs, got {a_kind(ray_waitables)}")
         if timeout is not None:
             timeout = checked("wait", "timeout", timeout)
         if type(num_returns) is not int or num_returns < 1:
@@ -184,7 +184,7 @@ def cancel(
     if isinstance(ray_waitable, ObjectRefGenerator):
         ray_waitable = ray_waitable.completed()
     if not isinstance(ray_waitable, ObjectRef):
-        raise TypeError(f"cancel() expected an ObjectRef, got {type(ray_waitable)}; for actors use kill()")
+        raise TypeError(f"cancel() expected an ObjectRef, got {a_kind(ray_waitable)}; for actors use kill()")
     force, recursive = checked("cancel", "force", force), checked("cancel", "recursive", recursive)
     backend.current().cancel(ray_waitable, force, recursive)
 
@@ -211,5 +211,5 @@ def _refuse_element(name: str, refs: list[Any]) -> None:
         if not isinstance(ref, ObjectRef) and not (name == "wait" and isinstance(ref, ObjectRefGenerator)):
             raise TypeError(
                 f"Attempting to call `{name}` on the value {brief(ref)}, which is not an ObjectRef: "
-                f"element {index} of the list is a {type(ref).__name__}"
+                f"element {index} of the list is {a_kind(ref)}"
             )

@@ -216,6 +216,13 @@ class CoreWorker:
             self.perform_effects()
         return self.make_ref(object_id, owner)
 
+    def owner_of(self, object_id: ObjectId) -> Address | None:
+        """Of an object that a reference in this process refers to; else None."""
+        with self.lock:
+            self.drain_released()
+            record = self.refs.objects.get(object_id)
+            return None if record is None or not record.local else Address(record.owner or self.address)
+
     def call_site_of(self, object_id: ObjectId) -> str:
         record = self.refs.objects.get(object_id)
         return str(record.call_site or "") if record is not None else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from beamlet.api.option_rules import brief
 from beamlet.api.public_ids import BaseID, NodeID
 
 
@@ -22,6 +24,8 @@ class NodeAffinitySchedulingStrategy:
         _fail_on_unavailable: bool = False,
     ) -> None:
         self.node_id = _node_hex(node_id)
+        if not isinstance(soft, bool):
+            raise TypeError(f"NodeAffinitySchedulingStrategy(soft={brief(soft)}): soft must be a bool")
         if _spill_on_unavailable and not soft:
             raise ValueError("_spill_on_unavailable=True requires soft=True")
         if _fail_on_unavailable and soft:
@@ -52,14 +56,17 @@ class NodeLabelSchedulingStrategy:
     """
 
     def __init__(self, hard: dict[str, Any] | None, *, soft: dict[str, Any] | None = None) -> None:
-        if not hard and not soft:
-            raise ValueError("NodeLabelSchedulingStrategy needs a condition, hard or soft: both are empty")
+        for conditions in (hard, soft):
+            if conditions is not None and not isinstance(conditions, Mapping):
+                raise TypeError(f"conditions must be a dict {{label: In(…)}}, not {brief(conditions)}")
         for label, operator in {**(hard or {}), **(soft or {})}.items():
             if not isinstance(operator, In | NotIn | Exists | DoesNotExist):
                 raise ValueError(
-                    f"the condition for label {label!r} must be In, NotIn, Exists or DoesNotExist, "
-                    f"not {operator!r}"
+                    f"the condition for label {brief(label)} must be In, NotIn, Exists or DoesNotExist, "
+                    f"not {brief(operator)}"
                 )
+        if not hard and not soft:
+            raise ValueError("NodeLabelSchedulingStrategy needs a condition, hard or soft: both are empty")
         self.hard = hard or {}
         self.soft = soft or {}
 
@@ -74,7 +81,7 @@ class In:
             )
         for value in values:
             if not isinstance(value, str):
-                raise ValueError(f"values of {type(self).__name__} must be str, got {value!r}")
+                raise ValueError(f"values of {type(self).__name__} must be str, got {brief(value)}")
         self.values = list(values)
 
 
@@ -97,7 +104,7 @@ def _node_hex(node_id: str | BaseID) -> str:
         found = NodeID.nil()
     if found.is_nil():
         raise ValueError(
-            f"{node_id!r} is not a node id, which has {2 * NodeID.size()} hex digits. beamlet.nodes() "
+            f"{brief(node_id)} is not a node id, which has {2 * NodeID.size()} hex digits. beamlet.nodes() "
             "lists the nodes with their ids."
         )
     return found.hex()
