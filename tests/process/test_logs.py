@@ -204,6 +204,27 @@ def test_stderr_arrives_on_stderr(path: Path) -> None:
     assert "to stderr" not in out
 
 
+def test_a_program_goes_on_though_nobody_reads_what_its_workers_print(path: Path) -> None:
+    """As with a pager, or after Ctrl-S."""
+    path.write_text(
+        "import beamlet as ray, os, sys, threading\n"
+        "threading.Timer(20, os._exit, (3,)).start()\n"
+        "@ray.remote\ndef talk():\n    print('x' * 500_000)\n"
+        "@ray.remote\ndef after(talked):\n    pass\n"
+        "@ray.remote\nclass Actor:\n    def talk(self):\n        print('x' * 500_000)\n"
+        "    def done(self):\n        return 1\n"
+        "ray.init(num_cpus=2)\nactor = Actor.remote()\ntalked = talk.remote()\nactor.talk.remote()\n"
+        "for _ in range(20):\n    ray.get(actor.done.remote())\n"
+        "print('went on', file=sys.stderr, flush=True)\n"
+        "ray.get(talked)\nos._exit(0)\n"
+    )
+    with start_script(path) as program:
+        assert program.stderr is not None
+        assert any("went on" in line for line in program.stderr)
+        out, _ = program.communicate(timeout=DEADLINE_S)
+        assert out.count("x") >= 500_000, "it comes when somebody reads it"
+
+
 @beamlet_only
 def test_dropping_a_new_actor_prints_nothing(path: Path) -> None:
     from conformance import DEADLINE_S, start_script

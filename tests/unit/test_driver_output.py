@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
+import threading
 
 import pytest
 
-from beamlet.api.driver_output import Screen
-from beamlet.protocol.node import OutputLines
+from beamlet.api import driver_output
+from beamlet.api.driver_output import Screen, Shower
+from beamlet.protocol.node import Notice, OutputLines
 
 
 class Terminal(io.StringIO):
@@ -110,3 +113,62 @@ def test_what_the_stream_cannot_hold_is_spelled_out() -> None:
 def test_a_closed_stream_is_nobodys_trouble(show: Shown) -> None:
     show.stream.close()
     show(told(b"x\n"))
+
+
+class SlowStream(io.StringIO):
+    """A pipe that is full until somebody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_read = threading.Event()
+
+    def write(self, text: str) -> int:
+        assert self.is_read.wait(30.0)
+        return super().write(text)
+
+
+def test_who_brings_output_does_not_wait_for_who_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = SlowStream()
+    monkeypatch.setattr(sys, "stdout", stream)
+    shown: list[tuple[int, str]] = []
+    shower = Shower(lambda token: shown.append((token, stream.getvalue())), prefix=False)
+    shower.put(OutputLines("f", 7, False, b"one\n", 0))
+    shower.put(OutputLines("f", 7, False, b"two\n", 5))
+    shower.put(OutputLines("", 7, False, b"", 6))
+    assert not shown
+    stream.is_read.set()
+    shower.end(30.0)
+    assert shown == [(5, "one\ntwo\n"), (6, "one\ntwo\n")]
+
+
+def test_much_that_nobody_reads_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_output, "_WAITING_BYTES", 5)
+    stream = SlowStream()
+    monkeypatch.setattr(sys, "stdout", stream)
+    shower = Shower(lambda token: None, prefix=False)
+    shower.put(OutputLines("f", 7, False, b"one\n", 0))
+    bringer = threading.Thread(target=shower.put, args=(OutputLines("f", 7, False, b"two\n", 0),))
+    bringer.start()
+    bringer.join(0.05)
+    assert bringer.is_alive()
+    stream.is_read.set()
+    bringer.join(30.0)
+    assert not bringer.is_alive()
+    shower.end(30.0)
+    assert stream.getvalue() == "one\ntwo\n"
+
+
+def test_a_handler_of_logging_that_fails_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(notice: Notice) -> None:
+        raise RuntimeError("a mistake of the user's")
+
+    monkeypatch.setattr(driver_output, "show_notice", fails)
+    tokens: list[int] = []
+    shower = Shower(tokens.append, prefix=False)
+    shower.put(Notice(30, "careful"))
+    shower.put(OutputLines("f", 7, False, b"", 3))
+    shower.end(30.0)
+    assert tokens == [3]
+    assert "a mistake of the user's" in capsys.readouterr().err

@@ -8,16 +8,22 @@ them in the end.
 from __future__ import annotations
 
 import logging
+import queue
 import sys
+import threading
 from collections.abc import Callable
 from typing import NamedTuple, TextIO
 
+from beamlet.base.say import say
 from beamlet.protocol.node import Notice, OutputLines
 
 _CYAN, _PLAIN = "\x1b[36m", "\x1b[0m"
 _ERASE_REST = "\x1b[K"
 #: A line that is kept until it is whole is not kept beyond this.
 _KEPT_CHARACTERS = 1 << 24
+#: What waits to be shown; with more than this whoever brings it waits, and then the node and its workers do.
+_WAITING_BYTES = 8 << 20
+_LOOK_AGAIN_S = 1.0
 logger = logging.getLogger("beamlet")
 
 
@@ -90,6 +96,60 @@ def show(lines: OutputLines, *, prefix: bool = True) -> None:
 def show_notice(notice: Notice) -> None:
     """Warnings of the cluster go through the driver's logging."""
     logger.log(notice.level, "%s", notice.text)
+
+
+class Shower:
+    """Shows it in a thread of its own.
+
+    Streams may be read slowly or not at all (a pager, Ctrl-S), and handlers of logging are code of users: who
+    holds the core worker's lock must wait for neither.
+    """
+
+    def __init__(self, shown: Callable[[int], None], *, prefix: bool) -> None:
+        """``shown(token)``: all up to that was shown. prefix: see ``Screen.show``."""
+        self._shown = shown
+        self._prefix = prefix
+        self._queue: queue.SimpleQueue[OutputLines | Notice | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        #: Bytes that came, and bytes that were shown. Each has one writer, so neither needs a lock.
+        self._came = 0
+        self._done = 0
+        self._has_room = threading.Event()
+
+    def put(self, item: OutputLines | Notice) -> None:
+        """One thread at a time."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="beamlet-output", daemon=True)
+            self._thread.start()
+        if isinstance(item, OutputLines):
+            self._came += len(item.data)
+        self._queue.put(item)
+        while self._came - self._done > _WAITING_BYTES:
+            self._has_room.clear()
+            if self._came - self._done > _WAITING_BYTES:
+                self._has_room.wait(_LOOK_AGAIN_S)
+
+    def end(self, timeout_s: float) -> None:
+        """Show what has come. Idempotent; nothing may come afterwards."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            try:
+                if isinstance(item, Notice):
+                    show_notice(item)
+                    continue
+                show(item, prefix=self._prefix)
+            except Exception as error:  # of a stream or a handler of the user's
+                say(f"what the cluster said could not be shown: {type(error).__name__}: {error}", "beamlet")
+            if isinstance(item, OutputLines):
+                self._done += len(item.data)
+                self._has_room.set()
+                if item.token:
+                    self._shown(item.token)
 
 
 def _write(stream: TextIO, text: str) -> None:

@@ -48,7 +48,6 @@ from beamlet.protocol.node import (
     DriverHello,
     Goodbye,
     JobDescription,
-    OutputLines,
     OutputPrinted,
     Refused,
     Welcome,
@@ -66,6 +65,8 @@ _JOIN_S = 15.0
 _GOODBYE_S = 10.0
 #: How long clean-up methods of actors may take at the end of the program.
 _CLEAN_UP_S = 1.0
+#: How long the end waits for who reads our streams.
+_SHOWN_WITHIN_S = 10.0
 #: A head that does not answer goodbye for so long may be a stopped process.
 _STOPPED_S = 1.0
 
@@ -80,6 +81,7 @@ class Driver:
         self.core: CoreWorker | None = None
         self.context: ClusterContext | None = None
         self._left = threading.Event()
+        self._shower = driver_output.Shower(self._shown, prefix=options.logging_config is None)
 
     # -- joining ---------------------------------------------------------------------------------
 
@@ -111,8 +113,8 @@ class Driver:
             ObjectRef,
             ObjectRefGenerator,
             on_raylet_lost=self._lost,
-            on_output=self._show,
-            on_notice=driver_output.show_notice,
+            on_output=self._shower.put,
+            on_notice=self._shower.put,
         )
         core.job = _job(hello, welcome, make_address(identity.node_id, identity.worker_id))
         core.runtime_env = dict(self.options.runtime_env)
@@ -149,10 +151,11 @@ class Driver:
 
     # -- while joined ----------------------------------------------------------------------------
 
-    def _show(self, lines: OutputLines) -> None:
-        driver_output.show(lines, prefix=self.options.logging_config is None)
-        if lines.token and self.core is not None:
-            self.core.link.send(OutputPrinted(lines.token))
+    def _shown(self, token: int) -> None:
+        """The workers' lines up to this mark are printed. In any thread."""
+        core = self.core
+        if core is not None:
+            core.reactor.call_soon_threadsafe(lambda: core.link.send(OutputPrinted(token)))
 
     def _lost(self, reason: str) -> None:
         """The raylet's connection closed. Under the core worker's lock, in any thread."""
@@ -198,6 +201,7 @@ class Driver:
         finally:  # a signal's handler may end the waits, and nothing else
             if core is not None:
                 core.shut()
+            self._shower.end(_SHOWN_WITHIN_S)
             if self.head is not None:
                 stop_head(self.head, at_once=not in_order or is_stopped(self.head.process.pid))
 
