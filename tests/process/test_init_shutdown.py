@@ -143,6 +143,53 @@ def test_env_vars_of_the_job_reach_tasks_and_actors() -> None:
     assert get(Actor.remote().read.remote()) == "yes"
 
 
+def test_env_vars_may_refer_to_the_environment_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Ray: a program adds to PATH, and does not lose it."""
+    monkeypatch.setenv("BEFORE", "outer")
+    ray.init(num_cpus=1, runtime_env={"env_vars": {"BEFORE": "job:${BEFORE}"}})
+
+    @ray.remote
+    def read() -> list[str | None]:
+        return [os.environ.get(name) for name in ("BEFORE", "OWN")]
+
+    own = {"BEFORE": "task:${BEFORE}", "OWN": "$BEFORE${NOWHERE}, $NOWHERE"}
+    assert get(read.remote()) == ["job:outer", None]
+    assert get(read.options(runtime_env={"env_vars": own}).remote()) == [
+        "task:outer",
+        "task:outer, $NOWHERE",
+    ]
+
+
+def test_what_a_task_or_actor_starts_inherits_its_env_vars_and_nobody_else_does() -> None:
+    ray.init(num_cpus=1, runtime_env={"env_vars": {"JOB_WIDE": "yes"}})
+
+    @ray.remote
+    def read() -> tuple[str | None, str | None, str | None]:
+        return tuple(os.environ.get(name) for name in ("JOB_WIDE", "PARENT", "OWN"))
+
+    @ray.remote
+    class Parent:
+        def task(self) -> Any:
+            return get(read.remote())
+
+        def other_task(self) -> Any:
+            return get(read.options(runtime_env={"env_vars": {"OWN": "1"}}).remote())
+
+        def child(self) -> Any:
+            return get(Parent.options(num_cpus=0).remote().task.remote())
+
+    @ray.remote(runtime_env={"env_vars": {"PARENT": "2"}})
+    def parent() -> Any:
+        return get(read.remote())
+
+    actor = Parent.options(num_cpus=0, runtime_env={"env_vars": {"PARENT": "1"}}).remote()
+    assert get(actor.child.remote()) == ("yes", "1", None)
+    assert get(actor.task.remote()) == ("yes", "1", None)
+    assert get(actor.other_task.remote()) == ("yes", "1", "1")
+    assert get(parent.remote()) == ("yes", "2", None)
+    assert {get(read.remote()) for _ in range(20)} == {("yes", None, None)}
+
+
 def test_env_vars_of_a_task_come_before_the_jobs() -> None:
     ray.init(num_cpus=1, runtime_env={"env_vars": {"A": "job", "B": "job"}})
 

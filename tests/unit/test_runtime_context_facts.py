@@ -30,7 +30,7 @@ def core(**more: Any) -> Any:
     )
     work = SimpleNamespace(spec=None, incarnation=0)
     return SimpleNamespace(
-        identity=identity, context=lambda: context, is_driver=True, work=work, job=None, **more
+        identity=identity, context=lambda: context, is_driver=True, work=work, job=None, env_vars={}, **more
     )
 
 
@@ -104,9 +104,10 @@ def test_an_actor(become: Any) -> None:
     assert here.get_actor_id() == ACTOR.hex()
     assert here.get_actor_name() == ""
     assert here.get_assigned_resources() == {"GPU": 0.5}
-    backend.current().job = SimpleNamespace(env_vars={"A": "1"})
-    assert here.runtime_env == {"env_vars": {"A": "1"}}
-    assert here.get_runtime_env_string() == '{"env_vars": {"A": "1"}}'
+    backend.current().job = SimpleNamespace(env_vars={"A": "1", "B": "1"})
+    backend.current().env_vars = {"B": "own"}
+    assert here.runtime_env == {"env_vars": {"A": "1", "B": "own"}}
+    assert here.get_runtime_env_string() == '{"env_vars": {"A": "1", "B": "own"}}'
     assert here.was_current_actor_reconstructed is False
     assert become("actor", incarnation=1).was_current_actor_reconstructed is True
 

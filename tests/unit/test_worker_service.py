@@ -30,7 +30,8 @@ def test_a_want_forks_a_worker_and_tells_it_its_job(host: FakeHost) -> None:
     worker = host.born(pid=99)
     assert host.found == {1: worker}
     (assigned,) = line_of(host.member(worker)).take(node.AssignJob)
-    assert assigned.job.env_vars == {"A": "1"}
+    assert assigned.env_vars == {"A": "1"}
+    assert assigned.job.env_vars == {}, "what a job's processes inherit is told apart from the job's own"
     assert host.member(worker).pid == 99
 
 

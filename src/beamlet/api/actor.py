@@ -403,7 +403,7 @@ class ActorClass(Generic[T]):
             concurrency_groups=dict(options.concurrency_groups),
             is_async=self._is_async,
             max_pending_calls=options.max_pending_calls,
-            env_vars=env_vars_of(options.runtime_env, f"actor {self.__name__}"),
+            env_vars=core.env_vars | env_vars_of(options.runtime_env, f"actor {self.__name__}"),
             strategy=strategy_of(options.scheduling_strategy),
             handle_info=pickle.dumps(info, 5),
             call_site=call_site,

@@ -110,7 +110,7 @@ class RemoteFunction(RemoteCall[P, R]):
         with core.lock:
             key = core.functions.export(self._function, pickled)
         resources = options.demand()
-        env_vars = env_vars_of(options.runtime_env, f"task {self.__name__}")
+        env_vars = core.env_vars | env_vars_of(options.runtime_env, f"task {self.__name__}")
         scheduling_key = SchedulingKey(
             tuple(sorted(resources.items())),
             tuple(sorted(env_vars.items())),

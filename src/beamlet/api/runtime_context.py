@@ -135,8 +135,9 @@ class RuntimeContext:
     @property
     def runtime_env(self) -> RuntimeEnv:
         """What this process was given: the job's environment, with the task's or actor's own on top."""
-        job = _core("runtime_env").job
-        return RuntimeEnv(env_vars=from_wire(job.env_vars) if job is not None else {})
+        core = _core("runtime_env")
+        of_job = core.job.env_vars if core.job is not None else {}
+        return RuntimeEnv(env_vars=from_wire(of_job | core.env_vars))
 
     def get_runtime_env_string(self) -> str:
         """``runtime_env`` as JSON, keys sorted."""

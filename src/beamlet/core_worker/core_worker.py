@@ -166,6 +166,8 @@ class CoreWorker:
         self.runtime_env: dict[str, Any] = {}
         #: What this process's job is, as its workers must know it.
         self.job: node.JobDescription | None = None
+        #: What this process's task or actor was given beyond the job's; its children inherit it.
+        self.env_vars: dict[str, str] = {}
         #: Is told of habits that cost time.
         self.advisor: Advisor = NoAdvisor()
         #: What each kind of message does here, but for the two that come most: see ``_from_peer``.

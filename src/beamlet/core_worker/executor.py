@@ -42,7 +42,7 @@ class ExecutorCore(CoreWorker):
         *,
         on_raylet_lost: Callable[[str], None],
         run: Callable[[Item], None],
-        on_job: Callable[[node.JobDescription], None],
+        on_job: Callable[[node.AssignJob], None],
         speaker: Callable[[], str],
         reactor: SharedReactor | None = None,
     ) -> None:
@@ -109,7 +109,7 @@ class ExecutorCore(CoreWorker):
         self.submission.address = self.call_waits.detector.address = address
         self.contexts.base = TaskContext(own_task_id(worker_id, job_id_of_int(0)))
 
-    def _take_messages(self, on_job: Callable[[node.JobDescription], None]) -> None:
+    def _take_messages(self, on_job: Callable[[node.AssignJob], None]) -> None:
         execution, producers = self.execution, self.producers
         self.on_peer_message |= {
             peer.PushTask: execution.task_arrived,
@@ -120,7 +120,7 @@ class ExecutorCore(CoreWorker):
             peer.StreamDropped: lambda _, message: producers.drop(message.task_id),
         }
         self.on_raylet_message |= {
-            node.AssignJob: lambda message: on_job(message.job),
+            node.AssignJob: on_job,
             gcs.StartActor: execution.order_arrived,
             node.ExitWorker: execution.exit_asked,
             node.TellEvents: self._tell_events,

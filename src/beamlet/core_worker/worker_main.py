@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from beamlet.base.environment import from_wire
+from beamlet.base.environment import expanded, from_wire
 from beamlet.base.ids import own_task_id
 from beamlet.base.invariants import InvariantBroken
 from beamlet.base.resources import UNIT
@@ -23,7 +23,7 @@ from beamlet.core_worker.executor import ExecutorCore
 from beamlet.processes import interrupts
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import StartActor
-from beamlet.protocol.node import DescribeTask, ExitWorker, JobDescription, WorkerReady
+from beamlet.protocol.node import AssignJob, DescribeTask, ExitWorker, WorkerReady
 from beamlet.protocol.peer import CallActor, PushTask
 from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.turns import SharedReactor
@@ -157,10 +157,11 @@ class Worker:
 
     # -- job -------------------------------------------------------------------------------------
 
-    def _join_job(self, job: JobDescription) -> None:
+    def _join_job(self, assigned: AssignJob) -> None:
         """See the world as the job's driver does."""
         identity = self.core.identity
-        self.core.job = job
+        job = self.core.job = assigned.job
+        self.core.env_vars = assigned.env_vars
         identity.job_id = job.job_id
         identity.namespace = job.namespace
         identity.strict_arrays = job.strict_arrays
@@ -173,7 +174,8 @@ class Worker:
         if os.path.isdir(job.cwd):
             os.chdir(job.cwd)
         job_logging.apply(job.logging, self._logging_facts)
-        os.environ.update(from_wire(job.env_vars))
+        env_vars = from_wire(job.env_vars | assigned.env_vars)
+        os.environ.update(expanded(env_vars, os.environ))
         # No options of the driver's: modules that parse their arguments when imported are as without any.
         sys.argv = [os.fsdecode(job.main_file)]
         self._chooses_threads = OMP_THREADS not in os.environ

@@ -115,6 +115,8 @@ class AssignJob(Message, tag=35):
     """This worker now belongs to a job; precedes the first lease or actor."""
 
     job: JobDescription
+    #: What its task or actor sets beyond the job's own; the tasks and actors that it starts inherit it.
+    env_vars: dict[str, str] = {}
 
 
 class RequestLease(Message, tag=36):

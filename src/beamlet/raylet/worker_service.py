@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
 from beamlet.base.ids import WorkerId
 from beamlet.base.say import say
 from beamlet.processes.oom_kills import OomKills
@@ -165,7 +163,7 @@ class WorkerService:
         assert worker is not None, "a worker that was just ready is known"
         worker.job = effect.job
         self._output.assign(effect.worker, effect.job.job_id)
-        worker.send(node.AssignJob(_with_env(effect.job, dict(effect.env)) if effect.env else effect.job))
+        worker.send(node.AssignJob(effect.job, dict(effect.env)))
 
     def _kill(self, effect: Kill) -> None:
         if (worker := self._members.worker(effect.worker)) is not None:
@@ -175,7 +173,3 @@ class WorkerService:
     def _ask_exit(self, effect: AskExit) -> None:
         if (worker := self._members.worker(effect.worker)) is not None:
             worker.send(node.ExitWorker(effect.reason, effect.graceful, effect.optional))
-
-
-def _with_env(job: node.JobDescription, env_vars: dict[str, str]) -> node.JobDescription:
-    return msgspec.structs.replace(job, env_vars={**job.env_vars, **env_vars})
