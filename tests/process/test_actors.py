@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 from typing import Any
@@ -202,6 +203,36 @@ def test_private_methods_can_be_called() -> None:
             return "found"
 
     assert get(Private.remote()._hidden.remote()) == "found"
+
+
+def test_special_methods_can_be_called_by_name() -> None:
+    @ray.remote
+    class Mapping:
+        def __init__(self) -> None:
+            self.items: dict[str, int] = {}
+
+        def __getitem__(self, key: str) -> int:
+            return self.items[key]
+
+        def __setitem__(self, key: str, value: int) -> None:
+            self.items[key] = value
+
+        def __len__(self) -> int:
+            return len(self.items)
+
+        def __deepcopy__(self, memo: object) -> object:
+            raise AssertionError("not of the handle")
+
+        def __repr__(self) -> str:
+            return "the instance"
+
+    mapping: Any = Mapping.remote()
+    get(mapping.__setitem__.remote("a", 1))
+    assert get([mapping.__getitem__.remote("a"), mapping.__len__.remote()]) == [1, 1]
+    assert repr(mapping).startswith("Actor(Mapping"), "a handle has some of its own"
+    assert copy.copy(mapping) == mapping == copy.deepcopy(mapping)
+    with pytest.raises(TypeError):
+        len(mapping)
 
 
 def test_class_attributes_belong_to_each_actor() -> None:

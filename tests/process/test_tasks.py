@@ -6,7 +6,7 @@ import collections
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy
 import pytest
@@ -147,6 +147,19 @@ def test_num_returns_of_an_endless_generator_is_an_error() -> None:
 
     with pytest.raises(ValueError, match="more than 2 values"):
         get(f.remote()[0])
+
+
+def test_what_a_generator_of_several_results_raises_is_what_the_caller_gets() -> None:
+    @ray.remote(num_returns=2)
+    def f(error: type[Exception] | None) -> Iterator[int]:
+        yield 1
+        if error is not None:
+            raise error("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        get(f.remote(KeyError)[1])
+    with pytest.raises(ValueError, match=r"it returned 1 value$"):
+        get(f.remote(None)[1])
 
 
 def test_num_returns_one_returns_a_tuple_whole() -> None:

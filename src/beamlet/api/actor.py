@@ -24,7 +24,7 @@ from beamlet.api.signatures import Signature
 from beamlet.base.class_names import retry_rule
 from beamlet.base.deferring import deferred, deliver, is_from_handler, lets_through
 from beamlet.base.ids import ActorId, Address, FunctionKey
-from beamlet.base.own_code import for_users, hide_our_frames
+from beamlet.base.own_code import MADE_FOR_USERS, for_users, hide_our_frames
 from beamlet.core_worker import functions
 from beamlet.core_worker.executing.leaving import HOOKS
 from beamlet.core_worker.executing.runner import ActorExit
@@ -243,8 +243,9 @@ class ActorHandle(Generic[T]):
         return ActorHandle, (self._id, self._ref, self._info)
 
 
-#: Special methods that are no calls: what a handle has itself, such as __repr__, and what ends an instance.
-_NOT_METHODS = frozenset((*dir(ActorHandle), *HOOKS, "__del__"))
+#: Special methods that are no calls: what a handle has itself, such as __repr__, what ends an instance, and
+#: what libraries look for on any object, to call it there.
+_NOT_METHODS = frozenset((*dir(ActorHandle), *HOOKS, "__del__", "__deepcopy__", "__array__"))
 
 
 # -- classes -------------------------------------------------------------------------------------
@@ -300,10 +301,13 @@ class ActorClass(Generic[T]):
     def _check_groups(self, options: ActorOptions) -> None:
         for method in self._methods.values():
             group = method.options.concurrency_group
-            assert group is None or group in options.concurrency_groups, (
-                f"method {self.__name__}.{method.name} asks for concurrency group {group!r}, which the "
-                f"actor does not define; it has {list(options.concurrency_groups)}"
-            )
+            if group is not None and group not in options.concurrency_groups:
+                problem = AssertionError(
+                    f"method {self.__name__}.{method.name} asks for concurrency group {group!r}, which the "
+                    f"actor does not define; it has {list(options.concurrency_groups)}"
+                )
+                setattr(problem, MADE_FOR_USERS, True)
+                raise problem
 
     @lets_through
     def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T]:

@@ -254,7 +254,11 @@ class Runner:
                 parts = [data]
                 del data
             else:
-                parts = self._several(work, value)
+                # Taking them may run a generator of the user's: what it raises is not about pickling.
+                whole, value = value, None
+                value = self._several(work, whole)
+                del whole
+                parts = [dumps(part) for part in value]
             message = self._results(sender, work, parts, guard)
         except BaseException as error:
             self.answer_error(sender, work, context, explained(error, value, context.name))
@@ -263,9 +267,10 @@ class Runner:
         del value, parts
         self.answers.send_when_safe(sender, message, guard, self._output.take_printed())
 
-    def _several(self, work: PushTask | CallActor, value: Any) -> list[bytes | Serialized]:
+    def _several(self, work: PushTask | CallActor, value: Any) -> list[Any]:
+        """The values of the task's results."""
         if work.num_returns == DYNAMIC:
-            return [dumps(value)]
+            return [value]
         if work.num_returns in (0, STREAMING):
             return []
         values, found = _taken(value, work.num_returns)
@@ -276,7 +281,7 @@ class Runner:
             )
             setattr(problem, MADE_FOR_USERS, True)
             raise problem
-        return [dumps(part) for part in values]
+        return values
 
     def _results(
         self,
@@ -422,13 +427,17 @@ def _taken(value: Any, count: int) -> tuple[list[Any], str]:
         values = list(islice(value, count + 1))
         if len(values) > count:
             return [], f"more than {count} values"
-        return values, f"{len(values)} values"
+        return values, _several_of("value", len(values))
     try:
         size = len(value)
         values = list(value) if size == count else []
     except TypeError:
         return [], f"a {type(value).__name__}"
-    return values, f"{size} values"
+    return values, _several_of("value", size)
+
+
+def _several_of(noun: str, count: int) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 def retried_for(error: BaseException) -> BaseException:
