@@ -143,10 +143,10 @@ class ChildIds:
     Not thread-safe; the core worker's lock guards it.
     """
 
-    __slots__ = ("_base", "_count", "_nil_actor", "_parent")
+    __slots__ = ("_base", "_count", "_nil_actor", "parent")
 
     def __init__(self, parent: TaskId) -> None:
-        self._parent = parent
+        self.parent = parent
         self._nil_actor = nil_actor_id(job_of_task(parent))
         self._base = int.from_bytes(digest(parent, 8), "little")
         self._count = 0
@@ -163,8 +163,8 @@ class ChildIds:
 
     def next_actor(self) -> ActorId:
         self._count += 1
-        unique = digest(self._parent + self._count.to_bytes(8, "little"), 12)
-        return ActorId(unique + job_of_task(self._parent))
+        unique = digest(self.parent + self._count.to_bytes(8, "little"), 12)
+        return ActorId(unique + job_of_task(self.parent))
 
 
 def short(raw: bytes) -> str:

@@ -65,3 +65,8 @@ class Contexts:
 
     def current(self) -> TaskContext:
         return current_task.get() or self.base
+
+    def children(self) -> ChildIds:
+        """``current().children``, on the way of every call."""
+        context = current_task.get() or self.base
+        return context._children or context.children

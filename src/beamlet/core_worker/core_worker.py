@@ -51,6 +51,7 @@ from beamlet.exceptions import CallSite, RaySystemError
 from beamlet.object_store.arena import Arena
 from beamlet.protocol import gcs, node, peer
 from beamlet.protocol.message import Message
+from beamlet.protocol.peer import Result, Results
 from beamlet.rpc.connection import Connection
 from beamlet.rpc.containment import Misuse
 from beamlet.rpc.descriptors import Wire
@@ -302,10 +303,10 @@ class CoreWorker:
         for message in messages:
             try:
                 kind = type(message)
-                if kind is peer.Result:
+                if kind is Result:
                     worked = True
                     results.take_result(sender, message)
-                elif kind is peer.Results:
+                elif kind is Results:
                     worked = True
                     results.take_results(sender, message)
                 else:

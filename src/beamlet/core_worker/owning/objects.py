@@ -56,11 +56,13 @@ class GetWaiter(Waiter):
         self.has_failed = False
 
     def on_ready(self, record: ObjectRecord) -> None:
-        if _failed(record):
+        if (record.state == INLINE and record.payload[0] == PICKLE_MARK) or not _failed(record):
+            self.remaining -= 1
+            if self.remaining <= 0 and self._signal is not None:
+                self.interrupt()
+        else:
             self.has_failed = True
             self.complete(self.remaining)
-        else:
-            self.complete()
 
 
 class OneGetWaiter(GetWaiter):
@@ -201,6 +203,8 @@ class ObjectAccess:
         waiter: GetWaiter | None = None
         records: list[ObjectRecord] = []
         missing = 0
+        #: One that has failed is the outcome: then there is nothing to wait for.
+        failed = False
         with self._bare_lock:
             drained = bool(released)
             if drained:
@@ -214,8 +218,9 @@ class ObjectAccess:
                 records.append(record)
                 if record.state == PENDING:
                     missing += 1
-            # One that has failed already is the outcome: then there is nothing to wait for.
-            if missing and not any(map(_failed, records)):
+                elif record.state != INLINE or record.payload[0] != PICKLE_MARK:
+                    failed = failed or _failed(record)
+            if missing and not failed:
                 waiter = GetWaiter(missing)
                 on_ready = waiter.on_ready
                 for ref, record in zip(refs, records, strict=True):
@@ -229,10 +234,16 @@ class ObjectAccess:
         try:
             if waiter is not None:
                 self._wait_for(waiter, refs, records, timeout_s)
-            if missing:
+                failed = waiter.has_failed
+            if missing and failed:
                 self._raise_first_error(refs, records)
             load = self.load  # not map(): a StopIteration that a task raised would end it
-            return [load(ref._id, record) for ref, record in zip(refs, records, strict=True)]
+            return [
+                loads_plain(record.payload)
+                if record.state == INLINE and record.payload[0] == PICKLE_MARK
+                else load(ref._id, record)
+                for ref, record in zip(refs, records, strict=True)
+            ]
         except GetTimeoutError:
             raise
         except Exception:

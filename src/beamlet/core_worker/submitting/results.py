@@ -45,7 +45,7 @@ class ResultTaker:
         link, worker = sender.actor, sender.leased
         work: PendingTask | PendingCall | None
         if link is not None:
-            work = link.answered(result.seq)
+            work = link.in_flight.pop(result.seq, None)  # as ``answered`` does
         elif worker is not None:
             work = self._submitter.take_result(worker, result.seq, result.busy_us)
             if work is not None:

@@ -92,8 +92,8 @@ class Submission:
             try:
                 if len(released) > _RELEASE_BATCH:
                     self._releases.drain()
-                context = self._contexts.current()
-                task_id = context.children.next_task()
+                children = self._contexts.children()
+                task_id = children.next_task()
                 if template.num_returns == 1:
                     object_id = ObjectId(task_id + FIRST_RETURN)
                     record = self._refs.new_owned(object_id)
@@ -105,10 +105,10 @@ class Submission:
                 if prepared.deps or prepared.nested:
                     deps, nested = prepared.dep_ids(), prepared.nested
                     spec = TaskSpec(
-                        template, task_id, prepared.payload, call_site, context.task_id, deps, nested
+                        template, task_id, prepared.payload, call_site, children.parent, deps, nested
                     )
                 else:
-                    spec = TaskSpec(template, task_id, prepared.payload, call_site, context.task_id)
+                    spec = TaskSpec(template, task_id, prepared.payload, call_site, children.parent)
                 task = Pending(spec, returns, template.max_retries)
                 if template.num_returns == STREAMING:
                     refs = self._new_stream(task_id, template.stream_limit, refs)
@@ -166,7 +166,7 @@ class Submission:
             try:
                 if len(released) > _RELEASE_BATCH:
                     self._releases.drain()
-                task_id = self._contexts.current().children.next_call(link.actor_id)
+                task_id = self._contexts.children().next_call(link.actor_id)
                 if method.num_returns == 1:
                     object_id = ObjectId(task_id + FIRST_RETURN)
                     record = self._refs.new_owned(object_id)

@@ -198,7 +198,7 @@ class TaskSubmitter(Generic[L]):
             worker = self._roomiest(state)
             if worker is not None:
                 self._push(worker, task)
-                if len(worker.in_flight) > 1:
+                if len(worker.in_flight) > 1 and len(state.requests) < MAX_LEASE_REQUESTS:
                     self._want_workers(state)
                 return worker
         state.queue.append(task)
