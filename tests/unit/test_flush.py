@@ -11,15 +11,26 @@ import pytest
 
 from beamlet.protocol.peer import PeerMessage, Result
 from beamlet.rpc.connection import Connection
-from beamlet.rpc.turns import GATHERED, QUIET_S, SharedReactor, Waiter
+from beamlet.rpc.turns import GATHERED, QUIET_S, TICK_S, SharedReactor, Waiter
 
 PATIENCE_S = 20.0
 
 
-class StillPoller:
-    """Nothing is ever ready, and no sleep ends by itself: only by a wake-up."""
-
+class Clock:
     def __init__(self) -> None:
+        self.time_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.time_s
+
+
+class StillPoller:
+    """Nothing is ever ready, and no sleep but the shortest ends by itself: only by a wake-up."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        #: How long each sleep was to last.
+        self.slept: list[float] = []
         self.wakeup = 1000
         self.wakes = 0
         self.awake = threading.Event()
@@ -32,6 +43,11 @@ class StillPoller:
 
     def poll(self, timeout_s: float | None = None, /) -> list[tuple[int, int]]:
         if timeout_s == 0 and not self.awake.is_set():
+            return []
+        assert timeout_s is not None
+        self.slept.append(timeout_s)
+        if timeout_s <= TICK_S and not self.awake.is_set():
+            self.clock.time_s += timeout_s
             return []
         self.asleep.set()
         assert self.awake.wait(PATIENCE_S), "slept for good: nobody woke the thread that leads"
@@ -77,20 +93,12 @@ class Wire:
         raise BlockingIOError
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.time_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.time_s
-
-
 class Line:
     """A reactor that no thread leads yet, with one connection."""
 
     def __init__(self) -> None:
-        self.poller = StillPoller()
         self.clock = Clock()
+        self.poller = StillPoller(self.clock)
         self.reactor = SharedReactor(poller=self.poller, clock=self.clock, spin_s=0.0)
         self.wire = Wire(5)
         self.connection = Connection(
@@ -173,17 +181,27 @@ def test_what_is_put_off_by_a_users_thread_is_done_by_the_thread_that_leads(line
     assert done.wait(PATIENCE_S)
 
 
-def test_the_leader_is_woken_once_for_many(line: Line) -> None:
+def test_the_leader_is_woken_once_for_many_and_then_looks_often_for_a_while(line: Line) -> None:
     line.reactor._sleeping = True
     line.say()
     for _ in range(10):
         line.say()
     assert line.poller.wakes == 1
-    with line.reactor.lock:
-        line.reactor.dispatch([])
-    assert len(line.wire.sent) == 2
+    for sent in (2, 3):
+        with line.reactor.lock:
+            line.reactor.dispatch([])
+        assert len(line.wire.sent) == sent
+        line.say()
+    assert line.poller.wakes == 1, "it is about to look"
+    line.reactor.wait(Waiter(), line.clock.time_s + 5 * TICK_S)
+    assert max(line.poller.slept) <= TICK_S
+    line.poller.drain()
+    for _ in range(10):
+        with line.reactor.lock:
+            line.reactor.dispatch([])
     line.say()
-    assert line.poller.wakes == 2
+    line.say()
+    assert line.poller.wakes == 2, "nothing had gathered for long, so it sleeps long"
 
 
 def test_a_handler_leaves_it_to_the_end_of_its_pass(line: Line) -> None:

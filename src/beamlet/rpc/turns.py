@@ -17,7 +17,8 @@ Everything that handlers touch is guarded by ``lock`` (one per core worker); pol
 Whoever queues something makes it leave, whether or not anybody waits: at the end of ``with lock`` it is
 written if it is the first since a thread waited (who asks one thing at a time should not wait for anything
 else), the lines were quiet for QUIET_S, or GATHERED such ends have passed; else whoever leads is told, or
-about to look (``leave``).  So a loop of calls gathers, and the last of them is not forgotten.
+about to look (``leave``): while things gather it sleeps no longer than TICK_S.  So a loop of calls gathers,
+and the last of them is not forgotten.
 
 User code can run in the middle of ours: a signal handler, the ``__del__`` of what the garbage collector
 found.  If it waits where its thread polls, it leads a turn within the turn (``_turn`` may be taken again by
@@ -43,6 +44,10 @@ PARK_S = 0.002
 QUIET_S = 100e-6
 #: So often what is queued may be left to gather.
 GATHERED = 64
+#: While things gather, whoever leads looks this often: to be woken for each would cost more than they do.
+TICK_S = 0.001
+#: So many looks in a row at which nothing had gathered end that.
+_TICKS = 8
 #: With nothing else to do, how often somebody looks at ``on_idle`` (released references).
 IDLE_S = 0.25
 #: A thread that waits and is alone looks twice as rarely each time, down to this: nobody else releases
@@ -152,6 +157,8 @@ class SharedReactor(Reactor):
         self._sleeping = False
         #: ``ask_flush`` has woken the leader, who has not dispatched yet.
         self._woken = False
+        #: While above 0, the leader sleeps no longer than TICK_S.
+        self._ticks = 0
         #: ``nudge`` asked for a background turn.
         self._wanted = False
         self._next_idle = 0.0
@@ -211,7 +218,8 @@ class SharedReactor(Reactor):
         while waiter.remaining > 0:
             if self._closing:
                 return False
-            timeout = longest
+            ticks = self._ticks
+            timeout = TICK_S if ticks else longest
             if deadline is not None:
                 left = deadline - self.now()
                 if left <= 0:
@@ -219,7 +227,7 @@ class SharedReactor(Reactor):
                 if left < timeout:
                     timeout = left
             events = self.poll(timeout)
-            longest = IDLE_S if events else self._alone(longest)
+            longest = IDLE_S if events or ticks else self._alone(longest)
             with self.bare_lock:
                 self.dispatch(events)
                 if self.now() > self._next_idle:
@@ -246,9 +254,12 @@ class SharedReactor(Reactor):
             self._user_leads = True
             with self.bare_lock:
                 self.flush()
-            limit = self._patience if timeout_s is None else min(self._patience, timeout_s)
+            ticks = self._ticks
+            limit = TICK_S if ticks else self._patience
+            if timeout_s is not None and timeout_s < limit:
+                limit = timeout_s
             events = self.poll(limit)
-            self._patience = IDLE_S if events else self._alone(self._patience)
+            self._patience = IDLE_S if events or ticks else self._alone(self._patience)
             with self.bare_lock:
                 self.dispatch(events)
                 if self.now() > self._next_idle:
@@ -332,15 +343,18 @@ class SharedReactor(Reactor):
         background thread that is parked for a moment needs no word.
         """
         if self._sleeping or self._user_leads:
-            if not self._woken:
+            if not (self._ticks or self._woken):
                 self._woken = True
                 self.wake()
+            self._ticks = _TICKS
         elif self._deep:
             self._deep = False  # once is enough: until it runs, which may take a while, we go on
             self._unpark()
 
     def dispatch(self, events: list[tuple[int, int]]) -> None:
         self._woken = False
+        if self._ticks and not (self.dirty or self._soon):
+            self._ticks -= 1
         self.is_dispatching = True
         try:
             Reactor.dispatch(self, events)
@@ -420,7 +434,8 @@ class SharedReactor(Reactor):
             with self.bare_lock:
                 self.flush()
                 self._sleeping = True
-            events = self.poll(IDLE_S)
+                limit = TICK_S if self._ticks else IDLE_S
+            events = self.poll(limit)
             with self.bare_lock:
                 self._sleeping = False
                 self.dispatch(events)
