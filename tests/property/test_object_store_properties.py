@@ -21,8 +21,11 @@ from beamlet.object_store.outcomes import (
     Effect,
     Located,
     Missing,
+    NoSlab,
+    RecallSlab,
     Refused,
     ReleasePages,
+    SlabGranted,
     StoreMisuse,
 )
 from beamlet.object_store.store import ObjectStore
@@ -142,11 +145,18 @@ class StoreMachine(RuleBasedStateMachine):
         self.writing: dict[tuple[int, ObjectId], tuple[int, int]] = {}
         #: One entry per pin: (client, id, offset, size).
         self.pins: list[tuple[int, ObjectId, int, int]] = []
+        #: (client, offset) → size.
+        self.slabs: dict[tuple[int, int], int] = {}
+        #: Dead lessee → (who has not heard of it, its ranges).
+        self.estates: dict[Address, tuple[set[int], list[tuple[int, int]]]] = {}
+        self.deaths = 0
 
     def perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, ReleasePages):
                 self.nobody_has(effect.offset, effect.size)
+            elif isinstance(effect, RecallSlab):
+                assert any(client == effect.client for client, _ in self.slabs)
             else:
                 self.receive(effect)
 
@@ -172,7 +182,10 @@ class StoreMachine(RuleBasedStateMachine):
             assert start + length <= offset or offset + size <= start, "a range in use was given away"
 
     def held(self) -> list[tuple[int, int]]:
-        return [*self.writing.values(), *((offset, size) for _, _, offset, size in self.pins)]
+        orphaned = [place for _, places in self.estates.values() for place in places]
+        slabs = [(offset, size) for (_, offset), size in self.slabs.items()]
+        pinned = [(offset, size) for _, _, offset, size in self.pins]
+        return [*self.writing.values(), *pinned, *slabs, *orphaned]
 
     @rule(client=clients, object_id=ids, size=st.integers(0, 14 * UNIT), primary=st.booleans())
     def create(self, client: int, object_id: ObjectId, size: int, primary: bool) -> None:
@@ -199,6 +212,41 @@ class StoreMachine(RuleBasedStateMachine):
         del self.writing[client, object_id]
         verb = self.store.seal if seals else self.store.abort
         self.perform(verb(client, object_id, self.now))
+
+    @rule(client=clients, size=st.integers(-1, 14 * UNIT))
+    def lease_slab(self, client: int, size: int) -> None:
+        (answer,) = self.store.lease_slab(client, 0, size)
+        assert isinstance(answer, Answer)
+        granted = answer.outcome
+        assert isinstance(granted, SlabGranted | NoSlab)
+        if isinstance(granted, SlabGranted):
+            assert not self.store.waiting_for_room, "others wait for room"
+            self.nobody_has(granted.offset, granted.size)
+            self.slabs[client, granted.offset] = granted.size
+            assert sum(size for _, size in self.slabs.items()) <= PAGES * UNIT / 4
+
+    @precondition(lambda self: self.slabs)
+    @rule(data=st.data(), thief=clients)
+    def return_slab(self, data: Any, thief: int) -> None:
+        client, offset = data.draw(st.sampled_from(sorted(self.slabs)))
+        if (thief, offset) not in self.slabs:
+            with pytest.raises(StoreMisuse):
+                self.store.return_slab(thief, offset, self.now)
+        del self.slabs[client, offset]
+        self.perform(self.store.return_slab(client, offset, self.now))
+
+    @precondition(lambda self: self.estates)
+    @rule(data=st.data(), client=clients)
+    def heard(self, data: Any, client: int) -> None:
+        dead = data.draw(st.sampled_from(sorted(self.estates)))
+        self.settle(dead, client)
+        self.perform(self.store.heard(client, dead, self.now))
+
+    def settle(self, dead: Address, client: int) -> None:
+        unheard, _ = self.estates[dead]
+        unheard.discard(client)
+        if not unheard:
+            del self.estates[dead]
 
     @rule(client=clients, object_id=ids)
     def get_pin(self, client: int, object_id: ObjectId) -> None:
@@ -228,12 +276,21 @@ class StoreMachine(RuleBasedStateMachine):
     def owner_dies(self, owner: Address) -> None:
         self.perform(self.store.delete_owned_by(owner, self.now))
 
-    @rule(client=clients)
-    def client_crashes(self, client: int) -> None:
+    @rule(client=clients, knew_it=st.sets(clients))
+    def client_crashes(self, client: int, knew_it: set[int]) -> None:
+        self.deaths += 1
+        address = Address(b"%056d" % self.deaths)
+        unheard = knew_it - {client}
+        left = [(offset, size) for (who, offset), size in self.slabs.items() if who == client]
+        self.slabs = {key: size for key, size in self.slabs.items() if key[0] != client}
+        for dead in list(self.estates):
+            self.settle(dead, client)
+        if left and unheard:
+            self.estates[address] = unheard, left
         self.asked = {key: asked for key, asked in self.asked.items() if key[0] != client}
         self.writing = {key: held for key, held in self.writing.items() if key[0] != client}
         self.pins = [pin for pin in self.pins if pin[0] != client]
-        self.perform(self.store.disconnect(client, self.now))
+        self.perform(self.store.disconnect(client, self.now, address, sorted(unheard)))
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 11.0]))
     def time_passes(self, seconds: float) -> None:
@@ -250,6 +307,8 @@ class StoreMachine(RuleBasedStateMachine):
     def nothing_overlaps_and_nothing_is_lost(self) -> None:
         self.store.check_invariants()
         usage = self.store.usage()
+        orphaned = [size for _, places in self.estates.values() for _, size in places]
+        assert usage.slab_bytes == sum(self.slabs.values()) + sum(orphaned), "kept for nobody, or not kept"
         assert usage.used_bytes + usage.free_bytes == usage.capacity_bytes
         ranges = sorted({(offset, max(size, 1)) for offset, size in self.held()})
         for (offset, size), (following, _) in pairwise(ranges):
@@ -261,7 +320,12 @@ class StoreMachine(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         for client in CLIENTS[1:]:
-            self.client_crashes(client)
+            self.client_crashes(client, set())
+        for client, offset in list(self.slabs):
+            self.return_slab_of(client, offset)
+        for dead in list(self.estates):
+            self.perform(self.store.heard(0, dead, self.now))
+        self.estates.clear()
         while self.writing:
             (client, object_id), _ = self.writing.popitem()
             self.perform(self.store.seal(client, object_id, self.now))
@@ -274,9 +338,13 @@ class StoreMachine(RuleBasedStateMachine):
             self.perform(self.store.abort(client, object_id, self.now))
         assert not self.asked, "somebody still waits"
         assert self.store.next_deadline() is None
-        self.client_crashes(0)
+        self.client_crashes(0, set())
         self.delete(IDS)
         assert self.store.usage().used_bytes == 0
+
+    def return_slab_of(self, client: int, offset: int) -> None:
+        del self.slabs[client, offset]
+        self.perform(self.store.return_slab(client, offset, self.now))
 
 
 TestAllocator = AllocatorMachine.TestCase

@@ -12,9 +12,11 @@ from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.blocked import BlockedThreads
 from beamlet.core_worker.executing.execution import Execution
 from beamlet.core_worker.executing.execution_queue import Item
+from beamlet.core_worker.executing.in_place import Lending, Uses
 from beamlet.core_worker.executing.producers import Producers
 from beamlet.core_worker.executing.runner import Runner
 from beamlet.core_worker.executing.work import Work
+from beamlet.core_worker.owning.own_slab import OwnSlab
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.owning.unseen import UnseenErrors
@@ -102,12 +104,14 @@ class Worker:
         self.orders: list[Any] = []
         self.work = Work()
         refs = self.refs = ReferenceCounter(make_address(NODE, WorkerId(b"w" * 28)))
-        releases = Releases(refs, SimpleNamespace(get=lambda _: self.link), self.link, UnseenErrors())
+        peer_book: Any = SimpleNamespace(get=lambda _: self.link)
+        releases = Releases(refs, peer_book, self.link, UnseenErrors(), OwnSlab())
         blocking: Any = self.reactor
         peers: Any = SimpleNamespace(full=set())
         self.blocked = BlockedThreads(self.reactor, self.link, self.work)
         self.answers = Answers(self.reactor, self.link, peers, refs, releases, self.work)
         self.producers = Producers(self.reactor, blocking, self.work)
+        self.uses = Uses(self.link)
         self.execution = Execution(
             self.reactor,
             self.link,
@@ -132,6 +136,7 @@ class Worker:
             answers=self.answers,
             peers=peers,
             producers=self.producers,
+            lending=Lending(self.reactor, store, self.uses),
             output=self.output,
             events=TaskEventBuffer(b"w" * 28),
             put=lambda value: value,

@@ -11,6 +11,7 @@ from beamlet.core_worker.context import Contexts, TaskContext
 from beamlet.core_worker.owning.futures import Futures
 from beamlet.core_worker.owning.object_record import ObjectRecord
 from beamlet.core_worker.owning.objects import ObjectAccess
+from beamlet.core_worker.owning.own_slab import OwnSlab
 from beamlet.core_worker.owning.ownership import Ownership
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
@@ -86,7 +87,8 @@ class Owner:
         self.peers = FakePeers()
         self.refs = ReferenceCounter(SELF)
         self.unseen = UnseenErrors()
-        self.releases = Releases(self.refs, self.peers, self.raylet, self.unseen)
+        self.own = OwnSlab()
+        self.releases = Releases(self.refs, self.peers, self.raylet, self.unseen, self.own)
         self.blocking = ScriptedBlocking()
         store: Any = None
         contexts = Contexts(TaskContext(TaskId(b"t" * 24)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import ActorId, Address, FunctionKey, JobId, TaskId
 from beamlet.core_worker.context import Contexts, TaskContext
 from beamlet.core_worker.owning import unseen
+from beamlet.core_worker.owning.own_slab import OwnSlab, Place
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.actors import ActorAccess
 from beamlet.core_worker.submitting.arguments import Arguments
@@ -27,7 +28,7 @@ from beamlet.protocol.gcs import ActorSpec, ActorUpdate
 from beamlet.protocol.message import Message
 from beamlet.protocol.node import JobDescription, LeaseGranted, LeaseName, RequestLease
 from beamlet.protocol.peer import CallActor, PushTask, Result, Results
-from beamlet.serialization.values import dump_error, dumps
+from beamlet.serialization.values import Serialized, dump_error, dumps
 from support.owner import NODE, FakeRef, Owner
 
 ONE_CPU = SchedulingKey((("CPU", 10_000),))
@@ -100,6 +101,26 @@ class Peers:
         raise AssertionError("nobody is full")
 
 
+class FakeStore:
+    """Values are not written anywhere; which places they would lie at is decided by the real books."""
+
+    def __init__(self, own: OwnSlab) -> None:
+        self.own = own
+
+    def put_in_place(self, values: Sequence[Serialized]) -> list[tuple[Place, int]] | None:
+        places = [self.own.take(value.total_bytes) for value in values]
+        if None in places:
+            self.let_go([place for place in places if place is not None])
+            return None
+        return [(place, value.total_bytes) for place, value in zip(places, values, strict=True) if place]
+
+    def let_go(self, places: Sequence[Place]) -> None:
+        for place in places:
+            self.own.let_go(place)
+
+    def perform(self) -> None: ...
+
+
 class Caller:
     """The room, composed as core_worker.py does. ``owner`` is the room on its left."""
 
@@ -111,8 +132,10 @@ class Caller:
         self.raylet, self.peers = FakeRaylet(), Peers()
         self.raylets = Raylets(NODE, self.raylet)
         contexts = Contexts(TaskContext(TaskId(next(_numbers).to_bytes(8, "big") + b"\xff" * 12 + ACTOR_JOB)))
-        self.outcomes = Outcomes(owner.refs, owner.objects, owner.streams, owner.unseen)
-        self.arguments = Arguments(owner.refs, owner.objects, owner.unseen, FakeRef)
+        self.store = FakeStore(owner.own)
+        store: Any = self.store
+        self.outcomes = Outcomes(owner.refs, owner.objects, owner.streams, owner.unseen, owner.own)
+        self.arguments = Arguments(owner.refs, owner.objects, owner.unseen, FakeRef, store)
         self.leases = Leases(self.reactor, self.raylets, self.peers, self.outcomes)
         self.actors = ActorAccess(
             *(self.reactor, self.raylet, self.peers, owner.refs, owner.objects, contexts),
@@ -122,6 +145,7 @@ class Caller:
         self.submission = Submission(
             *(self.reactor, owner.refs, owner.releases, contexts, owner.streams, self.arguments),
             *(self.outcomes, self.leases.submitter, self.actors, FakeRef, lambda *parts: parts, peers),
+            store,
         )
         self.results = ResultTaker(
             *(owner.refs, owner.objects, owner.streams, self.outcomes, self.leases, self.actors)

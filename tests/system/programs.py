@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 import beamlet as ray
 from beamlet.testing.world import World, sleep
 
@@ -55,8 +57,32 @@ def length(data: bytes) -> int:
     return len(data)
 
 
+def filled(size: int, value: int) -> Any:
+    return np.full(size, value, dtype=np.uint8)
+
+
+def look_again(data: Any, value: int, seconds: float) -> Any:
+    """What a task was given; as ``Counter.look_again``."""
+    sleep(seconds)
+    _must_be(data, value)
+    return data
+
+
+def _must_be(data: Any, value: int) -> None:
+    """Told to the world: the caller, who would be told else, may be dead."""
+    if not bool((data == value).all()):
+        assert World.current is not None
+        error = AssertionError(f"{len(data)} bytes of {value} became {sorted(set(data.tolist()))[:5]}")
+        World.current.failures.append(error)
+        raise error
+
+
 def open_list(refs: list[Any]) -> int:
     return int(ray.get(refs[0]))
+
+
+def read_list(refs: list[Any]) -> Any:
+    return ray.get(refs[0])
 
 
 def hand_out(value: int) -> list[Any]:
@@ -90,6 +116,7 @@ class Counter:
     def __init__(self) -> None:
         self.n = 0
         self.kept: list[Any] = []
+        self.stashed: list[tuple[Any, int]] = []
 
     def up(self, by: int = 1) -> int:
         self.n += by
@@ -106,6 +133,21 @@ class Counter:
     def read(self) -> list[Any]:
         return ray.get(self.kept)  # type: ignore[no-any-return]
 
+    def echo(self, data: Any) -> Any:
+        return data
+
+    def look_again(self, data: Any, value: int, seconds: float) -> int:
+        """Nobody else may write there meanwhile, whatever becomes of the caller."""
+        sleep(seconds)
+        _must_be(data, value)
+        return value
+
+    def stash(self, data: Any, value: int) -> int:
+        for kept, fill in self.stashed:
+            _must_be(kept, fill)
+        self.stashed = [*self.stashed[-2:], (data, value)]
+        return value
+
     def call_self(self, me: Any) -> int:
         return int(ray.get(me.up.remote()))
 
@@ -114,6 +156,21 @@ class Counter:
         if self.n <= times:
             raise Refused(f"attempt {self.n}")
         return self.n
+
+
+class BornWith:
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def read(self) -> Any:
+        return self.data
+
+
+def lend_to(counter: Any, value: int, seconds: float) -> int:
+    """Owns an argument that the actor looks at for long."""
+    ray.get(counter.echo.remote(filled(130_000, value)))
+    sleep(0.01)
+    return int(ray.get(counter.look_again.remote(filled(130_000, value), value, seconds)))
 
 
 def use_actor(counter: Any) -> int:
@@ -129,7 +186,10 @@ far = SimpleNamespace(
     leave_behind=ray.remote(leave_behind),
     blob=ray.remote(blob),
     length=ray.remote(length),
+    filled=ray.remote(filled),
+    look_again=ray.remote(look_again),
     open_list=ray.remote(open_list),
+    read_list=ray.remote(read_list),
     hand_out=ray.remote(hand_out),
     crash=ray.remote(max_retries=2)(crash),
     numbers=ray.remote(numbers),
@@ -137,4 +197,7 @@ far = SimpleNamespace(
     Grouped=ray.remote(concurrency_groups={"io": 2}, num_cpus=0)(Counter),
     watch_a_child=ray.remote(watch_a_child),
     use_actor=ray.remote(use_actor),
+    BornWith=ray.remote(num_cpus=0)(BornWith),
 )
+#: Does not run again.
+lend = ray.remote(max_retries=0)(lend_to)

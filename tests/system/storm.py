@@ -10,6 +10,8 @@ import contextlib
 import gc
 import random
 from collections.abc import Callable
+from functools import partial
+from operator import eq
 from typing import Any, NamedTuple
 
 import beamlet as ray
@@ -19,7 +21,7 @@ from beamlet.testing.virtual_cluster import VirtualCluster, VirtualDriver
 from beamlet.testing.virtual_os import virtual_os
 from beamlet.testing.world import Broken, World, sleep
 from beamlet.util import list_named_actors
-from system.programs import Refused, far
+from system.programs import Refused, far, filled
 
 #: Virtual seconds an answer may take once the faults have stopped.
 ANSWERED_S = 90.0
@@ -59,7 +61,8 @@ class Mess:
     def __call__(self, driver: VirtualDriver) -> None:
         kinds = [getattr(self, name) for name in sorted(dir(self)) if name.startswith("ask_")]
         for _ in range(self.rng.randint(5, 40)):
-            self.rng.choice(kinds)()
+            with contextlib.suppress(exceptions.ObjectStoreFullError):  # of what this program keeps
+                self.rng.choice(kinds)()
             if self.rng.random() < 0.3:
                 sleep(self.rng.choice([0.0001, 0.003, 0.05, 0.4]))
             if self.asked and self.rng.random() < 0.2:
@@ -183,6 +186,55 @@ class Mess:
         for _ in range(self.rng.randint(1, 3)):
             self.expect("length", far.length.remote(ref), lambda value: value == size)
 
+    def filled(self) -> tuple[Any, int]:
+        """An array to lend, and what all of it is."""
+        value = self.rng.randrange(1, 250)
+        return filled(self.rng.choice([60_000, 110_000, 130_000, 250_000]), value), value
+
+    def ask_echo(self) -> None:
+        counter = self.actor()
+        for _ in range(self.rng.randint(1, 4)):
+            data, value = self.filled()
+            ref = counter.echo.remote(data)
+            self.expect("an echo", ref, lambda found, value=value: is_filled(found, value), _DEAD)
+            if self.rng.random() < 0.3:
+                again = counter.echo.remote(ref)
+                self.expect("its echo", again, lambda found, value=value: is_filled(found, value), _DEAD)
+            if self.rng.random() < 0.3:
+                opened = far.read_list.remote([ref])
+                self.expect("read", opened, lambda found, value=value: is_filled(found, value), _DEAD)
+
+    def ask_lent(self) -> None:
+        counter = self.actor()
+        for _ in range(self.rng.randint(1, 4)):
+            data, value = self.filled()
+            seconds = self.rng.choice([0.0, 0.01, 0.2])
+            right = partial(eq, value)
+            self.expect("look again", counter.look_again.remote(data, value, seconds), right, _DEAD)
+            if self.rng.random() < 0.5:
+                self.expect("stash", counter.stash.remote(data, value), right, _DEAD)
+
+    def ask_lent_to_tasks(self) -> None:
+        data, value = self.filled()
+        for _ in range(self.rng.randint(1, 4)):
+            ref = far.look_again.remote(data, value, self.rng.choice([0.0, 0.02]))
+            if self.rng.random() < 0.4:
+                ref = far.look_again.remote(ref, value, 0.01)
+            self.expect("a task looks again", ref, lambda found: is_filled(found, value))
+
+    def ask_results_kept(self) -> None:
+        """Results that live on here while others come and go."""
+        kept = []
+        for value in range(1, self.rng.randint(2, 5)):
+            ref = far.filled.remote(130_000, value)
+            self.expect("a kept result", ref, lambda found, value=value: is_filled(found, value))
+            try:
+                kept.append((ray.get(ref, timeout=ANSWERED_S), value))
+            except exceptions.RayError:
+                assert self.faulty
+        for found, value in kept:
+            assert is_filled(found, value), f"an array of {value} changed"
+
     def ask_passed_on(self) -> None:
         ref = far.length.remote(far.blob.remote(200_000, 1))
         self.expect("a blob passed on", ref, lambda value: value == 200_000)
@@ -293,6 +345,10 @@ class Mess:
     def ask_drop_actor(self) -> None:
         if self.actors:
             self.actors.pop(self.rng.randrange(len(self.actors)))
+
+
+def is_filled(found: Any, value: int) -> bool:
+    return bool((found == value).all())
 
 
 _LOST = (exceptions.ObjectLostError, exceptions.OwnerDiedError)

@@ -274,3 +274,61 @@ def test_threads_write_ranges_of_their_own(arena: Arena) -> None:
 def test_a_view_outside_the_arena_is_refused(arena: Arena, offset: int, size: int) -> None:
     with pytest.raises(ValueError, match="do not lie in the arena"):
         arena.map_object(offset, size, writable_private=True)
+
+
+# -- what is lent --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_lent_view_that_is_gone_leaves_nothing_to_keep(arena: Arena, writable: bool) -> None:
+    arena.write(0, [pattern(MB)])
+    view, lent = arena.lend(0, MB, writable_private=writable)
+    assert lent is not None
+    assert view.readonly is not writable
+    assert bytes(view) == pattern(MB)
+    del view
+    assert not lent.end()
+
+
+@pytest.mark.parametrize("writable", [True, False])
+@pytest.mark.parametrize("offset", [0, 3 * PAGE])
+def test_what_is_kept_of_a_lent_range_outlives_it(arena: Arena, writable: bool, offset: int) -> None:
+    """And what comes there next, at another offset, is seen by its own readers."""
+    arena.write(0, [pattern(MB)])
+    kept, lent = arena.lend(0, MB, writable_private=writable)
+    second, second_lent = arena.lend(0, MB, writable_private=writable)
+    assert lent is not None
+    assert second_lent is not None
+    if writable:
+        kept[5] = 200
+    assert lent.end()
+    assert second_lent.end()
+    arena.write(offset, [pattern(MB, 2)])
+    for mine in (True, False):
+        assert bytes(arena.map_object(offset, MB, writable_private=mine)) == pattern(MB, 2)
+        view, third = arena.lend(offset, MB, writable_private=mine)
+        assert bytes(view) == pattern(MB, 2)
+        del view
+        assert third is not None
+        assert not third.end()
+    expected = bytearray(pattern(MB))
+    assert bytes(second) == bytes(expected)
+    if writable:
+        expected[5] = 200
+    assert bytes(kept) == bytes(expected)
+    del kept, second
+    view, _ = arena.lend(offset, MB, writable_private=writable)
+    assert bytes(view) == pattern(MB, 2)
+    assert len(arena._viewed) == 1, "it is mapped where all are, not apart"
+
+
+def test_a_kernel_that_cannot_keep_lends_copies(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beamlet.object_store.arena._can_keep", lambda: False)
+    arena.write(0, [pattern(MB)])
+    view, lent = arena.lend(0, MB, writable_private=False)
+    assert lent is None
+    assert view.readonly
+    arena.write(0, [pattern(MB, 2)])
+    assert bytes(view) == pattern(MB)
+    with pytest.raises(ValueError, match="do not lie in the arena"):
+        arena.lend(CAPACITY, MB, writable_private=True)

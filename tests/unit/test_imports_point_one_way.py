@@ -60,10 +60,17 @@ HEAD_MAY_DEFER = frozenset({"core_worker"})
 SANS_IO = (
     *("base", "base.*", "protocol", "protocol.*", "scheduling", "scheduling.*", "rpc.framing"),
     *("object_store.allocator", "object_store.extents", "object_store.lifecycle", "object_store.admission"),
-    *("object_store.store", "object_store.outcomes", "object_store.full_report", "object_store.layout"),
+    *(
+        "object_store.store",
+        "object_store.slabs",
+        "object_store.outcomes",
+        "object_store.full_report",
+        "object_store.layout",
+    ),
     *(
         "core_worker.owning.reference_counter",
         "core_worker.owning.object_record",
+        "core_worker.owning.own_slab",
         "core_worker.owning.borrowing",
     ),
     *(

@@ -35,7 +35,7 @@ def test_what_was_let_go_travels_with_the_next_request_for_room() -> None:
     link = NodeLink(near, owner.reactor, lambda _: None, lambda _: None, "/session")
     owner.releases._raylet = link
     arena: Any = None
-    store = StoreClient(link, owner.releases, owner.reactor, NODE, arena, False)
+    store = StoreClient(link, owner.releases, owner.reactor, NODE, arena, False, owner.own)
     data = dumps(bytearray(1_000_000))
     assert isinstance(data, Serialized)
     refusals: list[ObjectStoreFullError] = []
@@ -78,7 +78,9 @@ class Client:
         self.link = NodeLink(near, self.owner.reactor, lambda _: None, lambda _: None, "/session")
         self.owner.releases._raylet = self.link
         arena: Any = FakeArena()
-        self.store = StoreClient(self.link, self.owner.releases, self.owner.reactor, NODE, arena, False)
+        self.store = StoreClient(
+            self.link, self.owner.releases, self.owner.reactor, NODE, arena, False, self.owner.own
+        )
         self._deframer = Deframer()
 
     def said(self) -> list[Any]:

@@ -120,6 +120,17 @@ def test_idle_workers_beyond_the_soft_limit_leave_after_five_seconds_longest_idl
     assert pool.want(Want(1, J1), 5.3)[-1] == Found(1, worker(4))
 
 
+def test_what_the_pool_wants_to_be_woken_for_it_does(pool: WorkerPool) -> None:
+    """60.398252889171125 + 5.0 - 60.398252889171125 is less than 5: it asked again at once, for ever."""
+    since = 60.398252889171125
+    pool.prestart(3, since)
+    for n in range(1, 4):
+        pool.ready(worker(n), n, since)
+    wake = pool.next_wake()
+    assert wake is not None
+    assert [type(effect) for effect in pool.tick(wake)] == [AskExit]
+
+
 def test_the_last_idle_workers_stay_while_a_job_was_busy_lately_then_leave(pool: WorkerPool) -> None:
     pool.prestart(2, 0.0)
     pool.ready(worker(1), 1, 0.0)

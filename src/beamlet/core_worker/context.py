@@ -10,6 +10,7 @@ import msgspec
 
 from beamlet.base.ids import ActorId, ChildIds, ObjectId, TaskId, put_id
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
+from beamlet.object_store.arena import LentView
 
 if TYPE_CHECKING:
     from beamlet.core_worker.peers import Peer
@@ -34,6 +35,8 @@ class TaskContext(msgspec.Struct, eq=False):
     dropped: bool = False
     #: What its arguments' references travel under, if there are any.
     guard: ArgumentsGuard | None = None
+    #: Views of arguments that its owner lent for as long as it runs; None if nothing is lent.
+    in_place: list[LentView] | None = None
     _children: ChildIds | None = None
     _puts: int = 0
 

@@ -26,6 +26,7 @@ from beamlet.core_worker.memory import give_back_memory
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.futures import Futures
 from beamlet.core_worker.owning.objects import ObjectAccess
+from beamlet.core_worker.owning.own_slab import OwnSlab
 from beamlet.core_worker.owning.ownership import Ownership
 from beamlet.core_worker.owning.ports import Blocking, MakeRef, Ref
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
@@ -124,10 +125,11 @@ class CoreWorker:
         )
         self.functions = FunctionTable(self.link)
         self.unseen = UnseenErrors()
-        self.releases = Releases(self.refs, self.peers, self.link, self.unseen)
+        own = OwnSlab()
+        self.releases = Releases(self.refs, self.peers, self.link, self.unseen, own)
         arena = Arena.attach(arena_fd, identity.arena_bytes)
         self.store = StoreClient(
-            self.link, self.releases, self.reactor, self.node_id, arena, identity.strict_arrays
+            self.link, self.releases, self.reactor, self.node_id, arena, identity.strict_arrays, own
         )
         self.objects = ObjectAccess(
             self.refs, self.releases, self.reactor, self.peers, self.store, self.unseen, self.contexts
@@ -140,8 +142,8 @@ class CoreWorker:
         self.drain_released = self.releases.drain
         self.perform_effects = self.releases.perform
         raylets = Raylets(self.node_id, self.link)
-        outcomes = self.outcomes = Outcomes(self.refs, self.objects, self.streams, self.unseen)
-        self.arguments = Arguments(self.refs, self.objects, self.unseen, make_ref)
+        outcomes = self.outcomes = Outcomes(self.refs, self.objects, self.streams, self.unseen, own)
+        self.arguments = Arguments(self.refs, self.objects, self.unseen, make_ref, self.store)
         self.leases = Leases(self.reactor, raylets, self.peers, outcomes)
         self.tasks = self.leases.submitter
         self.actors = ActorAccess(
@@ -150,7 +152,7 @@ class CoreWorker:
         )
         self.submission = Submission(
             *(self.reactor, self.refs, self.releases, self.contexts, self.streams, self.arguments, outcomes),
-            *(self.tasks, self.actors, make_ref, make_generator, self.peers),
+            *(self.tasks, self.actors, make_ref, make_generator, self.peers, self.store),
         )
         self.results = ResultTaker(self.refs, self.objects, self.streams, outcomes, self.leases, self.actors)
         self.cancelling = Cancelling(
@@ -180,7 +182,8 @@ class CoreWorker:
         self.on_raylet_message: dict[type, Callable[[Any], None]] = {
             gcs.ActorUpdate: self.actors.updated,
             node.PeerIntroduced: self._introduced,
-            node.WorkerDied: lambda message: self.peers.died(message.worker, message.certificate),
+            node.WorkerDied: self._worker_died,
+            node.SlabWanted: self.store.slab_wanted,
             node.StoredByDead: self.results.stored_by_dead,
             node.LeaseWanted: lambda _: self.tasks.return_idle(self.reactor.now()),
             # Asked for anew when somebody wants to know (WhyPending): it may be old by then.
@@ -281,6 +284,7 @@ class CoreWorker:
             self.releases.drain()
         self.unseen.look_round()
         self.actors.forget_searches()
+        self.store.tick()
         self._keeps_memory |= shrink(self.refs.objects) | shrink(self.submission.tasks)
         if self._keeps_memory and len(self.refs.objects) < _FEW_OBJECTS:
             # Not while many live: what is made in their midst would stay there when they are gone.
@@ -367,6 +371,16 @@ class CoreWorker:
     def _misdirected(self, kind: type, sender: str) -> Misdirected:
         what = "a driver" if self.is_driver else "a worker"
         return Misdirected(f"{kind.__name__} from {sender} is not for {what}")
+
+    def _worker_died(self, message: node.WorkerDied) -> None:
+        self.peers.died(message.worker, message.certificate)
+        self.store.own.died(message.worker)
+        if message.had_slabs:
+            self._heard_of(message.worker)
+
+    def _heard_of(self, dead: Address) -> None:
+        """The raylet asks whether we still use what that process had lent us."""
+        self.link.send(node.DeathHeard(dead))
 
     def _introduced(self, message: node.PeerIntroduced) -> None:
         self.peers.introduced(message.peer, message.generation)

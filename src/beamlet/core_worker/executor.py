@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from beamlet.base.ids import WorkerId, job_id_of_int, make_address, own_task_id
+from beamlet.base.ids import Address, WorkerId, job_id_of_int, make_address, own_task_id
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import CoreWorker, Identity
 from beamlet.core_worker.executing.actor_process import ActorProcess
@@ -14,6 +14,7 @@ from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.blocked import BlockedThreads
 from beamlet.core_worker.executing.execution import Execution
 from beamlet.core_worker.executing.execution_queue import Item
+from beamlet.core_worker.executing.in_place import Lending, Uses
 from beamlet.core_worker.executing.leaving import Leaving
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.executing.producers import Producers
@@ -63,6 +64,7 @@ class ExecutorCore(CoreWorker):
         self.execution = Execution(
             self.reactor, self.link, self.work, self.answers, self.producers, blocked, self, run
         )
+        self.uses = Uses(self.link)
         self.runner = Runner(
             reactor=self.reactor,
             node_id=identity.node_id,
@@ -75,6 +77,7 @@ class ExecutorCore(CoreWorker):
             answers=self.answers,
             peers=self.peers,
             producers=self.producers,
+            lending=Lending(self.reactor, self.store, self.uses),
             output=self.output,
             events=self.task_events,
             put=self.put,
@@ -131,6 +134,9 @@ class ExecutorCore(CoreWorker):
         """Somebody wants the timeline."""
         self.send_task_events()
         self.link.send(node.EventsTold(message.token))
+
+    def _heard_of(self, dead: Address) -> None:
+        self.uses.died(dead)
 
     def _on_idle(self) -> None:
         super()._on_idle()

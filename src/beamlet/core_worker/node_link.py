@@ -34,6 +34,9 @@ FromRaylet = (
     | node.ObjectRefused
     | node.ObjectPinned
     | node.ObjectNotHere
+    | node.SlabLeased
+    | node.SlabRefused
+    | node.SlabWanted
     | node.OutputDelivered
     | node.OutputLines
     | node.Notice

@@ -32,7 +32,8 @@ class Range(NamedTuple):
 class Allocator:
     """Best fit over one arena, warm ranges first."""
 
-    def __init__(self, capacity: int, alignment: int = 4096) -> None:
+    def __init__(self, capacity: int, alignment: int = 4096, warm: int = 0) -> None:
+        """The first ``warm`` bytes were in use before."""
         if alignment <= 0 or capacity < alignment:
             raise ValueError(f"an arena of {capacity} bytes cannot be cut in pieces of {alignment}")
         self._alignment = alignment
@@ -43,6 +44,8 @@ class Allocator:
         self._free.add(0, self.capacity)
         #: The part of ``_free`` that has pages.
         self._warm = ExtentSet()
+        if warm := min(warm, self.capacity):
+            self._warm.add(0, warm)
 
     @property
     def free_bytes(self) -> int:

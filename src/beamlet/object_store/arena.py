@@ -21,7 +21,10 @@ import mmap
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 from beamlet.object_store.extents import ExtentSet
 from beamlet.object_store.private_pages import PrivatePages, page_faults
@@ -31,6 +34,7 @@ Buffer = bytes | bytearray | memoryview
 _PAGE = mmap.PAGESIZE
 #: Linux constants that CPython's mmap module does not name in every version.
 _MADV_POPULATE_READ = 22
+_MADV_POPULATE_WRITE = 23
 _MAP_NORESERVE = 0x4000
 #: memoryview assignment holds the GIL: at most about a millisecond at a time.
 _COPY_STEP = 8 << 20
@@ -53,8 +57,12 @@ class Arena:
         self._slabs: dict[bool, PrivatePages] = {}
         #: What of ``_shared`` this process's page tables are known to have. Being wrong costs only time.
         self._mapped = ExtentSet()
-        #: Offsets with a live copy-on-write view in the private slab.
-        self._viewed: dict[int, _ViewToken] = {}
+        #: (writable, offset) with a live view in that private slab: one that is copy-on-write, or was lent.
+        self._viewed: dict[tuple[bool, int], _ViewToken] = {}
+        #: What of the private slabs shows not the arena but copies that somebody kept (``LentView.keep``).
+        self._kept = {False: ExtentSet(), True: ExtentSet()}
+        #: (writable, start, size) of kept views that are gone; a finalizer may only append.
+        self._dropped: deque[tuple[bool, int, int]] = deque()
 
     @classmethod
     def create(cls, capacity: int) -> Arena:
@@ -178,22 +186,68 @@ class Arena:
         """
         if offset < 0 or size <= 0 or offset + size > self.capacity:
             raise ValueError(f"{size} bytes at {offset} do not lie in the arena of {self.capacity}")
+        if self._shows_kept(writable_private, offset, size):
+            view, _ = self._map_apart(offset, size, on_release)
+            return view if writable_private else view.toreadonly()
         if not writable_private:
-            view = self._slab(False).exporter(offset, size)
-            weakref.finalize(view, _Release(self, offset, size, None, on_release)).atexit = False
-            return memoryview(view).cast("B")[:size].toreadonly()
+            return self._view(False, offset, size, None, on_release)[0].toreadonly()
         token = _ViewToken(page_faults() if size >= _COUNT_FAULTS_FROM else None)
-        if self._viewed.setdefault(offset, token) is not token:
-            return self._map_apart(offset, size, on_release)
-        try:
-            view = self._slab(True).exporter(offset, size)
-        except BaseException:
-            del self._viewed[offset]
-            raise
-        weakref.finalize(view, _Release(self, offset, size, token, on_release)).atexit = False
-        return memoryview(view).cast("B")[:size]
+        if self._viewed.setdefault((True, offset), token) is not token:
+            return self._map_apart(offset, size, on_release)[0]
+        return self._view(True, offset, size, token, on_release)[0]
 
-    def _map_apart(self, offset: int, size: int, on_release: Callable[[], None] | None) -> memoryview:
+    def lend(self, offset: int, size: int, *, writable_private: bool) -> tuple[memoryview, LentView | None]:
+        """A view as of ``map_object`` for the time that its range is lent to us, and what ends that time.
+
+        None: the view is a copy, and nothing is to be ended.
+        """
+        if offset < 0 or size <= 0 or offset + size > self.capacity:
+            raise ValueError(f"{size} bytes at {offset} do not lie in the arena of {self.capacity}")
+        if not _can_keep():
+            view = self._copy_out(offset, size, None)
+            return (view if writable_private else view.toreadonly()), None
+        token = _ViewToken(page_faults() if size >= _COUNT_FAULTS_FROM else None)
+        key = (writable_private, offset)
+        is_apart = self._shows_kept(writable_private, offset, size)
+        if is_apart or self._viewed.setdefault(key, token) is not token:
+            view, mapping = self._map_apart(offset, size, None)
+            lent = None if mapping is None else LentView(self, mapping, writable_private, offset, size, None)
+        else:
+            view, exporter = self._view(writable_private, offset, size, token, None)
+            lent = LentView(self, exporter, writable_private, offset, size, token)
+        return (view if writable_private else view.toreadonly()), lent
+
+    def _shows_kept(self, writable: bool, offset: int, size: int) -> bool:
+        if not self._kept[writable].total:
+            return False
+        with self._lock:
+            while self._dropped:
+                mode, start, length = self._dropped.popleft()
+                self._kept[mode].discard(start, length)
+            return bool(self._kept[writable].overlaps(offset, size))
+
+    def _view(
+        self,
+        writable: bool,
+        offset: int,
+        size: int,
+        token: _ViewToken | None,
+        on_release: Callable[[], None] | None,
+    ) -> tuple[memoryview, object]:
+        """A view in a private slab, and what dies with its last holder."""
+        try:
+            exporter = self._slab(writable).exporter(offset, size)
+        except BaseException:
+            if token is not None:
+                del self._viewed[writable, offset]
+            raise
+        release = _Release(self, writable, offset, size, token, on_release)
+        weakref.finalize(exporter, release).atexit = False
+        return memoryview(exporter).cast("B")[:size], exporter
+
+    def _map_apart(
+        self, offset: int, size: int, on_release: Callable[[], None] | None
+    ) -> tuple[memoryview, mmap.mmap | None]:
         """A second writable view of one object: in a mapping of its own, so that neither sees the other."""
         start = offset - offset % _PAGE
         try:
@@ -201,10 +255,10 @@ class Arena:
         except OSError as error:
             if error.errno not in _OUT_OF_MAPS:
                 raise
-            return self._copy_out(offset, size, on_release)
+            return self._copy_out(offset, size, on_release), None
         if on_release is not None:
             weakref.finalize(apart, on_release).atexit = False
-        return memoryview(apart)[offset - start :]
+        return memoryview(apart)[offset - start :], apart
 
     def _copy_out(self, offset: int, size: int, on_release: Callable[[], None] | None) -> memoryview:
         """The process has no map entry left: its own copy, and the pin is not needed any more."""
@@ -226,38 +280,83 @@ class Arena:
                     slab = self._slabs[writable] = PrivatePages(mmap.mmap(self.fd, self.capacity, flags))
         return slab
 
-    def view_ended(self, offset: int, size: int) -> None:
+    def view_ended(self, writable: bool, offset: int, size: int) -> None:
         """A copy-on-write view is gone: the next reader of this range must see the store's bytes."""
-        faults = self._viewed[offset].faults
-        if faults is None or faults != page_faults():
-            self._slabs[True].drop_private(offset, size)
-        del self._viewed[offset]
+        token = self._viewed[writable, offset]
+        if token.faults is None or token.faults != page_faults():
+            self._slabs[writable].drop_private(offset, size)
+        del self._viewed[writable, offset]
+        if token.is_kept:
+            self._dropped.append((writable, offset - offset % _PAGE, _paged(offset, size)))
+
+    def keep(self, writable: bool, offset: int, size: int, token: _ViewToken) -> None:
+        """Make the pages of a view in a private slab its own. The caller holds the view meanwhile."""
+        start = offset - offset % _PAGE
+        with self._lock:
+            self._kept[writable].merge(start, _paged(offset, size))
+        token.faults, token.is_kept = None, True
+        self._slabs[writable].make_private(start, offset + size - start)
 
 
 class _ViewToken:
     """One copy-on-write view in the private slab."""
 
-    __slots__ = ("faults",)
+    __slots__ = ("faults", "is_kept")
 
     def __init__(self, faults: int | None) -> None:
         #: The process's page faults when it was made: a page cannot become private without one more.
         self.faults = faults
+        #: All its pages are copies of its own, whatever the store puts there.
+        self.is_kept = False
+
+
+class LentView:
+    """A view of a range that others will use again."""
+
+    __slots__ = ("_arena", "_holder", "_offset", "_size", "_token", "_writable")
+
+    def __init__(
+        self, arena: Arena, holder: object, writable: bool, offset: int, size: int, token: _ViewToken | None
+    ) -> None:
+        self._arena = arena
+        self._holder = weakref.ref(holder)
+        self._writable = writable
+        self._offset = offset
+        self._size = size
+        #: None: in a mapping of its own.
+        self._token = token
+
+    def end(self) -> bool:
+        """The time of lending is over: who still has the view keeps a copy. True if there was one.
+
+        Raises OSError when there is no memory for it.
+        """
+        holder: Any = self._holder()
+        if holder is None:
+            return False
+        if self._token is not None:
+            self._arena.keep(self._writable, self._offset, self._size, self._token)
+        else:
+            holder.madvise(_MADV_POPULATE_WRITE)
+        return True
 
 
 class _Release:
     """What happens when a view's last holder goes. A class, for finalizers must not refer to the view."""
 
-    __slots__ = ("_arena", "_offset", "_on_release", "_size", "_token")
+    __slots__ = ("_arena", "_offset", "_on_release", "_size", "_token", "_writable")
 
     def __init__(
         self,
         arena: Arena,
+        writable: bool,
         offset: int,
         size: int,
         token: object | None,
         on_release: Callable[[], None] | None,
     ) -> None:
         self._arena = arena
+        self._writable = writable
         self._offset = offset
         self._size = size
         self._token = token
@@ -266,9 +365,25 @@ class _Release:
     def __call__(self) -> None:
         # In this order: once the pin is given back, the range may be somebody else's.
         if self._token is not None:
-            self._arena.view_ended(self._offset, self._size)
+            self._arena.view_ended(self._writable, self._offset, self._size)
         if self._on_release is not None:
             self._on_release()
+
+
+@cache
+def _can_keep() -> bool:
+    """Whether this kernel makes private copies at a word (from 5.14 on)."""
+    with mmap.mmap(-1, _PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
+        try:
+            page.madvise(_MADV_POPULATE_WRITE)
+        except OSError:
+            return False
+    return True
+
+
+def _paged(offset: int, size: int) -> int:
+    """The bytes of all pages that ``[offset, offset + size)`` touches."""
+    return -(-(offset + size) // _PAGE) * _PAGE - (offset - offset % _PAGE)
 
 
 def _flat(buffer: Buffer) -> memoryview:

@@ -64,6 +64,7 @@ def _totals(usage: Usage, queued: int) -> str:
         (usage.creating_bytes, "being written"),
         (usage.pinned_bytes, "being read"),
         (usage.deleted_bytes, "deleted but still in use"),
+        (usage.slab_bytes, "leased to processes for arguments and results of calls"),
     ]
     text += "".join(f"; {human_bytes(count)} {what}" for count, what in parts if count)
     others = "1 other creation waits too" if queued == 2 else f"{queued - 1} other creations wait too"

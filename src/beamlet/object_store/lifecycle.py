@@ -66,6 +66,8 @@ class Usage(msgspec.Struct, frozen=True):
     #: Deleted, and kept only because somebody reads or writes them.
     deleted_bytes: int
     evictable_bytes: int
+    #: Leased to processes that keep small objects of their own there.
+    slab_bytes: int = 0
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -223,7 +225,8 @@ class StoreLifecycle:
 
     # --- asking --------------------------------------------------------------------------------------
 
-    def usage(self) -> Usage:
+    def usage(self, slab_bytes: int = 0) -> Usage:
+        """``slab_bytes``: taken by slabs, which hold no objects of ours."""
         deleted = (ObjectState.DELETED_CREATED, ObjectState.DELETED_PINNED)
         objects = self._objects.values()
         rounded = self._allocator.rounded
@@ -238,6 +241,7 @@ class StoreLifecycle:
             pinned_bytes=sum(rounded(o.size) for o in objects if o.pin_count),
             deleted_bytes=sum(rounded(o.size) for o in objects if o.state in deleted),
             evictable_bytes=self._evictable_bytes,
+            slab_bytes=slab_bytes,
         )
 
     def biggest(self, count: int, now: float) -> list[Holder]:
@@ -248,10 +252,10 @@ class StoreLifecycle:
             for o in largest
         ]
 
-    def check_invariants(self) -> None:
+    def check_invariants(self, slab_bytes: int = 0) -> None:
         self._allocator.check_invariants()
         rounded = self._allocator.rounded
-        assert sum(rounded(o.size) for o in self._objects.values()) == self._allocator.used_bytes
+        assert sum(rounded(o.size) for o in self._objects.values()) + slab_bytes == self._allocator.used_bytes
         pins: dict[ObjectId, int] = {}
         for held in self._pins.values():
             assert held, "an empty pin table was kept"

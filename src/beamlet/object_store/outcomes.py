@@ -60,7 +60,19 @@ class Missing(Struct, frozen=True):
     reason: str
 
 
-Outcome = Created | AlreadyStored | Refused | Located | Missing
+class SlabGranted(Struct, frozen=True):
+    """``size`` bytes at ``offset`` are the asker's; the first ``warm`` have pages already."""
+
+    offset: int
+    size: int
+    warm: int
+
+
+class NoSlab(Struct, frozen=True):
+    """There is no room to spare."""
+
+
+Outcome = Created | AlreadyStored | Refused | Located | Missing | SlabGranted | NoSlab
 
 
 class Answer(Struct, frozen=True):
@@ -78,5 +90,11 @@ class ReleasePages(Struct, frozen=True):
     size: int
 
 
+class RecallSlab(Struct, frozen=True):
+    """Somebody waits for room: ask ``client`` for its slabs."""
+
+    client: int
+
+
 #: To be performed in order.
-Effect = Answer | ReleasePages
+Effect = Answer | ReleasePages | RecallSlab

@@ -16,6 +16,8 @@ import resource
 
 _PAGE = mmap.PAGESIZE
 _ENTRY_BYTES = 8
+#: Linux's; CPython's mmap module does not name it in every version.
+_MADV_POPULATE_WRITE = 23
 #: Pages asked about at a time: 64 KiB of answers.
 _PAGES_PER_READ = 8192
 
@@ -60,6 +62,10 @@ class PrivatePages:
         Lengths are powers of two, because ctypes makes a class per length.
         """
         return (ctypes.c_ubyte * (1 << (size - 1).bit_length())).from_address(self._address + offset)
+
+    def make_private(self, start: int, size: int) -> None:
+        """Make every page from ``start``, a page's, on a copy, as if each were written. Raises OSError."""
+        self._mapping.madvise(_MADV_POPULATE_WRITE, start, size)
 
     def drop_private(self, offset: int, size: int) -> None:
         """Make ``[offset, offset + size)``, widened to whole pages, show the arena's bytes again."""

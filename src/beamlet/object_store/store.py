@@ -22,11 +22,16 @@ from beamlet.object_store.outcomes import (
     Effect,
     Located,
     Missing,
+    NoSlab,
+    RecallSlab,
     Refused,
     ReleasePages,
+    SlabGranted,
     StoreMisuse,
 )
+from beamlet.object_store.slabs import SlabTable
 
+NOBODY = Address(b"")
 #: How many holders a refusal names.
 _HOLDERS_NAMED = 5
 #: Pages given back at a time: about half a millisecond of the raylet's loop.
@@ -51,8 +56,10 @@ class ObjectStore:
     ) -> None:
         self._allocator = Allocator(capacity_bytes, alignment_bytes)
         self._lifecycle = StoreLifecycle(self._allocator)
+        self._slabs = SlabTable(self._allocator)
         self._admission = Admission(self._attempt, self._describe, full_timeout_s)
-        self._warm_limit = int(self._allocator.capacity * keep_warm)
+        #: Whole pages: of a surplus smaller than one nothing could ever be given back.
+        self._warm_limit = int(self._allocator.capacity * keep_warm) // alignment_bytes * alignment_bytes
 
     # --- writing -------------------------------------------------------------------------------------
 
@@ -67,7 +74,10 @@ class ObjectStore:
                 f"client {request.client} creates object {request.object_id.hex()} again "
                 f"before it sealed or aborted it"
             )
-        return [*self._admission.request(request, now)]
+        effects: list[Effect] = [*self._admission.request(request, now)]
+        if self._admission:
+            effects += [RecallSlab(client) for client in self._slabs.recall()]
+        return effects
 
     def seal(self, client: int, object_id: ObjectId, now: float) -> list[Effect]:
         """The value is written; whoever waits for it is pinned and answered."""
@@ -102,6 +112,25 @@ class ObjectStore:
         self._lifecycle.unpin(client, object_id)
         return self._settle((), now)
 
+    # --- slabs ---------------------------------------------------------------------------------------
+
+    def lease_slab(self, client: int, request_id: int, size: int) -> list[Effect]:
+        """Room for ``client`` to cut up as it likes; answered SlabGranted or NoSlab, at once."""
+        found = None if self._admission else self._slabs.lease(client, size)
+        return [Answer(client, request_id, NoSlab() if found is None else SlabGranted(*found))]
+
+    def return_slab(self, client: int, offset: int, now: float) -> list[Effect]:
+        self._slabs.give_back(client, offset)
+        return self._settle((), now)
+
+    def has_slabs(self, client: int) -> bool:
+        return self._slabs.has(client)
+
+    def heard(self, client: int, dead: Address, now: float) -> list[Effect]:
+        """``client`` uses nothing of the slabs of ``dead``."""
+        self._slabs.heard(client, dead)
+        return self._settle((), now)
+
     # --- ending --------------------------------------------------------------------------------------
 
     def delete(
@@ -119,9 +148,15 @@ class ObjectStore:
                 answers += self._admission.withdraw_object(object_id, reason)
         return self._settle(answers, now)
 
-    def disconnect(self, client: int, now: float) -> list[Effect]:
-        """The client's process is dead: its pins, its waits and its unsealed objects go."""
+    def disconnect(
+        self, client: int, now: float, address: Address = NOBODY, knew_it: Iterable[int] = ()
+    ) -> list[Effect]:
+        """The client's process is dead: its pins, its waits and its unsealed objects go.
+
+        knew_it: who must have heard of that before its slabs go, too.
+        """
         self._admission.withdraw_client(client)
+        self._slabs.died(client, address, knew_it)
         return self._settle(self._lifecycle.disconnect(client), now)
 
     def stored_by(self, client: int) -> dict[Address, list[ObjectId]]:
@@ -156,7 +191,7 @@ class ObjectStore:
         return [ReleasePages(offset, size) for offset, size in self._allocator.trim(keep_bytes)]
 
     def usage(self) -> Usage:
-        return self._lifecycle.usage()
+        return self._lifecycle.usage(self._slabs.total_bytes)
 
     def biggest(self, count: int, now: float) -> list[Holder]:
         return self._lifecycle.biggest(count, now)
@@ -166,7 +201,8 @@ class ObjectStore:
         return len(self._admission)
 
     def check_invariants(self) -> None:
-        self._lifecycle.check_invariants()
+        self._lifecycle.check_invariants(self._slabs.total_bytes)
+        self._slabs.check_invariants()
 
     # --- parts ---------------------------------------------------------------------------------------
 
@@ -192,4 +228,4 @@ class ObjectStore:
 
     def _describe(self, waiting: Waiting, now: float) -> str:
         biggest = self._lifecycle.biggest(_HOLDERS_NAMED, now)
-        return store_full(waiting, now, self._lifecycle.usage(), biggest, len(self._admission))
+        return store_full(waiting, now, self.usage(), biggest, len(self._admission))

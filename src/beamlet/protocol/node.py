@@ -13,6 +13,9 @@ Messages marked *+fd* travel with one file descriptor (SCM_RIGHTS), in order.
     CreateObject      → ObjectCreated | ObjectRefused
     PinObject         → ObjectPinned | ObjectNotHere
     SealObject, AbortObject, UnpinObject, DeleteObjects
+    LeaseSlab         → SlabLeased | SlabRefused
+    ReturnSlab        (nobody asks, or SlabWanted does)
+    DeathHeard        to a WorkerDied that asks for it
     OutputMark        → OutputDelivered
     ExitWorker        → Staying, or the end of the connection      (if optional)
     TellEvents        → EventsTold                         (behind the TaskEvents)
@@ -229,6 +232,8 @@ class WorkerDied(Message, tag=50):
 
     worker: Address
     certificate: DeathCertificate
+    #: It had leased slabs: say DeathHeard once nothing here reads or writes in them.
+    had_slabs: bool = False
 
 
 class StoredByDead(Message, tag=78):
@@ -308,6 +313,44 @@ class DeleteObjects(Message, tag=61):
 
     node: NodeId
     object_ids: list[ObjectId]
+
+
+class LeaseSlab(Message, tag=79):
+    """Room for many small objects, of which only the sender keeps the books; about ``size`` bytes."""
+
+    req: int
+    size: int
+
+
+class SlabLeased(Message, tag=80):
+    """``size`` bytes at ``offset`` are the asker's until ReturnSlab; the first ``warm`` were used before."""
+
+    req: int
+    offset: int
+    size: int
+    warm: int
+
+
+class SlabRefused(Message, tag=81):
+    """There is no room to spare; objects are stored one by one."""
+
+    req: int
+
+
+class ReturnSlab(Message, tag=82):
+    """Nobody reads or writes in the slab at ``offset`` any more."""
+
+    offset: int
+
+
+class SlabWanted(Message, tag=83):
+    """Raylet → lessee: others wait for room; give your slab back as soon as it is empty."""
+
+
+class DeathHeard(Message, tag=84):
+    """Nothing here reads or writes in the slabs of ``worker``, which is dead, and nothing will."""
+
+    worker: Address
 
 
 class OutputMark(Message, tag=62):

@@ -35,6 +35,21 @@ class StoreDep(Message, tag=2):
     nodes: list[NodeId]
 
 
+class InPlace(Message, tag=25):
+    """A top-level argument that lies in the pusher's slab and stays there until the answer: read it there."""
+
+    offset: int
+    size: int
+
+
+class Room(msgspec.Struct, array_like=True, frozen=True):
+    """A piece of the pusher's slab for the result, if it fits; the first ``warm`` bytes have pages."""
+
+    offset: int
+    size: int
+    warm: int
+
+
 class PushTask(Message, tag=3):
     """Run a function. Repeat-safe: the pusher uses a new ``attempt`` for every push of a task."""
 
@@ -44,7 +59,7 @@ class PushTask(Message, tag=3):
     name: str
     num_returns: int
     args: bytes
-    deps: Sequence[InlineDep | StoreDep] = ()
+    deps: Sequence[InlineDep | StoreDep | InPlace] = ()
     #: References nested in the arguments; the pusher holds them until the answer.
     nested: Sequence[ContainedRef] = ()
     attempt: int = 0
@@ -56,6 +71,7 @@ class PushTask(Message, tag=3):
     accelerators: dict[str, list[int]] | None = None
     #: Generators: most items not consumed yet; negative: no limit.
     stream_limit: int = -1
+    room: Room | None = None
 
 
 class CallActor(Message, tag=4):
@@ -66,7 +82,7 @@ class CallActor(Message, tag=4):
     method: str
     num_returns: int
     args: bytes
-    deps: Sequence[InlineDep | StoreDep] = ()
+    deps: Sequence[InlineDep | StoreDep | InPlace] = ()
     nested: Sequence[ContainedRef] = ()
     attempt: int = 0
     #: Concurrency group; empty for the method's default.
@@ -74,6 +90,7 @@ class CallActor(Message, tag=4):
     name: str = ""
     #: As in PushTask.
     stream_limit: int = -1
+    room: Room | None = None
 
 
 class Result(Message, tag=5):
@@ -91,6 +108,12 @@ class StoredAt(Message, tag=6):
     size: int
 
 
+class InRoom(Message, tag=26):
+    """A return value of ``size`` bytes that was written into the room that came with the work."""
+
+    size: int
+
+
 class Results(Message, tag=7):
     """The general answer: 0–n values, inline or stored, with references inside.
 
@@ -101,7 +124,7 @@ class Results(Message, tag=7):
     """
 
     seq: int
-    items: list[bytes | StoredAt]
+    items: list[bytes | StoredAt | InRoom]
     busy_us: int = 0
     contained: list[list[ContainedRef]] = []
     hold: int = 0

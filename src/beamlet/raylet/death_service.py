@@ -82,19 +82,21 @@ class DeathService:
     def _bury(self, member: Member, gone: CoreWorkerGone, now: float, *first: Step) -> None:
         """What fails for one who must hear of it is no reason not to tell the others."""
         node, address = self._node, member.address
+        told = node.introductions.forget(address)
         node.members.leave(address, gone.certificate)
         node.perform(
             [
                 *first,
-                Step("the word to its peers", lambda: self._tell_peers(gone)),
+                Step("the word to its peers", lambda: self._tell_peers(gone, told, member)),
                 Step("the end of its requests", lambda: node.perform(node.leases.client_gone(address, now))),
-                Step("the end of its objects", lambda: self._store.forget(member.number, address)),
+                Step("the end of its objects", lambda: self._store.forget(member.number, address, told)),
                 Step("the word to the timeline", lambda: self._events.gone(address)),
                 Step("the word to the GCS", lambda: node.gcs.send(gone)),
                 Step("what follows a death", lambda: self._on_mourned(gone)),
             ]
         )
 
-    def _tell_peers(self, gone: CoreWorkerGone) -> None:
-        for other in self._node.introductions.forget(gone.address):
-            other.send(WorkerDied(gone.address, gone.certificate))
+    def _tell_peers(self, gone: CoreWorkerGone, told: list[Member], dead: Member) -> None:
+        word = WorkerDied(gone.address, gone.certificate, self._store.has_slabs(dead.number))
+        for other in told:
+            other.send(word)

@@ -34,6 +34,9 @@ FromCoreWorker = (
     | node.PinObject
     | node.UnpinObject
     | node.DeleteObjects
+    | node.LeaseSlab
+    | node.ReturnSlab
+    | node.DeathHeard
     | node.OutputMark
     | node.OutputPrinted
     | node.ExitedOnPurpose

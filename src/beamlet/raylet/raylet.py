@@ -249,6 +249,9 @@ class Raylet:
             node.PinObject: store.pin,
             node.UnpinObject: store.unpin,
             node.DeleteObjects: store.delete,
+            node.LeaseSlab: store.lease_slab,
+            node.ReturnSlab: store.return_slab,
+            node.DeathHeard: store.heard,
             node.OutputMark: lambda sender, message: self._output.mark(sender.worker_id, message.token),
             node.OutputPrinted: lambda _, message: self._output.printed(message.token),
             node.Staying: lambda sender, _: self._node.perform(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from beamlet.base.ids import Address
 from beamlet.object_store.arena import Arena
 from beamlet.object_store.lifecycle import Usage
@@ -12,8 +14,11 @@ from beamlet.object_store.outcomes import (
     CreateRequest,
     Located,
     Missing,
+    NoSlab,
+    RecallSlab,
     Refused,
     ReleasePages,
+    SlabGranted,
     StoreMisuse,
 )
 from beamlet.object_store.store import ObjectStore
@@ -35,6 +40,7 @@ class StoreService:
         self._room_alarm = Alarm(services.clock, self._expire)
         self._trim_alarm = Alarm(services.clock, self._trim)
         services.performer.on(Answer, self._answer)
+        services.performer.on(RecallSlab, self._recall)
         services.performer.on(ReleasePages, lambda effect: arena.release_pages(effect.offset, effect.size))
 
     def create(self, sender: Member, message: node.CreateObject) -> None:
@@ -76,17 +82,32 @@ class StoreService:
         self._node.perform(self._store.delete(message.object_ids, self._node.now(), sender.address))
         self._trim_later()
 
-    def forget(self, number: int, address: Address) -> None:
+    def lease_slab(self, sender: Member, message: node.LeaseSlab) -> None:
+        self._node.perform(self._store.lease_slab(sender.number, message.req, message.size))
+
+    def return_slab(self, sender: Member, message: node.ReturnSlab) -> None:
+        self._node.perform(self._store.return_slab(sender.number, message.offset, self._node.now()))
+        self._trim_later()
+
+    def heard(self, sender: Member, message: node.DeathHeard) -> None:
+        self._node.perform(self._store.heard(sender.number, message.worker, self._node.now()))
+        self._trim_later()
+
+    def has_slabs(self, number: int) -> bool:
+        return self._store.has_slabs(number)
+
+    def forget(self, number: int, address: Address, told: Sequence[Member] = ()) -> None:
         """The process is dead: its pins and unsealed objects go, and what it owned, for nobody else will.
 
         What it stored for others stays; they are told, for it may have died before it could.
+        told: who knew it, and will say DeathHeard if it had slabs.
         """
         now = self._node.now()
         for owner, object_ids in self._store.stored_by(number).items():
             member = self._members.get(owner)
             if member is not None and owner != address:
                 member.send(node.StoredByDead(self._members.node_id, object_ids))
-        self._node.perform(self._store.disconnect(number, now))
+        self._node.perform(self._store.disconnect(number, now, address, [member.number for member in told]))
         self._node.perform(self._store.delete_owned_by(address, now))
         self._trim_later()
 
@@ -101,6 +122,11 @@ class StoreService:
         asker = self._members.numbered(effect.client)
         if asker is not None:
             asker.send(_as_message(effect))
+
+    def _recall(self, effect: RecallSlab) -> None:
+        lessee = self._members.numbered(effect.client)
+        if lessee is not None:
+            lessee.send(node.SlabWanted())
 
     def _trim_later(self) -> None:
         """Free memory beyond what is kept warm goes back to the kernel, step by step between messages."""
@@ -129,3 +155,7 @@ def _as_message(answer: Answer) -> Message:
             return node.ObjectRefused(answer.request_id, outcome.reason)
         case Missing():
             return node.ObjectNotHere(answer.request_id, outcome.reason)
+        case SlabGranted():
+            return node.SlabLeased(answer.request_id, outcome.offset, outcome.size, outcome.warm)
+        case NoSlab():
+            return node.SlabRefused(answer.request_id)

@@ -411,14 +411,14 @@ class WorkerPool:
         return sorted(idle, key=lambda record: record.since)
 
     def _floor(self, now: float) -> int:
-        return self._soft_limit if self._jobs and now - self._used_at < WARM_S else 0
+        return self._soft_limit if self._jobs and now < self._used_at + WARM_S else 0
 
     def _reap(self, now: float) -> list[Effect]:
         idle = self._idle_longest_first()
         spare = len(idle) - self._floor(now)
         effects: list[Effect] = []
         for record in idle[: max(spare, 0)]:
-            if now - record.since >= IDLE_S:
+            if now >= record.since + IDLE_S:  # as ``_next_event`` adds: a difference may be less
                 effects += self.ask_to_exit(record.worker_id, "it was idle", now, optional=True)
         return effects
 

@@ -53,6 +53,7 @@ def _check_books(cluster: VirtualCluster, process: VirtualProcess) -> None:
         core = process.core
         core.refs.check_invariants()
         core.tasks.check_invariants()
+        core.store.own.check_invariants()
         for link in core.actors.links.values():
             link.check_invariants()
 
@@ -108,6 +109,7 @@ def nothing_is_kept(cluster: VirtualCluster) -> None:
         waiting = [_where(core, pending) for pending in core.submission.tasks.values()]
         assert not waiting, f"{short(address)} ({_who(cluster, core)}) has unanswered tasks: {waiting[:4]}"
         assert not core.refs._holds, f"{short(address)} holds results for receivers"
+        assert not len(core.store.own), f"{short(address)} keeps places: {core.store.own._places}"
         assert not core.refs._registrations, f"{short(address)} waits for owners' answers"
     head = cluster.head
     usage = head.store.usage()

@@ -260,6 +260,8 @@ class AsyncCalls:
             else:
                 runner.answer_error(sender, call, context, failure)
         except Exception as error:
+            if context.in_place is not None:
+                runner.lending.end(context)
             runner.answers.send_failure(sender, call, error)
 
     async def _terminate(self) -> None:

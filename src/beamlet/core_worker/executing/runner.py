@@ -19,6 +19,7 @@ from beamlet.base.own_code import MADE_FOR_USERS
 from beamlet.core_worker.context import TaskContext, current_task
 from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.breakpoints import explain_quit
+from beamlet.core_worker.executing.in_place import Lending
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.executing.producers import Producers
 from beamlet.core_worker.executing.work import Work
@@ -31,8 +32,20 @@ from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, DynamicObject
 from beamlet.core_worker.peers import Peer, PeerTable
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.exceptions import RayTaskError, TaskCancelledError, UserCodeException
+from beamlet.object_store.arena import LentView
 from beamlet.protocol.message import ContainedRef
-from beamlet.protocol.peer import CallActor, InlineDep, PushTask, Result, Results, StoredAt, StoreDep, Yielded
+from beamlet.protocol.peer import (
+    CallActor,
+    InlineDep,
+    InPlace,
+    InRoom,
+    PushTask,
+    Result,
+    Results,
+    StoredAt,
+    StoreDep,
+    Yielded,
+)
 from beamlet.rpc.turns import SharedReactor
 from beamlet.serialization.arguments import NO_ARGUMENTS, fill, split
 from beamlet.serialization.remote_error import capture
@@ -74,6 +87,7 @@ class Runner:
         answers: Answers,
         peers: PeerTable,
         producers: Producers,
+        lending: Lending,
         output: Output,
         events: TaskEventBuffer,
         put: Callable[[Any], Any],
@@ -91,6 +105,7 @@ class Runner:
         self.answers = answers
         self.peers = peers
         self.producers = producers
+        self.lending = lending
         self._output = output
         self._put = put
         #: Finished runs by function, where max_calls limits them.
@@ -98,7 +113,6 @@ class Runner:
         #: Shown in errors of actor methods.
         self.actor_repr: str | None = None
         self.actor_id: str | None = None
-
         self.note = events.note
 
     # -- tasks -----------------------------------------------------------------------------------
@@ -134,6 +148,8 @@ class Runner:
             del running[task.task_id]
             self.answer(sender, task, context, result, max(0, ended - started) // 1000)
         finally:
+            if context.in_place is not None:
+                self.lending.end(context)
             current_task.reset(token)
 
     def run_call(self, sender: Peer, call: CallActor, method: Any, shown_as: str) -> None:
@@ -162,6 +178,8 @@ class Runner:
             del running[call.task_id]
             self.answer(sender, call, context, result, 0)
         finally:
+            if context.in_place is not None:
+                self.lending.end(context)
             current_task.reset(token)
 
     def _raise_if_cancelled(self, context: TaskContext) -> None:
@@ -189,19 +207,25 @@ class Runner:
             values = [loads_plain(dep.payload) for dep in work.deps]  # type: ignore[union-attr]
             return fill(*split(loads_plain(payload)), values)
         context.guard = self.new_guard(work.nested)
-        return self.decode(payload, work.deps, context.guard)
+        if any(type(dep) is InPlace for dep in work.deps):
+            self.lending.begin(context)
+        return self.decode(payload, work.deps, context.guard, context.in_place)
 
     def new_guard(self, nested: Sequence[ContainedRef]) -> ArgumentsGuard:
         with self._lock:
             return ArgumentsGuard(self.answers.next_name(), [ObjectId(ref[0]) for ref in nested])
 
     def decode(
-        self, payload: bytes, deps: Sequence[InlineDep | StoreDep], guard: ArgumentsGuard
+        self,
+        payload: bytes,
+        deps: Sequence[InlineDep | StoreDep | InPlace],
+        guard: ArgumentsGuard,
+        lent: list[LentView] | None = None,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments with their dependencies filled in; what they refer to is counted under ``guard``."""
         args, kwargs = split(self._rebuild(payload, guard) if payload else ())
         if deps:
-            values = [self._dependency(dep, guard) for dep in deps]
+            values = [self._dependency(dep, guard, lent) for dep in deps]
             args, kwargs = fill(args, kwargs, values)
         return args, kwargs
 
@@ -212,10 +236,16 @@ class Runner:
         self._count(packed.contained, guard)
         return rebuild_packed(packed)
 
-    def _dependency(self, dep: InlineDep | StoreDep, guard: ArgumentsGuard) -> Any:
+    def _dependency(
+        self, dep: InlineDep | StoreDep | InPlace, guard: ArgumentsGuard, lent: list[LentView] | None
+    ) -> Any:
         if isinstance(dep, InlineDep):
             return self._rebuild(dep.payload, guard)
-        stored = self._store.read(dep.object_id, dep.owner, dep.nodes)
+        if isinstance(dep, InPlace):
+            assert lent is not None
+            stored = self._store.read_lent(dep.offset, dep.size, lent)
+        else:
+            stored = self._store.read(dep.object_id, dep.owner, dep.nodes)
         self._count(stored.contained, guard)
         return rebuild(stored.kind, stored.inband, stored.buffers, stored.contained)
 
@@ -265,6 +295,8 @@ class Runner:
             return
         message.busy_us = busy_us
         del value, parts
+        if context.in_place is not None:
+            self.lending.end(context)
         self.answers.send_when_safe(sender, message, guard, self._output.take_printed())
 
     def _several(self, work: PushTask | CallActor, value: Any) -> list[Any]:
@@ -291,13 +323,14 @@ class Runner:
         guard: ArgumentsGuard | None,
     ) -> Results:
         """The general answer: large parts are stored, references inside are held for the receiver."""
-        items: list[bytes | StoredAt] = []
+        items: list[bytes | StoredAt | InRoom] = []
         contained: list[list[ContainedRef]] = []
         # What is sealed stays: of several, none is before all are written.
         unsealed: list[ObjectId] | None = [] if len(parts) > 1 else None
         try:
             for index, part in enumerate(parts, 1):
-                items.append(self._item(sender, work, index, part, unsealed))
+                placed = self.lending.write_in_room(sender, work.room, part) if work.room else None
+                items.append(placed or self._item(sender, work, index, part, unsealed))
                 contained.append([] if isinstance(part, bytes) else part.contained)
         except BaseException:
             if unsealed:
@@ -399,6 +432,8 @@ class Runner:
                 message.contained = [part.contained] * count
                 message.hold = self._refs.hold_results(sender.address, part.contained, context.guard)
         error.__traceback__ = None
+        if context.in_place is not None:
+            self.lending.end(context)
         self.answers.send_when_safe(sender, message, context.guard, self._output.take_printed())
 
     def error_part(self, context: TaskContext, error: BaseException) -> Serialized:
@@ -448,7 +483,7 @@ def retried_for(error: BaseException) -> BaseException:
     return cause
 
 
-def _all_plain(payload: bytes, deps: Sequence[InlineDep | StoreDep]) -> bool:
+def _all_plain(payload: bytes, deps: Sequence[InlineDep | StoreDep | InPlace]) -> bool:
     """No references, buffers or stored values anywhere: nothing to count, nothing to fetch."""
     return payload[0] == PICKLE_MARK and all(
         type(dep) is InlineDep and dep.payload[0] == PICKLE_MARK for dep in deps

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 import msgspec
 
 from beamlet.base.ids import Address, NodeId, ObjectId
+from beamlet.core_worker.owning.own_slab import Place
 
 
 class Guard:
@@ -98,6 +99,12 @@ class DeleteStored(msgspec.Struct, frozen=True):
     object_ids: list[ObjectId]
 
 
+class LetPlaceGo(msgspec.Struct, frozen=True):
+    """An object of ours that nobody can reach any more was the value at this place of our slab."""
+
+    place: Place
+
+
 class ReplyMayGo(msgspec.Struct, frozen=True):
     """Everything the task kept of its arguments is registered now (after task_finished said False)."""
 
@@ -111,4 +118,6 @@ class Freed(msgspec.Struct, frozen=True):
     owner: bytes
 
 
-Effect = SendAddBorrower | SendRemoveBorrower | SendReleaseHold | DeleteStored | ReplyMayGo | Freed
+Effect = (
+    SendAddBorrower | SendRemoveBorrower | SendReleaseHold | DeleteStored | LetPlaceGo | ReplyMayGo | Freed
+)

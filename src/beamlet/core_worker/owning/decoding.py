@@ -35,6 +35,7 @@ class Decoder:
         self._refs = refs
         self._releases = releases
         self._lock = reactor.lock
+        self._bare_lock = reactor.bare_lock
         self._store = store
         self._unseen = unseen
 
@@ -58,8 +59,15 @@ class Decoder:
         return rebuild_packed(packed)
 
     def _load_stored(self, object_id: ObjectId, record: ObjectRecord) -> Any:
-        owner = Address(record.owner) or self._refs.self_address
-        stored = self._store.read(object_id, owner, record.nodes)
+        with self._bare_lock:
+            place = record.place
+            if place is not None:
+                place.views += 1
+        if place is not None:
+            stored = self._store.read_own(place, record.size)
+        else:
+            owner = Address(record.owner) or self._refs.self_address
+            stored = self._store.read(object_id, owner, record.nodes)
         self._count(object_id, stored.contained)
         return rebuild(stored.kind, stored.inband, stored.buffers, stored.contained)
 

@@ -13,12 +13,13 @@ from collections.abc import Callable
 import msgspec
 
 from beamlet.base.ids import Address, NodeId, ObjectId
+from beamlet.core_worker.owning.own_slab import Place
 from beamlet.exceptions import CallSite
 
 #: Values of ``ObjectRecord.state``: plain ints, compared on the hottest path there is.
 PENDING = 0  # promised: by a task of ours, or (borrowed) by its owner
 INLINE = 1  # ``payload`` is the encoded value
-STORED = 2  # sealed in the arenas of ``nodes``
+STORED = 2  # sealed in the arenas of ``nodes``, or at ``place``
 LOST = 3  # there is no value and none is promised; ``reason`` says why
 FREED = 4  # nobody kept it: the record left ``objects`` and only stale pointers still see it
 
@@ -57,6 +58,8 @@ class ObjectRecord(msgspec.Struct, eq=False, gc=False):
     size: int = 0
     #: Borrowed: its owner was asked for the value.
     asked: bool = False
+    #: Where in our own slab the value is, while STORED there; only for objects that we own.
+    place: Place | None = None
     #: UNREGISTERED, REGISTERED, CUT_OFF or a token.
     borrow: int = UNREGISTERED
     #: Someone wants to hear of its end (an actor handle's object): its death emits ``Freed``.

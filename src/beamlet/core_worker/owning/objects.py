@@ -13,12 +13,14 @@ from beamlet.base.ids import Address, NodeId, ObjectId
 from beamlet.core_worker.context import Contexts
 from beamlet.core_worker.owning.decoding import Decoder
 from beamlet.core_worker.owning.object_record import INLINE, LOST, PENDING, ObjectRecord, stop_waiting
+from beamlet.core_worker.owning.own_slab import Place
 from beamlet.core_worker.owning.ports import Blocking, Peers, Ref, WaitAdvice
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.owning.store_client import StoreClient
 from beamlet.core_worker.owning.unseen import UnseenErrors
 from beamlet.exceptions import CallSite, GetTimeoutError, RaySystemError
+from beamlet.object_store.layout import read_value
 from beamlet.protocol.peer import GetObject
 from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.refs import released
@@ -106,6 +108,8 @@ class ObjectAccess:
         self.decoder = Decoder(refs, releases, reactor, store, unseen)
         #: The value of an object that is ready; raises if it is an error. Without the lock.
         self.load = self.decoder.load
+        #: Objects of ours on their way out of our slab, and who waits for that.
+        self._moving: dict[ObjectId, list[Callable[[ObjectRecord], None]]] = {}
 
     def require(self, object_ids: Sequence[ObjectId]) -> None:
         """Raises for references of an earlier session."""
@@ -308,6 +312,47 @@ class ObjectAccess:
     def contain(self, error: Exception) -> None:
         """Who waits for an object raised when it was told: the others are told all the same."""
         self._reactor.containment.contain(error, "telling who waits for an object")
+
+    # -- out of our slab -------------------------------------------------------------------------
+
+    def share(self, object_id: ObjectId, record: ObjectRecord, then: Callable[[ObjectRecord], None]) -> None:
+        """Call ``then(record)`` once others can get at the value of an object of ours. Under the lock.
+
+        What lies in our slab is nobody's but ours and whom we lend it to: it becomes an object of the node,
+        or, if that has no room, a value that travels in messages.
+        """
+        place = record.place
+        if place is None:
+            then(record)
+            return
+        if object_id in self._moving:
+            self._moving[object_id].append(then)
+            return
+        self._moving[object_id] = [then]
+        record.local += 1  # kept until it has moved
+
+        def moved(is_stored: bool) -> None:
+            assert place is not None
+            if is_stored:
+                record.nodes = (*record.nodes, self._store.node_id)
+            else:
+                record.payload = self._packed(place, record.size)
+                record.state = INLINE
+            record.place = None
+            self._store.own.let_go(place)
+            for each in self._moving.pop(object_id):
+                try:
+                    each(record)
+                except Exception as error:
+                    self.contain(error)
+            self._refs.release_many([object_id])
+            self._releases.perform()
+
+        self._store.move(object_id, place, record.size, str(record.call_site or ""), moved)
+
+    def _packed(self, place: Place, size: int) -> bytes:
+        value = read_value(self._store.bytes_at(place, size))
+        return pack(Serialized(value.kind, bytes(value.inband), value.buffers, value.contained))
 
     # -- answers of owners -----------------------------------------------------------------------
 

@@ -85,6 +85,8 @@ class Ownership:
         if record.state == INLINE:
             self._unseen.seen(object_id)
             sender.send(ObjectValue(object_id, record.payload))
+        elif record.state == STORED and record.place is not None:
+            self._objects.share(object_id, record, lambda ready: self._answer(sender, object_id, ready))
         elif record.state == STORED:
             sender.send(ObjectStored(object_id, list(record.nodes), record.size))
         else:

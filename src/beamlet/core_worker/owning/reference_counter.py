@@ -44,6 +44,7 @@ from beamlet.core_worker.owning.borrowing import (
     Effect,
     Freed,
     Guard,
+    LetPlaceGo,
     ReplyMayGo,
     ResultsGuard,
     SendAddBorrower,
@@ -62,6 +63,7 @@ from beamlet.core_worker.owning.object_record import (
     UNREGISTERED,
     ObjectRecord,
 )
+from beamlet.core_worker.owning.own_slab import Place
 from beamlet.protocol.message import ContainedRef
 
 
@@ -104,8 +106,7 @@ class ReferenceCounter:
         guard: Guard | None = None,
     ) -> None:
         """The value is here. ``contained``/``guard``: as for ``set_stored``."""
-        record.payload = payload
-        record.state = INLINE
+        record.payload, record.state = payload, INLINE
         if contained or record.contains:
             self._contain(record, contained, guard)
 
@@ -116,8 +117,9 @@ class ReferenceCounter:
         size: int,
         contained: Sequence[ContainedRef] = (),
         guard: Guard | None = None,
+        place: Place | None = None,
     ) -> None:
-        """The value is sealed in the arena of each of ``nodes``.
+        """The value is sealed in the arena of each of ``nodes``, or at ``place``, which it wants.
 
         contained: the references inside the value; only for an object that we own (a borrower counts what it
         decodes, in ``found_in_value``). guard: what they came under, to be given to ``settle`` when all
@@ -126,17 +128,13 @@ class ReferenceCounter:
         record.payload = b""
         if record.nodes and record.state == PENDING and not record.owner:
             nodes = tuple(dict.fromkeys((*nodes, *record.nodes)))  # an attempt that died left a copy
-        record.nodes = nodes
-        record.size = size
-        record.state = STORED
+        record.nodes, record.place, record.size, record.state = nodes, place, size, STORED
         if contained or record.contains:
             self._contain(record, contained, guard)
 
     def set_lost(self, record: ObjectRecord, reason: str) -> None:
         """The value is gone; what it contained is no longer reachable through it."""
-        record.payload = b""
-        record.state = LOST
-        record.reason = reason
+        record.payload, record.state, record.reason = b"", LOST, reason
         if record.contains:
             self._contain(record, (), None)
 
@@ -200,7 +198,7 @@ class ReferenceCounter:
             if local or record.submitted or record.contained_in or record.holds or record.borrowers:
                 continue
             del objects[object_id]
-            if record.nodes or record.contains or record.owner or record.watched:
+            if record.nodes or record.place or record.contains or record.owner or record.watched:
                 (dead := dead or []).append((object_id, record))
             else:
                 record.state = FREED
@@ -459,6 +457,8 @@ class ReferenceCounter:
             else:
                 for node in record.nodes:
                     deleted.setdefault(node, []).append(object_id)
+                if record.place is not None:
+                    self.outbox.append(LetPlaceGo(record.place))
             if record.watched:
                 self.outbox.append(Freed(object_id, record.owner))
             record.state = FREED

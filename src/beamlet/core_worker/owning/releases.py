@@ -15,11 +15,13 @@ from beamlet.core_worker.owning.borrowing import (
     DeleteStored,
     Effect,
     Freed,
+    LetPlaceGo,
     ReplyMayGo,
     SendAddBorrower,
     SendReleaseHold,
     SendRemoveBorrower,
 )
+from beamlet.core_worker.owning.own_slab import OwnSlab, Place
 from beamlet.core_worker.owning.ports import Peers, Sends
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.unseen import UnseenErrors
@@ -40,13 +42,18 @@ class Abandoned(Protocol):
 class Releases:
     """All methods are called under the core worker's lock."""
 
-    def __init__(self, refs: ReferenceCounter, peers: Peers, raylet: Sends, unseen: UnseenErrors) -> None:
+    def __init__(
+        self, refs: ReferenceCounter, peers: Peers, raylet: Sends, unseen: UnseenErrors, own: OwnSlab
+    ) -> None:
         self._refs = refs
         self._peers = peers
         self._raylet = raylet
         self._unseen = unseen
+        self._own = own
         #: Objects of the store whose last view here died, and whose pin is to be given back.
         self.unpinned: deque[ObjectId] = deque()
+        #: Places of our own slab of which a view died.
+        self.unviewed: deque[Place] = deque()
         #: Streams of generators whose user let go of them.
         self.abandoned: deque[Abandoned] = deque()
         #: Told that a held answer may leave; set by what runs tasks, for nothing else holds answers.
@@ -57,7 +64,7 @@ class Releases:
     @property
     def is_due(self) -> bool:
         """Something died since the last ``drain``."""
-        return bool(released or self.unpinned or self.abandoned)
+        return bool(released or self.unpinned or self.unviewed or self.abandoned)
 
     def drain(self) -> None:
         """Count down the references that died since, give back the pins of dead views, stop dead streams."""
@@ -76,6 +83,8 @@ class Releases:
             self.perform()
         if self._unseen.due:
             self._unseen.sweep()
+        while self.unviewed:
+            self._own.view_ended(self.unviewed.popleft())
         while self.unpinned:
             self._raylet.send(UnpinObject(self.unpinned.popleft()))
 
@@ -101,6 +110,8 @@ class Releases:
                 self._peers.get(executor).send(ReleaseHold(hold))
             case DeleteStored(node_id, ids):
                 self._raylet.send(DeleteObjects(node_id, ids))
+            case LetPlaceGo(place):
+                self._own.let_go(place)
             case ReplyMayGo(reply):
                 self.on_reply_may_go(reply)
             case Freed(object_id, owner):

@@ -8,22 +8,30 @@ A pin lasts until the last view of the object dies, wherever that happens: the f
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from beamlet.base.ids import Address, NodeId, ObjectId
 from beamlet.core_worker.node_link import NodeLink
+from beamlet.core_worker.owning.own_slab import AskSlab, OwnSlab, Place
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.exceptions import ObjectLostError, ObjectStoreFullError
-from beamlet.object_store.arena import Arena
-from beamlet.object_store.layout import StoredValue, pack_plan, pieces, read_value
+from beamlet.object_store.arena import Arena, LentView
+from beamlet.object_store.layout import PackPlan, StoredValue, pack_plan, pieces, read_value
 from beamlet.protocol.node import (
     AbortObject,
     CreateObject,
+    LeaseSlab,
     ObjectCreated,
     ObjectPinned,
+    ObjectRefused,
     PinObject,
+    ReturnSlab,
     SealObject,
+    SlabLeased,
+    SlabRefused,
+    SlabWanted,
 )
+from beamlet.protocol.peer import Room
 from beamlet.rpc.turns import SharedReactor
 from beamlet.serialization.values import Serialized
 
@@ -39,6 +47,7 @@ class StoreClient:
         node_id: NodeId,
         arena: Arena,
         strict_arrays: bool,
+        own: OwnSlab,
     ) -> None:
         self._link = link
         self._releases = releases
@@ -47,6 +56,104 @@ class StoreClient:
         self.node_id = node_id
         self._arena = arena
         self._strict = strict_arrays
+        #: What we have leased of the arena; under the lock.
+        self.own = own
+
+    # -- in slabs --------------------------------------------------------------------------------
+
+    def put_in_place(self, values: Sequence[Serialized]) -> list[tuple[Place, int]] | None:
+        """Write the values into our own slab; with their sizes. None: it is full, nothing was written."""
+        plans = [plan_of(data) for data in values]
+        places: list[Place] = []
+        with self._reactor.lock:
+            self._releases.drain()
+            for plan in plans:
+                place = self.own.take(plan.total_bytes)
+                if place is None:
+                    break
+                places.append(place)
+            if len(places) < len(plans):
+                for place in places:
+                    self.own.let_go(place)
+                self.perform()
+                return None
+        try:
+            for place, plan, data in zip(places, plans, values, strict=True):
+                self._arena.write(place.offset, pieces(plan, data.inband, data.buffers), place.warm)
+        except BaseException:
+            self.let_go(places)
+            raise
+        return [(place, plan.total_bytes) for place, plan in zip(places, plans, strict=True)]
+
+    def let_go(self, places: Sequence[Place]) -> None:
+        """Nothing will be submitted with these, after all. Without the lock."""
+        if places:
+            with self._reactor.lock:
+                for place in places:
+                    self.own.let_go(place)
+                self.perform()
+
+    def write_in_room(self, room: Room, data: Serialized) -> int:
+        """Write a result where its owner wants it; its size, 0 if it does not fit. ``room`` is lent to us."""
+        plan = plan_of(data)
+        if plan.total_bytes > room.size:
+            return 0
+        self._arena.write(room.offset, pieces(plan, data.inband, data.buffers), room.warm)
+        return plan.total_bytes
+
+    def read_own(self, place: Place, size: int) -> StoredValue:
+        """Look into a place that the caller has counted a view of."""
+        unviewed = self._releases.unviewed
+
+        def release() -> None:
+            unviewed.append(place)
+
+        try:
+            memory = self._arena.map_object(
+                place.offset, size, writable_private=not self._strict, on_release=release
+            )
+        except BaseException:
+            release()
+            raise
+        return read_value(memory)
+
+    def read_lent(self, offset: int, size: int, views: list[LentView]) -> StoredValue:
+        """Look into a place of another process's slab that is lent to us; ``views`` gets what ends that."""
+        memory, lent = self._arena.lend(offset, size, writable_private=not self._strict)
+        if lent is not None:
+            views.append(lent)
+        return read_value(memory)
+
+    def bytes_at(self, place: Place, size: int) -> memoryview:
+        """The bytes of a value of ours. For a moment only: no view is counted."""
+        return self._arena.map_object(place.offset, size, writable_private=False)
+
+    def perform(self) -> None:
+        """Lease and return slabs as ``own`` wants it. Under the lock."""
+        outbox, self.own.outbox = self.own.outbox, []
+        for effect in outbox:
+            if isinstance(effect, AskSlab):
+                self._link.request(LeaseSlab(0, effect.size), self._slab_answered)
+            else:
+                self._link.send(ReturnSlab(effect.offset))
+
+    def _slab_answered(self, answer: SlabLeased | SlabRefused | None) -> None:
+        if isinstance(answer, SlabLeased):
+            self.own.came(answer.offset, answer.size, answer.warm)
+        else:
+            self.own.refused()
+
+    def slab_wanted(self, _: SlabWanted) -> None:
+        self._releases.drain()
+        self.own.recall()
+        self.perform()
+
+    def tick(self) -> None:
+        """Now and then, under the lock."""
+        self.own.tick()
+        self.perform()
+
+    # -- objects of the node ---------------------------------------------------------------------
 
     def write(
         self,
@@ -62,7 +169,7 @@ class StoreClient:
         Raises ObjectStoreFullError, which names what fills the store.
         """
         link, lock = self._link, self._reactor.lock
-        plan = pack_plan(data.kind, len(data.inband), [part.nbytes for part in data.buffers], data.contained)
+        plan = plan_of(data)
         size = plan.total_bytes
         request = CreateObject(0, object_id, size, call_site, owner)
 
@@ -133,9 +240,33 @@ class StoreClient:
             raise
         return read_value(memory)
 
+    def move(
+        self, object_id: ObjectId, place: Place, size: int, call_site: str, then: Callable[[bool], None]
+    ) -> None:
+        """Make the value of an object of ours, now in our slab, one of the node's. Under the lock.
+
+        ``then`` is told, under the lock, whether it is; False: there is no room.
+        """
+
+        def answered(answer: ObjectCreated | ObjectRefused | None) -> None:
+            if not isinstance(answer, ObjectCreated):
+                then(False)
+                return
+            if answer.offset >= 0:
+                self._arena.write(answer.offset, [self.bytes_at(place, size)], answer.warm)
+                self._link.send(SealObject(object_id))
+            then(True)
+
+        self._link.request(CreateObject(0, object_id, size, call_site), answered)
+
     def set_strict(self, strict_arrays: bool) -> None:
         """Whether arrays are read-only, as in Ray, or private copy-on-write."""
         self._strict = strict_arrays
 
     def close(self) -> None:
         self._arena.close()
+
+
+def plan_of(data: Serialized) -> PackPlan:
+    """How the value lies in the arena."""
+    return pack_plan(data.kind, len(data.inband), [part.nbytes for part in data.buffers], data.contained)

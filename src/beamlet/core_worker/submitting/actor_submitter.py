@@ -66,6 +66,7 @@ class ActorLink(Generic[L]):
         "next_seq",
         "ordered",
         "queue",
+        "result_sizes",
         "state",
         "subscribed",
     )
@@ -96,6 +97,8 @@ class ActorLink(Generic[L]):
         self.death: ActorUpdate | None = None
         self.max_task_retries = 0
         self.max_pending_calls = -1
+        #: Of methods whose last result was worth a place in our slab: how large it was.
+        self.result_sizes: dict[str, int] = {}
         #: False for threaded and asyncio actors.
         self.ordered = True
         self.subscribed = False
@@ -142,6 +145,7 @@ class ActorLink(Generic[L]):
                 method.group,
                 method.shown_as,
                 method.stream_limit,
+                call.lend_to(self.address) if call.places else None,
             )
         )
 

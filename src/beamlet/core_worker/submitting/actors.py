@@ -20,7 +20,7 @@ from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.unseen import UnseenErrors
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.actor_submitter import ActorLink, LinkState
-from beamlet.core_worker.submitting.arguments import Arguments, FailedArgument
+from beamlet.core_worker.submitting.arguments import Arguments, FailedArgument, shared
 from beamlet.core_worker.submitting.outcomes import Outcomes
 from beamlet.core_worker.submitting.pending import Pending, PendingCall, PendingCreation
 from beamlet.core_worker.submitting.ports import PeerBook, Raylet
@@ -115,7 +115,8 @@ class ActorAccess:
         Raises ActorAlreadyExistsError when the name is taken.
         """
         self._objects.blocking.raise_if_shut()
-        prepared = self._arguments.prepare(args, kwargs, f"{spec.class_name}.__init__", parameters)
+        shown_as = f"{spec.class_name}.__init__"
+        prepared = self._arguments.prepare(args, kwargs, shown_as, parameters, lends=False)
         with self._lock:
             actor_id = spec.actor_id = self._contexts.current().next_actor()
             spec.args, spec.owner = prepared.payload, self._refs.self_address
@@ -132,7 +133,7 @@ class ActorAccess:
                 failed = self._arguments.hold(creation, self._ready, self._argument_failed)
             is_ready = failed is None and not creation.unresolved
             if is_ready:
-                spec.deps, spec.nested = list(creation.deps), prepared.nested
+                spec.deps, spec.nested = shared(creation.deps), prepared.nested
             reply = Reply()
             request = CreateActor(0, spec, get_if_exists, is_ready)
             self._raylet.request(request, partial(self._created, spec, reply))
@@ -158,7 +159,7 @@ class ActorAccess:
     def _ready(self, creation: PendingCreation) -> None:
         """The arguments of the constructor are there."""
         spec = creation.spec.actor
-        spec.deps, spec.nested = list(creation.deps), list(creation.spec.nested)
+        spec.deps, spec.nested = shared(creation.deps), list(creation.spec.nested)
         self._raylet.send(ActorReady(spec))
 
     def _argument_failed(self, creation: PendingCreation, failed: FailedArgument) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from beamlet.base.ids import ObjectId, TaskId, return_id
+from beamlet.base.ids import FunctionKey, ObjectId, TaskId, return_id
 from beamlet.core_worker.owning.borrowing import Guard, ResultsGuard
 from beamlet.core_worker.owning.object_record import FREED, PENDING, STORED, ObjectRecord
 from beamlet.core_worker.owning.objects import ObjectAccess
+from beamlet.core_worker.owning.own_slab import OwnSlab, Place
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.streams import Stream, Streams
 from beamlet.core_worker.owning.unseen import UnseenErrors
 from beamlet.core_worker.submitting.arguments import FailedArgument
 from beamlet.core_worker.submitting.pending import Pending, PendingTask
 from beamlet.exceptions import RaySystemError, TaskCancelledError
-from beamlet.protocol.peer import Results, StoredAt
+from beamlet.protocol.peer import InRoom, Results, StoredAt
 from beamlet.serialization.remote_error import dump_made
 from beamlet.serialization.values import contained_of, dump_error
 
@@ -26,12 +27,20 @@ class Outcomes:
     """Guarded by the core worker's lock."""
 
     def __init__(
-        self, refs: ReferenceCounter, objects: ObjectAccess, streams: Streams, unseen: UnseenErrors
+        self,
+        refs: ReferenceCounter,
+        objects: ObjectAccess,
+        streams: Streams,
+        unseen: UnseenErrors,
+        own: OwnSlab,
     ) -> None:
         self._refs = refs
         self._objects = objects
         self._streams = streams
         self._unseen = unseen
+        self._own = own
+        #: Of functions whose last result was worth a place in our slab: how large it was.
+        self.result_sizes: dict[FunctionKey, int] = {}
         #: Unanswered tasks. Calls of actors are found through their links.
         self.tasks: dict[TaskId, PendingTask] = {}
         #: Where the items of generator tasks and calls go, while they are unanswered.
@@ -123,6 +132,8 @@ class Outcomes:
                     self._refs.discard_stored(return_id(task_id, index + 1), item.node)
             elif type(item) is StoredAt:
                 self._refs.set_stored(record, (item.node,), item.size, contained[index], guard)
+            elif type(item) is InRoom:
+                self._refs.set_stored(record, (), item.size, contained[index], guard, self._moved_in(work))
             else:
                 self._refs.set_inline(record, item, contained[index], guard)  # type: ignore[arg-type]
         self.streams.pop(task_id, None)
@@ -138,3 +149,37 @@ class Outcomes:
         held, work.held = work.held, ()
         if held:
             self._refs.remove_submitted(held)
+        if work.places:
+            self.let_places_go(work)
+
+    # -- places in our slab ----------------------------------------------------------------------
+
+    def returned(
+        self, work: Pending[Any], executor: bytes, size: int, sizes: dict[Any, int] | None = None
+    ) -> None:
+        """An attempt has ended: its executor uses nothing of ours any more. ``size``: of its stored result.
+
+        The next call of its kind is given room for as much.
+        """
+        if work.places:
+            self._own.answered(work.places, executor)
+        if size or work.room is not None:
+            kind = work.spec.method.name if sizes is not None else work.spec.template.function
+            known = self.result_sizes if sizes is None else sizes
+            if self._own.may_hold(size):
+                known[kind] = size
+            else:
+                known.pop(kind, None)
+
+    def let_places_go(self, work: Pending[Any]) -> None:
+        places, work.places, work.room = work.places, None, None
+        for place in places or ():
+            self._own.let_go(place)
+
+    def _moved_in(self, work: Pending[Any]) -> Place:
+        """The room of ``work``, which belongs to its result from now on."""
+        room, work.room = work.room, None
+        if room is None or work.places is None:
+            raise ValueError("its result is said to be in a room that it was not given")
+        work.places.remove(room)
+        return room

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 
 from beamlet.base.ids import ObjectId
+from beamlet.core_worker.owning.own_slab import Place
 from beamlet.core_worker.submitting.task_spec import CallSpec, CreationSpec, TaskSpec
-from beamlet.protocol.peer import InlineDep, StoreDep
+from beamlet.protocol.peer import InlineDep, InPlace, Room, StoreDep
 
 if TYPE_CHECKING:
     from beamlet.core_worker.owning.object_record import ObjectRecord
@@ -38,7 +39,19 @@ class Pending(msgspec.Struct, Generic[S], eq=False, gc=False):
     #: Objects counted as "submitted" until the answer: dependencies, then nested references.
     held: Sequence[ObjectId] = ()
     #: ``spec.deps`` as they travel, once their values are there.
-    deps: Sequence[InlineDep | StoreDep] = ()
+    deps: Sequence[InlineDep | StoreDep | InPlace] = ()
+    #: Of our slab, each wanted for this work until it is settled: arguments, and ``room``.
+    places: list[Place] | None = None
+    #: Where the result may be written.
+    room: Place | None = None
+
+    def lend_to(self, executor: bytes) -> Room | None:
+        """It is being pushed there with its ``places``; its room as it travels."""
+        assert self.places is not None
+        for place in self.places:
+            place.readers.add(executor)
+        room = self.room
+        return Room(room.offset, room.size, room.warm) if room is not None else None
 
 
 PendingTask = Pending[TaskSpec]

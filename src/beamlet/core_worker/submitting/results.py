@@ -63,6 +63,9 @@ class ResultTaker:
                     self._objects.notify(record)
             if work.held:
                 self._refs.remove_submitted(work.held)
+            if work.places:
+                self._outcomes.returned(work, sender.address, 0, link.result_sizes if link else None)
+                self._outcomes.let_places_go(work)
         except Exception as error:
             self._fail(work, error)
             raise
@@ -77,6 +80,7 @@ class ResultTaker:
         else:
             work = self._task_answered(sender, answer.seq, 0)
         if work is not None:
+            self._outcomes.returned(work, sender.address, 0, link.result_sizes if link else None)
             if type(answer) is Results:
                 self._outcomes.discard(work, answer)
                 self._refs.settle(ResultsGuard(sender.address, answer.hold))
@@ -103,6 +107,8 @@ class ResultTaker:
         link, worker = sender.actor, sender.leased
         if link is not None:
             call = link.answered(results.seq)
+            if call is not None:
+                self._outcomes.returned(call, sender.address, _size_of(results), link.result_sizes)
             if call is not None and not _is_retried(call, results):
                 self._outcomes.answered(call, results, guard)
                 self._actors.settle(link)
@@ -113,6 +119,8 @@ class ResultTaker:
         elif worker is not None:
             worker.leaving = worker.leaving or results.leaving
             task = self._task_answered(sender, results.seq, results.busy_us)
+            if task is not None:
+                self._outcomes.returned(task, sender.address, _size_of(results))
             if task is not None and not _is_retried(task, results):
                 self._outcomes.answered(task, results, guard)
                 return
@@ -144,6 +152,12 @@ class ResultTaker:
                 self._streams.stored_by_dead(stream, object_id, message.node)
             else:
                 self._refs.stored_by_dead(object_id, message.node)
+
+
+def _size_of(results: Results) -> int:
+    """Bytes of the one value that it carries, if that lies in shared memory."""
+    item = results.items[0] if len(results.items) == 1 else b""
+    return 0 if isinstance(item, bytes) else item.size
 
 
 def _is_retried(work: PendingTask | PendingCall, results: Results) -> bool:

@@ -11,9 +11,11 @@ from typing import Any
 from beamlet.base.ids import FIRST_RETURN, ObjectId, TaskId, return_id
 from beamlet.core_worker.context import Contexts
 from beamlet.core_worker.owning.object_record import ObjectRecord
+from beamlet.core_worker.owning.own_slab import Place
 from beamlet.core_worker.owning.ports import MakeRef, Ref
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
+from beamlet.core_worker.owning.store_client import StoreClient
 from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, Stream, Streams
 from beamlet.core_worker.peers import Peer, PeerTable
 from beamlet.core_worker.submitting.actor_submitter import ActorLink
@@ -56,6 +58,7 @@ class Submission:
         make_ref: MakeRef,
         make_generator: MakeGenerator,
         peers: PeerTable,
+        store: StoreClient,
     ) -> None:
         self._reactor = reactor
         self._bare_lock = reactor.bare_lock
@@ -73,6 +76,8 @@ class Submission:
         self._make_ref = make_ref
         self._make_generator = make_generator
         self._peers = peers
+        self._store = store
+        self._result_sizes = outcomes.result_sizes
         #: So many unanswered tasks, or calls that wait for one actor, are worth a word.
         self._told_at = MANY
 
@@ -102,7 +107,7 @@ class Submission:
                     refs: Any = self._make_ref(object_id, self.address)
                 else:
                     refs, returns = self._new_returns(task_id, template.num_returns, call_site)
-                if prepared.deps or prepared.nested:
+                if prepared.deps or prepared.nested or prepared.placed:
                     deps, nested = prepared.dep_ids(), prepared.nested
                     spec = TaskSpec(
                         template, task_id, prepared.payload, call_site, children.parent, deps, nested
@@ -114,8 +119,10 @@ class Submission:
                     refs = self._new_stream(task_id, template.stream_limit, refs)
                 self.tasks[task_id] = task
                 worker = None
-                if spec.deps or spec.nested:
-                    self._push_when_complete(task)
+                if self._result_sizes and template.num_returns == 1:
+                    self._give_room(task, self._result_sizes.get(template.function))
+                if spec.deps or spec.nested or prepared.placed:
+                    self._push_when_complete(task, prepared.placed)
                 else:
                     worker = self._submitter.submit(task)
             finally:
@@ -126,8 +133,8 @@ class Submission:
             self._tell_many(f"{len(self.tasks):,} tasks")
         return refs
 
-    def _push_when_complete(self, task: PendingTask) -> None:
-        failed = self._arguments.hold(task, self._push_task, self._task_failed)
+    def _push_when_complete(self, task: PendingTask, placed: Sequence[tuple[Place, int]]) -> None:
+        failed = self._arguments.hold(task, self._push_task, self._task_failed, placed)
         if failed is not None:
             self._task_failed(task, failed)
             self._releases.perform()
@@ -182,8 +189,10 @@ class Submission:
                 else:
                     spec = CallSpec(method, task_id, payload, prepared.dep_ids(), prepared.nested)
                     call = Pending(spec, returns, method.max_task_retries)
-                    if not self._held(link, call):
+                    if not self._held(link, call, prepared.placed):
                         return refs
+                if link.result_sizes and method.num_returns == 1:
+                    self._give_room(call, link.result_sizes.get(method.name))
                 if not link.holds_handle:
                     self._actors.hold_handle(link)
                 if not link.submit(call):
@@ -196,10 +205,10 @@ class Submission:
             self._tell_many(f"{len(link.queue):,} calls of actor {link.name}")
         return refs
 
-    def _held(self, link: ActorLink[Peer], call: PendingCall) -> bool:
+    def _held(self, link: ActorLink[Peer], call: PendingCall, placed: Sequence[tuple[Place, int]]) -> bool:
         """Count what the arguments refer to. False if one is an error: the call has failed."""
         drain = partial(self._drain, link)
-        failed = self._arguments.hold(call, drain, partial(self._call_failed, link))
+        failed = self._arguments.hold(call, drain, partial(self._call_failed, link), placed)
         if failed is not None:
             self._outcomes.fail_for(call, failed)
             self._releases.perform()
@@ -214,6 +223,17 @@ class Submission:
         self._actors.settle(link)
 
     # -- both ------------------------------------------------------------------------------------
+
+    def _give_room(self, work: PendingTask | PendingCall, size: int | None) -> None:
+        """The last result of its kind took ``size`` bytes: offer a place for as many, if there is one."""
+        if size is None:
+            return
+        place = self._store.own.take(size)
+        if place is None:
+            self._store.perform()
+        else:
+            work.room = place
+            work.places = [*(work.places or ()), place]
 
     def _tell_many(self, what: str) -> None:
         """Once: a loop that only submits fills this process's memory, and nothing else would say so."""

@@ -252,6 +252,7 @@ class TaskSubmitter(Generic[L]):
                 template.max_calls,
                 worker.accelerators,
                 template.stream_limit,
+                task.lend_to(worker.address) if task.places else None,
             )
         )
 
@@ -313,6 +314,9 @@ class TaskSubmitter(Generic[L]):
         worker.blocked = worker.blocked or blocked
         state = worker.key
         tasks = [task for seq in sorted(seqs) if (task := worker.in_flight.pop(seq, None)) is not None]
+        for task in tasks:
+            for place in task.places or ():
+                place.readers.discard(worker.address)
         state.put_back([task for task in tasks if not task.unwanted])
         # Not back to it, unless it has run dry meanwhile: what it runs now may take long.
         self._spread(state, worker if worker.in_flight else None)
