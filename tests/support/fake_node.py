@@ -237,8 +237,8 @@ class FakeNode:
     def ask(self, who: Member, req: int, cpus: float = 1, **more: Any) -> None:
         self.leases.request(who, node.RequestLease(req, from_floats({"CPU": cpus}), "f", **more))
 
-    def place(self, spec: gcs.ActorSpec, incarnation: int = 0) -> None:
-        self.leases.place(cluster.PlaceActor(spec, incarnation))
+    def place(self, spec: gcs.ActorSpec, incarnation: int = 0, class_pickle: bytes = b"") -> None:
+        self.leases.place(cluster.PlaceActor(spec, incarnation, class_pickle))
 
     def free(self) -> float:
         return self.services.leases.view[NODE].available["CPU"] / 10_000

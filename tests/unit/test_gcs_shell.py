@@ -259,3 +259,18 @@ def test_a_raylet_says_who_it_is_first() -> None:
     port.send(cluster.EventsTold(1, 0))
     with pytest.raises(UnexpectedMessage, match="has not joined"):
         loop.settle()
+
+
+@pytest.mark.parametrize("size", [0, 1000, 1 << 20])
+def test_a_class_goes_with_the_order_to_be_its_instance_if_it_is_here_and_short(size: int) -> None:
+    """Else each worker asks for it: a question, an answer and two turns of its threads for each actor."""
+    cluster_ = Cluster()
+    job, near, key = cluster_.begin_job(), cluster_.raylets[0], FunctionKey(b"k" * 20)
+    if size:
+        near.say(DRIVER, gcs.KvPut(1, FUNCTIONS, key, b"c" * size), job)
+    actor = ActorId(b"a" * 12 + job)
+    spec = gcs.ActorSpec(actor, a_job(1, DRIVER), DRIVER, key, "A", b"", [], [], {}, {})
+    near.say(DRIVER, gcs.CreateActor(2, spec), job)
+    cluster_.loop.settle()
+    (order,) = [each for each in near.heard if isinstance(each, cluster.PlaceActor)]
+    assert order == cluster.PlaceActor(spec, 0, b"c" * size if size == 1000 else b"")

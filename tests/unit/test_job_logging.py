@@ -144,3 +144,32 @@ def test_what_is_given_in_vain_is_said() -> None:
         "instead.",
     ]
     assert checked(None, {"include_dashboard": False, "dashboard_port": 8265}, {}).remarks() == []
+
+
+def test_what_most_programs_ask_for_is_there_before_the_fork(
+    stderr: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set up by each worker it costs that the copies of 50 pages."""
+    job_logging.apply_ahead(JobLogging())
+    with monkeypatch.context() as patch:
+        patch.setattr(job_logging, "_undo", lambda: pytest.fail("it is set up again"))
+        apply(logging_of(checked(None, {}, {})), lambda: FACTS)
+    logging.getLogger("beamlet").info("one")
+    for _ in range(2):
+        apply(JobLogging(), lambda: FACTS)  # the next jobs of this process
+        logging.getLogger("beamlet").info("more")
+    assert [line.rpartition("\t")[2] for line in stderr().splitlines()] == [
+        "INFO one",
+        "INFO more",
+        "INFO more",
+    ]
+
+
+def test_whoever_asks_for_something_else_gets_that_alone(stderr: Callable[[], str]) -> None:
+    job_logging.apply_ahead(JobLogging())
+    apply(JobLogging(level=logging.ERROR, format="mine: %(message)s"), lambda: FACTS)
+    logging.getLogger("beamlet").info("unimportant")
+    logging.getLogger("beamlet").error("important")
+    assert stderr() == "mine: important\n"
+    apply(JobLogging(configure=False), lambda: FACTS)
+    assert not logging.getLogger("beamlet").handlers

@@ -124,13 +124,13 @@ def test_a_wrong_backlog_is_put_right() -> None:
 def test_an_actor_is_placed_started_and_its_seat_forgotten_at_its_death() -> None:
     fake = FakeNode(CPU=1)
     driver = fake.driver()
-    fake.place(a_spec(driver))
+    fake.place(a_spec(driver), class_pickle=b"its class")
     fake.place(a_spec(driver))  # repeated by a GCS that is not sure we heard
     (worker,) = fake.ready()
     (placed,) = fake.told(cluster.ActorPlaced)
     assert placed.address == fake.member(worker).address
     (start,) = line_of(fake.member(worker)).take(gcs.StartActor)
-    assert start.spec.actor_id == ACTOR
+    assert (start.spec.actor_id, start.class_pickle) == (ACTOR, b"its class")
     fake.leases.stop_actor(cluster.StopActor(ACTOR, 0, "killed", graceful=False))
     assert not fake.killed, "it may tell what it ran first"
     (tell,) = line_of(fake.member(worker)).take(node.TellEvents)

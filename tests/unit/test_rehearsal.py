@@ -81,9 +81,9 @@ def test_a_core_composed_before_the_fork_becomes_the_worker_it_is_told_to_be(fac
     core = _worker(facts, placeholder).core
     link, raylet = socket.socketpair()
     before, worker_id = core.identity.worker_id, new_worker_id()
-    with link, raylet:
-        core.be_born(worker_id, link.fileno())
-        assert not os.get_blocking(link.fileno())
+    with raylet:
+        core.be_born(worker_id, link.detach())
+        assert not os.get_blocking(core.link.connection.fd)
         with core.lock:
             core.link.send(WorkerReady(worker_id, 1))
         core.reactor.lead_once(0.0)
@@ -95,6 +95,8 @@ def test_a_core_composed_before_the_fork_becomes_the_worker_it_is_told_to_be(fac
         remembering = [each for each in _below(core) if isinstance(each, bytes) and before in each]
         assert not remembering, "everything that had the placeholder's name has the worker's"
         core.shut()
+        raylet.setblocking(False)
+        assert raylet.recv(1) == b"", "nothing else keeps the connection open"
 
 
 def _below(root: object) -> list[object]:

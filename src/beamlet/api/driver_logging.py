@@ -30,7 +30,7 @@ def logging_of(options: InitOptions) -> JobLogging:
         format=options.logging_format or JobLogging().format,
         configure=options.configure_logging,
         encoding=config.encoding if config is not None else "",
-        root_level=config.log_level if config is not None else "",
+        root_level=config.log_level if config is not None else JobLogging().root_level,
         attributes=tuple(config.additional_log_standard_attrs) if config is not None else (),
     )
 

@@ -12,11 +12,13 @@ from beamlet.api.generators import ObjectRefGenerator
 from beamlet.api.object_ref import ObjectRef
 from beamlet.base.ids import job_id_of_int, new_worker_id
 from beamlet.base.say import say
+from beamlet.core_worker import job_logging
 from beamlet.core_worker.core_worker import Identity
 from beamlet.core_worker.rehearsal import rehearse
 from beamlet.core_worker.worker_main import Birth, Worker
 from beamlet.head.node_facts import NodeFacts
 from beamlet.processes.forked_child import WorkerBoot
+from beamlet.protocol.node import JobLogging
 
 #: Composed before the fork; each fork takes its copy.
 _unborn: list[Worker] = []
@@ -28,6 +30,7 @@ def prepare(facts: NodeFacts) -> None:
         rehearse(lambda link: compose(link, os.dup(facts.arena_fd), facts))
     except Exception:  # workers start without it as well, at a higher price
         say(f"workers start without rehearsal:\n{traceback.format_exc()}", "beamlet factory")
+    job_logging.apply_ahead(JobLogging())
     placeholder, other = socket.socketpair()
     other.close()
     _unborn.append(compose(placeholder, facts.arena_fd, facts))

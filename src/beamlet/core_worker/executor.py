@@ -98,12 +98,14 @@ class ExecutorCore(CoreWorker):
         self._take_messages(on_job)
 
     def be_born(self, worker_id: WorkerId, link: int) -> None:
-        """In a fork of the process that composed this core: be ``worker_id``; ``link`` leads to the raylet.
+        """In a fork of the process that composed this core: be ``worker_id``.
 
+        ``link``: leads to the raylet; ours to close.
         A core that each worker composes costs it the pages of 70 classes and what their constructors call.
         """
         os.set_blocking(link, False)
         os.dup2(link, self.link.connection.fd, inheritable=False)
+        os.close(link)
         self.reactor.renew()
         identity = self.identity
         identity.worker_id = self.task_events.worker_id = worker_id

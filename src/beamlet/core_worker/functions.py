@@ -39,12 +39,13 @@ class FunctionTable:
             self._link.request(KvPut(0, NAMESPACE, key, pickled), _exported)
         return key
 
-    def fetch(self, key: FunctionKey, deadline: float | None) -> Any:
+    def fetch(self, key: FunctionKey, deadline: float | None, pickled: bytes = b"") -> Any:
         """Load it, from the GCS the first time. Called without the lock, in an executing thread.
 
+        pickled: what the GCS would say, if somebody has said it already.
         Raises whatever unpickling raises: a module missing here, say.
         """
-        value = self._link.call(KvGet(0, NAMESPACE, key, wait=True), deadline).value
+        value = pickled or self._link.call(KvGet(0, NAMESPACE, key, wait=True), deadline).value
         target = self.loaded[key] = pickle.loads(value)
         return target
 

@@ -87,6 +87,8 @@ class _AsJson(_WithFacts):
 class _Installed:
     """What we changed, so that the next job in this process does not take it for the user's."""
 
+    #: Set up before any job came that asks for it.
+    ahead: JobLogging | None = None
     level: int | None = None
     handler: _Handler | None = None
     root: _Handler | None = None
@@ -105,8 +107,17 @@ def _foreign_handlers() -> list[logging.Handler]:
     return [handler for handler in logging.getLogger().handlers if handler is not _Installed.root]
 
 
+def apply_ahead(job: JobLogging) -> None:
+    """Do what the first job will probably ask for: before the fork, once for all workers."""
+    apply(job, dict)
+    _Installed.ahead = job
+
+
 def apply(job: JobLogging, facts: Facts) -> None:
     """Set up this process's loggers. What an earlier job of this process set up is undone first."""
+    if job == _Installed.ahead:
+        _Installed.ahead = None
+        return
     _undo()
     if not job.configure:
         return
@@ -133,4 +144,4 @@ def _undo() -> None:
         logging.getLogger().removeHandler(_Installed.root)
     if logger.level == _Installed.level:
         logger.setLevel(logging.NOTSET)
-    _Installed.handler = _Installed.root = _Installed.level = None
+    _Installed.handler = _Installed.root = _Installed.level = _Installed.ahead = None

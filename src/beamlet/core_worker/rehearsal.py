@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import ClassVar
 
-from beamlet.base.ids import ActorId, Address, FunctionKey, JobId, TaskId
+from beamlet.base.ids import ActorId, Address, FunctionKey, JobId, TaskId, new_worker_id
 from beamlet.core_worker.functions import dump
 from beamlet.core_worker.worker_main import OMP_THREADS, Worker
 from beamlet.processes.factory import FACTORY_TITLE
@@ -66,12 +66,15 @@ class _Stage:
     current: ClassVar[_Stage | None] = None
 
     def __init__(self, compose: Callable[[socket.socket], Worker], stack: ExitStack) -> None:
+        placeholder, self._raylet = socket.socketpair()
+        self._raylet.close()
         link, self._raylet = socket.socketpair()
         stack.callback(self._raylet.close)
         self._near, self._caller = socket.socketpair()
         stack.callback(self._near.close)
         stack.callback(self._caller.close)
-        self._core = compose(link).core
+        self._core = compose(placeholder).core
+        self._core.be_born(new_worker_id(), link.detach())
         stack.callback(self._core.shut)
         self.is_over = False
 
@@ -89,12 +92,12 @@ class _Stage:
         core.execution.serve(core.work.queue)
 
     def _answer(self) -> None:
-        """It asks for the function, then for the class. What is no answer to a question is ignored."""
+        """It asks for the function. What is no answer to a question is ignored."""
         self._raylet.recv(1 << 16)
-        self._raylet.sendall(encode_frame([KvValue(1, _FUNCTION), KvValue(2, _CLASS)]))
+        self._raylet.sendall(encode_frame([KvValue(1, _FUNCTION)]))
 
     def become_actor(self) -> None:
-        self._raylet.sendall(encode_frame([StartActor(_actor(), 0)]))
+        self._raylet.sendall(encode_frame([StartActor(_actor(), 0, {}, _CLASS)]))
 
     def call(self) -> None:
         self._caller.sendall(encode_frame([CallActor(2, _TASK_ID, "end", 1, NO_ARGUMENTS)]))

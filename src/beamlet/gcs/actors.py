@@ -86,10 +86,15 @@ class ActorTable:
         choose_node: Callable[[ActorSpec], NodeId | None],
         storage: Storage,
         history: ActorHistory | None = None,
+        class_of: Callable[[bytes], bytes] = lambda key: b"",
         validate: bool = False,
     ) -> None:
-        """``choose_node``: whose raylet to ask for room; None while there is none."""
+        """``choose_node``: whose raylet to ask for room; None while there is none.
+
+        class_of: the pickle of a class, by its key, that shall go with the order to be its instance.
+        """
         self._choose_node = choose_node
+        self._class_of = class_of
         self._storage = storage
         self._history = history or ActorHistory()
         self._validate = validate
@@ -164,7 +169,8 @@ class ActorTable:
             record.tell(now, "no node to place it on")
         else:
             record.tell(now, f"placement asked of node {short(record.node)}")
-            self._effects.append(ToRaylet(record.node, PlaceActor(record.spec, record.incarnation)))
+            pickled = self._class_of(record.spec.class_key)
+            self._effects.append(ToRaylet(record.node, PlaceActor(record.spec, record.incarnation, pickled)))
 
     def handle_placed(self, message: ActorPlaced, now: float) -> list[Effect]:
         record = self._live.present(message.actor_id, message.incarnation)

@@ -81,7 +81,12 @@ class Gcs:
         self.kv = KvTable(storage)
         self.jobs = JobTable(storage)
         self.nodes = NodeTable()
-        self.actors = ActorTable(lambda spec: self.nodes.node_for(spec.owner), storage, validate=validate)
+        self.actors = ActorTable(
+            lambda spec: self.nodes.node_for(spec.owner),
+            storage,
+            class_of=self.kv.short_function,
+            validate=validate,
+        )
         self.task_events = TaskEventTable()
         #: Jobs whose driver is gone, but not all their actors: what they exported is still needed.
         self._outlived: set[JobId] = set()

@@ -18,6 +18,8 @@ from beamlet.protocol.gcs import KvDel, KvDone, KvGet, KvKeyList, KvKeys, KvPut,
 TABLE = "kv"
 #: The namespace of exported functions.
 FUNCTIONS = "fun"
+#: Exported classes up to this go to the worker with the order to become the actor.
+_SHORT_BYTES = 64 << 10
 #: Gets of one process that may wait for keys to appear.
 MOST_WAITING = 10_000
 
@@ -72,6 +74,11 @@ class KvTable:
             self._waiting.setdefault((message.namespace, message.key), []).append((sender, message.req))
             return []
         return [ToCoreWorker(sender, KvValue(message.req, value))]
+
+    def short_function(self, key: bytes) -> bytes:
+        """An exported function or class, to travel with what needs it; b"" if it is long, or not here."""
+        value = self._values.get(FUNCTIONS, {}).get(key, b"")
+        return value if len(value) <= _SHORT_BYTES else b""
 
     def handle_del(self, sender: Address, message: KvDel) -> list[Effect]:
         if message.namespace == FUNCTIONS:

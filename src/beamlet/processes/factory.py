@@ -145,9 +145,8 @@ def run_factory(
     sys.argv = [""]  # what modules see that are imported here; ours is the head's
     unfit = import_all(preload)
     install_streams()
-    Factory(link, child_main).run(
-        [Preloaded([(each.module, each.reason) for each in unfit])] if preload else []
-    )
+    factory = Factory(link, child_main)  # kept to the end: to free its fillers would copy their pages
+    factory.run([Preloaded([(each.module, each.reason) for each in unfit])] if preload else [])
     at_end()
     os._exit(0)
 

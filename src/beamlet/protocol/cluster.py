@@ -37,10 +37,11 @@ class NodeReport(Message, tag=151):
 
 
 class PlaceActor(Message, tag=154):
-    """Find room and a worker, then send it StartActor(spec, incarnation)."""
+    """Find room and a worker, then send it StartActor(spec, incarnation, …, class_pickle)."""
 
     spec: ActorSpec
     incarnation: int
+    class_pickle: bytes = b""
 
 
 class CancelPlacement(Message, tag=155):

@@ -201,6 +201,8 @@ class StartActor(Message, tag=112):
     spec: ActorSpec
     incarnation: int
     accelerators: dict[str, list[int]] = {}
+    #: What KvGet(class_key) would answer, so that it need not be asked; b"": ask.
+    class_pickle: bytes = b""
 
 
 class ActorStarted(Message, tag=113):

@@ -190,7 +190,8 @@ class LeaseService:
     def _seat(self, effect: effects.Granted, worker: Member) -> None:
         placement = self._placements.pop(effect.request.key)
         self._seats[effect.request.key] = effect.worker
-        worker.send(StartActor(placement.spec, placement.incarnation, effect.accelerators))
+        what = placement.spec, placement.incarnation, effect.accelerators, placement.class_pickle
+        worker.send(StartActor(*what))
         self._node.gcs.send(
             cluster.ActorPlaced(placement.spec.actor_id, placement.incarnation, worker.address, worker.pid)
         )

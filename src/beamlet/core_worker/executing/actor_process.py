@@ -90,7 +90,7 @@ class ActorProcess:
         error = b""
         self._output.announce()
         try:
-            cls = self._functions.fetch(spec.class_key, None)
+            cls = self._functions.fetch(spec.class_key, None, message.class_pickle)
             guard = self._runner.new_guard(spec.nested)
             args, kwargs = self._runner.decode(spec.args, spec.deps, guard)
             if spec.is_async:
