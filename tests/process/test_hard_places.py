@@ -15,6 +15,7 @@ from conformance import DEADLINE_S, beamlet_only, environment, run_script, start
 from support.marked import Marked
 
 pytestmark = beamlet_only
+SOURCE = Path(__file__).parents[2] / "src"
 
 MANY_ACTORS = """
 ray.init(num_cpus=2)
@@ -140,6 +141,25 @@ print(ray.get(Actor.options(runtime_env={"env_vars": {"ACTORS\\udcfe": "a\\udcff
         r"[b'd\xff', b'j\xff', b't\xff']",
         r"(b'a\xff', {'JOBS': 'j\udcff', 'ACTORS\udcfe': 'a\udcff'})",
     ]
+
+
+@pytest.mark.parametrize("path", [None, os.fsdecode(b"/caf\xe9:/b")])
+def test_workers_have_the_drivers_pythonpath_and_nothing_of_ours_in_it(
+    tmp_path: Path, path: str | None
+) -> None:
+    """A task may start another Python, which would find the packages of this one first."""
+    (tmp_path / "p.py").write_text(
+        f"import sys; sys.path.insert(0, {os.fsencode(SOURCE)!r}.decode())\n"
+        "import beamlet as ray, os\nray.init(num_cpus=1)\n"
+        "print(ascii(ray.get(ray.remote(lambda: os.environ.get('PYTHONPATH')).remote())))\n"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if path is not None:
+        env["PYTHONPATH"] = path
+    done = subprocess.run(
+        [sys.executable, "p.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert done.stdout == f"{path!a}\n", done.stderr
 
 
 def test_workers_have_no_command_line_but_the_programs_name(tmp_path: Path) -> None:

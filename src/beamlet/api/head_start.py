@@ -19,7 +19,7 @@ from beamlet.api.option_rules import brief
 from beamlet.base.deferring import is_from_handler
 from beamlet.base.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY
 from beamlet.base.version import VERSION
-from beamlet.head.options import HeadOptions, HeadReady
+from beamlet.head.options import ITS_PYTHONPATH, HeadOptions, HeadReady
 from beamlet.processes.fate_sharing import is_stopped, sweep_and_wait
 from beamlet.processes.host import detect, raise_fd_limit
 from beamlet.processes.session import SessionDirectory, find_current, session_root, sweep_dead
@@ -93,7 +93,8 @@ def start_head(session: SessionDirectory, options: HeadOptions) -> StartedHead:
     raise_fd_limit()
     env = dict(os.environ)
     package_root = str(Path(__file__).parents[2])
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, env.get("PYTHONPATH", "")]))
+    env[ITS_PYTHONPATH] = env.get("PYTHONPATH", "")  # workers, and what they start, are to see this
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, env[ITS_PYTHONPATH]]))
     env["BEAMLET_SESSION"] = session.marker
     process = subprocess.Popen(
         [sys.executable, "-m", "beamlet.head", msgspec.json.encode(options).decode()],

@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import Any, NoReturn
 
+from beamlet.api import option_rules as rules
 from beamlet.api.head_start import (
     StartedHead,
     await_head,
@@ -56,7 +57,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--memory", type=_amount, metavar="BYTES", help="memory offered to tasks, in bytes")
     parser.add_argument(
-        "--object-store-memory", type=int, metavar="BYTES", help="default: 30 %% of the memory available"
+        "--object-store-memory", type=_bytes, metavar="BYTES", help="default: 30 %% of the memory available"
     )
     parser.add_argument(
         "--preload",
@@ -175,10 +176,21 @@ def _refuse_second(options: argparse.Namespace) -> None:
 
 
 def _amount(text: str) -> float:
-    value = float(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
+    try:
+        return rules.amount(_number(text))
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(f"{rules.brief(text)} {problem}") from None
+
+
+def _bytes(text: str) -> int:
+    return int(_amount(text))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("is not a number") from None
 
 
 def _resources(text: str) -> dict[str, float]:
@@ -188,6 +200,12 @@ def _resources(text: str) -> dict[str, float]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not JSON ({error}); write '{{\"gizmo\": 2}}'"
         ) from None
-    if not isinstance(given, dict) or not all(isinstance(v, int | float) for v in given.values()):
+    if not isinstance(given, dict):
         raise argparse.ArgumentTypeError(f"{text!r} must be an object of numbers, such as '{{\"gizmo\": 2}}'")
-    return given
+    try:
+        return rules.custom_resources(given)
+    except (TypeError, ValueError) as problem:
+        said = str(problem)
+        for option in ("num_cpus", "num_gpus", "memory"):
+            said = said.replace(f"use {option}", f"use --{option.replace('_', '-')}")
+        raise argparse.ArgumentTypeError(f"{rules.brief(text)} {said}") from None

@@ -13,6 +13,7 @@ import sys
 import time
 from typing import Any
 
+from beamlet.api.argument_table import FOREVER_S
 from beamlet.api.head_start import clean_up_after, find_session
 from beamlet.cli.terminal import Paint
 from beamlet.processes.fate_sharing import sweep, wake
@@ -50,12 +51,22 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "-g",
         "--grace-period",
-        type=float,
+        type=_seconds,
         default=GRACE_S,
         metavar="S",
         help=f"seconds before it is killed ({GRACE_S:g})",
     )
     parser.add_argument("-v", "--verbose", action="count", default=0, help=argparse.SUPPRESS)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= FOREVER_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
 
 
 def run(options: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ from beamlet.base.invariants import InvariantBroken
 from beamlet.base.resources import from_floats
 from beamlet.base.say import say, say_block
 from beamlet.head.node_facts import NodeFacts
-from beamlet.head.options import HeadOptions, HeadReady
+from beamlet.head.options import ITS_PYTHONPATH, HeadOptions, HeadReady
 from beamlet.object_store.arena import Arena
 from beamlet.processes.factory import FactoryProcess, WorkerBoot, fork_factory
 from beamlet.processes.fate_sharing import become_subreaper, end_children, sweep_and_wait, wake_with_parent
@@ -86,6 +86,7 @@ class Head:
         self._ending = ""
         self._failed = False
         os.environ["BEAMLET_SESSION"] = self.session.marker
+        _restore_python_path()
         raise_fd_limit()
         if options.owned:
             wake_with_parent()  # its connection will be closed; stopped for good, we would outlive it
@@ -271,6 +272,15 @@ class _WorkerMain:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)  # the head and the factory keep the session alive, and nobody else
         self._main(boot, self._facts)
+
+
+def _restore_python_path() -> None:
+    """Programs that tasks start may be of another Python, which must not find the packages of this one."""
+    before = os.environ.pop(ITS_PYTHONPATH, None)
+    if before:
+        os.environ["PYTHONPATH"] = before
+    elif before is not None:
+        os.environ.pop("PYTHONPATH", None)
 
 
 def _take_over_output(log: Path) -> int:

@@ -6,6 +6,9 @@ import msgspec
 
 from beamlet.base.resources import CPU
 
+#: The variable that keeps the PYTHONPATH of whoever starts us: ours must lead to this package as well.
+ITS_PYTHONPATH = "BEAMLET_PYTHONPATH_BEFORE"
+
 
 class HeadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Made before, by ``SessionDirectory.create``; the head removes it at its end.
