@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import beamlet
+from beamlet.api import backend
 from beamlet.api.object_ref import ObjectRef
 from beamlet.testing.virtual_refs import VirtualRef
 from beamlet.testing.world import ProcessEnded, World, sleep
@@ -70,6 +71,7 @@ def virtual_os(world: World) -> Iterator[None]:
     put(os, "killpg", lambda group, number: _end_by_signal(world, number))
     put(os, "getpid", lambda: world.active.pid if world.active is not None else _REAL_PID)
     put(signal, "pthread_kill", lambda thread, number: _active(world).interrupt(thread))
+    put(backend, "_auto_init", partial(_start_no_cluster, world))
     put(logging.root.manager, "disable", logging.CRITICAL)
     put(atexit, "_run_exitfuncs", lambda: None)
     if (title := sys.modules.get("setproctitle")) is not None:
@@ -131,6 +133,12 @@ def _threads_of(world: World) -> SimpleNamespace:
 def _active(world: World) -> Any:
     assert world.active is not None, "only a process exits"
     return world.active
+
+
+def _start_no_cluster(world: World) -> NoReturn:
+    """Code that catches everything goes on a little in a process that has ended: it starts no real cluster."""
+    assert _active(world).ended, "a process that lives is connected"
+    raise ProcessEnded
 
 
 def _end_by_signal(world: World, number: int) -> NoReturn:
