@@ -136,7 +136,7 @@ def _active(world: World) -> Any:
 
 
 def _start_no_cluster(world: World) -> NoReturn:
-    """Code that catches everything goes on a little in a process that has ended: it starts no real cluster."""
+    """Code that catches everything goes on a little in a process that has ended: no real cluster starts."""
     assert _active(world).ended, "a process that lives is connected"
     raise ProcessEnded
 
