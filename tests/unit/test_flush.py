@@ -11,7 +11,7 @@ import pytest
 
 from beamlet.protocol.peer import PeerMessage, Result
 from beamlet.rpc.connection import Connection
-from beamlet.rpc.turns import GATHERED, QUIET_S, TICK_S, SharedReactor, Waiter
+from beamlet.rpc.turns import GATHERED, PARK_S, QUIET_S, TICK_S, SharedReactor, Waiter
 
 PATIENCE_S = 20.0
 
@@ -226,7 +226,7 @@ def test_a_background_thread_that_parks_sees_to_it_first(line: Line) -> None:
     ran: list[int] = []
     line.reactor.call_soon(lambda: ran.append(1))
     line.reactor._unpark()
-    line.reactor._park(deep=False)
+    line.reactor._park(PARK_S, deep=False)
     assert len(line.wire.sent) == 2
     assert ran == [1]
 

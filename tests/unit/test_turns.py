@@ -357,8 +357,36 @@ def test_the_background_thread_sleeps_long_only_if_a_leader_is_left_to_wake_it(
     if leads:
         bell.release()
     reactor._user_leads = leads
-    reactor._park(deep=True)
+    reactor._park(PARK_S, deep=True)
     assert bell.waits == [-1 if leads else PARK_S]
+    reactor.close()
+
+
+class Coming(SharedReactor):
+    """A background thread between turns of users' threads: one comes during each of the first parks."""
+
+    def __init__(self, comes: int) -> None:
+        super().__init__()
+        self.comes = comes
+        self.did: list[float | str] = []
+
+    def _park(self, park_s: float, deep: bool) -> None:
+        self.did.append(park_s)
+        self._turns_taken += self.comes > 0
+        self.comes -= 1
+
+    def _lead_in_background(self, seen: int) -> None:
+        self._closing = "leads" in self.did
+        self.did.append("leads")
+        self._turns_taken += 1  # which is why it leads no longer
+
+
+def test_the_background_thread_looks_soon_after_it_has_led_and_ever_more_rarely_in_a_loop_of_waits() -> None:
+    """What a program leaves behind that waits once and computes again is not left for a PARK_S, or two."""
+    reactor = Coming(comes=6)
+    reactor._background()
+    rising = [PARK_S / 8, PARK_S / 4, PARK_S / 2]
+    assert reactor.did == [*rising, *[PARK_S] * 4, "leads", PARK_S / 8, "leads"]
     reactor.close()
 
 
