@@ -11,11 +11,11 @@ from collections import deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beamlet.core_worker.submitting.key_state import LeasedWorker
 from beamlet.core_worker.submitting.task_spec import SchedulingKey
 from beamlet.core_worker.submitting.task_submitter import (
     IDLE_LEASE_S,
     MAX_LEASE_REQUESTS,
-    LeasedWorker,
     TaskSubmitter,
 )
 from beamlet.protocol.message import Message

@@ -74,6 +74,7 @@ SANS_IO = (
         "core_worker.owning.borrowing",
     ),
     *(
+        "core_worker.submitting.key_state",
         "core_worker.submitting.task_submitter",
         "core_worker.submitting.actor_submitter",
         "core_worker.submitting.pending",

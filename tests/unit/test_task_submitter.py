@@ -7,14 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from beamlet.core_worker.submitting.key_state import PIPELINE_MAX, LeasedWorker
 from beamlet.core_worker.submitting.pending import PendingTask
 from beamlet.core_worker.submitting.task_spec import SchedulingKey
 from beamlet.core_worker.submitting.task_submitter import (
     IDLE_LEASE_S,
     MAX_LEASE_REQUESTS,
-    PIPELINE_MAX,
     TURN_S,
-    LeasedWorker,
     TaskSubmitter,
 )
 from beamlet.protocol.peer import PushTask, StealTasks

@@ -30,7 +30,7 @@ from beamlet.rpc.turns import SharedReactor, Waiter
 if TYPE_CHECKING:
     from beamlet.base.death import DeathCertificate
     from beamlet.core_worker.submitting.actor_submitter import ActorLink, Link
-    from beamlet.core_worker.submitting.task_submitter import LeasedWorker
+    from beamlet.core_worker.submitting.key_state import LeasedWorker
 
 #: How long to wait before asking for an introduction again: mostly the peer died, and we shall hear of it.
 _FIRST_WAIT_S = 0.02

@@ -9,11 +9,12 @@ from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.actors import ActorAccess
+from beamlet.core_worker.submitting.key_state import LeasedWorker
 from beamlet.core_worker.submitting.outcomes import Outcomes
 from beamlet.core_worker.submitting.pending import PendingTask
 from beamlet.core_worker.submitting.ports import PeerBook
 from beamlet.core_worker.submitting.raylets import Raylets
-from beamlet.core_worker.submitting.task_submitter import LeasedWorker, TaskSubmitter
+from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.protocol.node import ForceCancel
 from beamlet.protocol.peer import CancelTask
 from beamlet.rpc.turns import SharedReactor

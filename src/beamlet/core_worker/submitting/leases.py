@@ -12,12 +12,13 @@ from beamlet.base.ids import NodeId
 from beamlet.core_worker.habits import Advisor, NoAdvisor
 from beamlet.core_worker.node_link import Unsent
 from beamlet.core_worker.peers import Peer
+from beamlet.core_worker.submitting.key_state import LeasedWorker
 from beamlet.core_worker.submitting.outcomes import Outcomes
 from beamlet.core_worker.submitting.pending import PendingTask
 from beamlet.core_worker.submitting.ports import PeerBook, Raylet
 from beamlet.core_worker.submitting.raylets import Raylets
 from beamlet.core_worker.submitting.task_spec import SchedulingKey
-from beamlet.core_worker.submitting.task_submitter import LeasedWorker, TaskSubmitter
+from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.exceptions import InfeasibleError, RaySystemError, WorkerCrashedError
 from beamlet.protocol.node import (
     CancelLeaseRequest,

@@ -16,37 +16,21 @@ once per batch of results; call ``tick`` at ``next_tick``.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol
 
+from beamlet.core_worker.submitting.key_state import KeyState, L, LeasedWorker
 from beamlet.core_worker.submitting.pending import PendingTask
 from beamlet.core_worker.submitting.task_spec import SchedulingKey
-from beamlet.protocol.message import Message
 from beamlet.protocol.node import LeaseName
 from beamlet.protocol.peer import PushTask, StealTasks
 
-#: Work pushed ahead to one worker, in microseconds of its run time.
-PIPELINE_US = 2000.0
-#: Tasks pushed ahead to one worker at most.
-PIPELINE_MAX = 512
-#: What a task costs its worker beside the user's code.
-_OVERHEAD_US = 8.0
 #: An unused lease is returned after this long, or at once when the raylet asks (LeaseWanted).
 IDLE_LEASE_S = 0.2
 #: While others wait for what we hold, a lease is passed on after this long even if we have work for it.
 TURN_S = 0.2
 #: Lease requests of one key outstanding at once.
 MAX_LEASE_REQUESTS = 10
-
-
-class Link(Protocol):
-    """What carries messages to a worker."""
-
-    def send(self, message: Message) -> None: ...
-
-
-L = TypeVar("L", bound=Link)
 
 
 class SubmitterPort(Protocol):
@@ -58,119 +42,6 @@ class SubmitterPort(Protocol):
     def cancel_lease_request(self, req: int) -> None: ...
 
     def return_lease(self, lease: LeaseName, dispose: bool) -> None: ...
-
-
-class LeasedWorker(Generic[L]):
-    """A worker that is ours to push tasks of one key to."""
-
-    __slots__ = (
-        "accelerators",
-        "address",
-        "asked_at_seq",
-        "barren",
-        "blocked",
-        "idle_since",
-        "in_flight",
-        "key",
-        "lease",
-        "leaving",
-        "link",
-        "next_seq",
-        "pid",
-        "review_at",
-        "reviewed_s",
-        "stealing",
-    )
-
-    def __init__(self, lease: LeaseName, address: bytes, pid: int, link: L, key: KeyState[L]) -> None:
-        self.lease = lease
-        self.address = address
-        self.pid = pid
-        self.link = link
-        self.key = key
-        #: By ``seq``, oldest first: the first is running, the rest wait behind it.
-        self.in_flight: dict[int, PendingTask] = {}
-        self.next_seq = 1
-        #: When it ran dry (monotonic); 0.0 while it has work.
-        self.idle_since = 0.0
-        #: It waits in ``get``: nothing more is pushed until it answers something.
-        self.blocked = False
-        #: A StealTasks to it is unanswered.
-        self.stealing = False
-        #: It had nothing to give when it was asked last; its next answer or task changes that.
-        self.barren = False
-        #: ``next_seq`` when the last StealTasks was sent.
-        self.asked_at_seq = 0
-        #: It takes no more tasks (max_calls).
-        self.leaving = False
-        self.accelerators: dict[str, list[int]] | None = None
-        #: ``next_seq`` at which the shell looks at the pace again, and when it did (monotonic; 0.0: never).
-        self.review_at = 1
-        self.reviewed_s = 0.0
-
-
-class KeyState(Generic[L]):
-    """Queue, workers and pace of one scheduling key."""
-
-    __slots__ = ("average_us", "dropped_count", "key", "queue", "requests", "workers")
-
-    def __init__(self, key: SchedulingKey) -> None:
-        self.key = key
-        #: What waits for a worker. Settled tasks in it (cancelled ones) are passed over; the first is none.
-        self.queue: deque[PendingTask] = deque()
-        #: Settled tasks in ``queue``.
-        self.dropped_count = 0
-        self.workers: list[LeasedWorker[L]] = []
-        #: ``req`` of unanswered lease requests.
-        self.requests: dict[int, None] = {}
-        #: Moving average of run times; negative while unknown.
-        self.average_us = -1.0
-
-    def name_of_next(self) -> str:
-        """The task that one more worker would run: the next in the queue, else one behind another."""
-        behind = (task for worker in self.workers for task in worker.in_flight.values())
-        task = self.queue[0] if self.queue else next(behind, None)
-        return task.spec.name if task is not None else ""
-
-    @property
-    def queued_count(self) -> int:
-        return len(self.queue) - self.dropped_count
-
-    def take(self) -> PendingTask:
-        """The next task off the queue."""
-        task = self.queue.popleft()
-        if self.dropped_count:
-            self._trim()
-        return task
-
-    def drop(self, task: PendingTask) -> None:
-        """A task of the queue is settled. Costs the same wherever in the queue it stands."""
-        task.settled = True
-        self.dropped_count += 1
-        if self.dropped_count * 2 > len(self.queue):
-            kept = [task for task in self.queue if not task.settled]
-            self.queue.clear()
-            self.queue.extend(kept)
-            self.dropped_count = 0
-        else:
-            self._trim()
-
-    def _trim(self) -> None:
-        while self.queue and self.queue[0].settled:
-            self.queue.popleft()
-            self.dropped_count -= 1
-
-    def put_back(self, tasks: Sequence[PendingTask]) -> None:
-        """Before all others, in this order."""
-        for task in tasks:
-            task.seq = 0
-        self.queue.extendleft(reversed(tasks))
-
-    def depth(self) -> int:
-        """How many tasks one worker may have at once."""
-        if self.average_us < 0:
-            return 1
-        return max(1, min(PIPELINE_MAX, int(PIPELINE_US / (self.average_us + _OVERHEAD_US))))
 
 
 class TaskSubmitter(Generic[L]):
@@ -195,7 +66,7 @@ class TaskSubmitter(Generic[L]):
         if state is None or key is not self._last_key:
             state = self._state_of(key)
         if not state.queue:
-            worker = self._roomiest(state)
+            worker = state.roomiest()
             if worker is not None:
                 self._push(worker, task)
                 if len(worker.in_flight) > 1 and len(state.requests) < MAX_LEASE_REQUESTS:
@@ -212,22 +83,6 @@ class TaskSubmitter(Generic[L]):
             state = self.keys[key] = KeyState(key)
         self._last_key, self._last_state = key, state
         return state
-
-    def _roomiest(
-        self, state: KeyState[L], except_for: LeasedWorker[L] | None = None
-    ) -> LeasedWorker[L] | None:
-        """The worker with the fewest tasks that may take another."""
-        best: LeasedWorker[L] | None = None
-        best_load = 0
-        for worker in state.workers:
-            if worker.blocked or worker.leaving or worker is except_for:
-                continue
-            load = len(worker.in_flight)
-            if not load:
-                return worker
-            if load < (best_load or state.depth()):
-                best, best_load = worker, load
-        return best
 
     def _push(self, worker: LeasedWorker[L], task: PendingTask) -> None:
         task.seq = seq = worker.next_seq
@@ -274,7 +129,7 @@ class TaskSubmitter(Generic[L]):
             self._fill(state, worker)
         if worker.in_flight:
             return
-        if state.requests and not self._waiting(state):
+        if state.requests and not state.waiting_count():
             self._cancel_requests(state)
         if worker.leaving or self._asked_at:
             self._give_up(worker, dispose=worker.leaving)
@@ -282,14 +137,6 @@ class TaskSubmitter(Generic[L]):
         worker.idle_since = now
         if len(state.workers) > 1:
             self._steal_for(state, worker)
-
-    def _waiting(self, state: KeyState[L]) -> int:
-        """Tasks that nobody is running: queued here, or behind another at a worker."""
-        waiting = len(state.queue) - state.dropped_count
-        for worker in state.workers:
-            if len(worker.in_flight) > 1:
-                waiting += len(worker.in_flight) - 1
-        return waiting
 
     def _fill(self, state: KeyState[L], worker: LeasedWorker[L]) -> None:
         if worker.blocked or worker.leaving:
@@ -330,7 +177,7 @@ class TaskSubmitter(Generic[L]):
     def _spread(self, state: KeyState[L], except_for: LeasedWorker[L] | None = None) -> None:
         """Push what is queued to whoever has least to do; idle workers first."""
         while state.queue:
-            worker = self._roomiest(state, except_for)
+            worker = state.roomiest(except_for)
             if worker is None:
                 return
             self._push(worker, state.take())
@@ -340,7 +187,7 @@ class TaskSubmitter(Generic[L]):
         assert not task.seq, "it was pushed"
         state = self.keys[task.spec.template.key]
         state.drop(task)
-        if not self._waiting(state):
+        if not state.waiting_count():
             self._cancel_requests(state)
         self._forget_unused(state)
 
@@ -356,7 +203,7 @@ class TaskSubmitter(Generic[L]):
 
     def _want_workers(self, state: KeyState[L]) -> None:
         """Ask for as many workers as there are tasks nobody is running, within bounds."""
-        waiting = self._waiting(state)
+        waiting = state.waiting_count()
         if waiting:
             waiting -= sum(not worker.in_flight for worker in state.workers)
         while len(state.requests) < min(waiting, MAX_LEASE_REQUESTS):
