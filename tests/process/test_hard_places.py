@@ -241,10 +241,14 @@ def test_a_head_that_was_stopped_does_not_hold_up_the_end(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("stopped", ["os.kill(head", "os.killpg(head"])
-def test_a_stopped_head_does_not_outlive_a_driver_that_was_killed(tmp_path: Path, stopped: str) -> None:
-    """Alone, or with its factory: nobody else would ever find out."""
+@pytest.mark.parametrize("by", ["init()", "with ThreadPoolExecutor(1) as pool: pool.submit(init).result()"])
+def test_a_stopped_head_does_not_outlive_a_driver_that_was_killed(
+    tmp_path: Path, stopped: str, by: str
+) -> None:
+    """Alone, or with its factory: nobody else would find out. Also if the thread that started it is gone."""
     source = (
-        "import os, signal\nray.init(num_cpus=1)\nray.get(ray.remote(lambda: 7).remote())\n"
+        "import os, signal\nfrom concurrent.futures import ThreadPoolExecutor\n"
+        f"def init(): ray.init(num_cpus=1)\n{by}\nray.get(ray.remote(lambda: 7).remote())\n"
         "from beamlet.api.init import _driver\nhead = _driver.head.process.pid\n"
         f"{stopped}, signal.SIGSTOP)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -13,12 +13,11 @@ from beamlet.api import backend
 from beamlet.api.argument_table import checked
 from beamlet.api.call_sites import call_site, here
 from beamlet.api.generators import returns_on_wire
-from beamlet.api.not_here import BIND, refuse_bind
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.option_rules import a_kind, brief, nearest
 from beamlet.api.options import ActorOptions, MethodOptions, validate_actor_options, validate_method_options
 from beamlet.api.placing import strategy_of
-from beamlet.api.remote_call import HasNoBind
+from beamlet.api.remote_call import BIND, HasNoBind
 from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
 from beamlet.base.class_names import retry_rule
@@ -426,6 +425,8 @@ class ActorClass(Generic[T]):
         if name.startswith("_") and name in ("_cls", "_methods"):
             raise AttributeError(name)
         if name == BIND and not hasattr(self._cls, name):
+            from beamlet.api.not_here import refuse_bind
+
             raise refuse_bind(f"actor class {self._cls.__name__}")
         return getattr(self._cls, name)
 

@@ -127,8 +127,6 @@ NOT_HERE: Mapping[str, Missing] = MappingProxyType(
         "experimental.get_actor": Missing("an old name", "it is `get_actor`"),
     }
 )
-#: What no remote function, class or method has.
-BIND = "bind"
 
 
 def why_not(name: str) -> str | None:
@@ -157,7 +155,7 @@ def refuse_module(name: str) -> None:
 
 
 def refuse_bind(target: str) -> AttributeError:
-    return AttributeError(_sentence(f"{target}.{BIND}", _GRAPHS), name=BIND)
+    return AttributeError(_sentence(f"{target}.bind", _GRAPHS), name="bind")
 
 
 def _sentence(name: str, missing: Missing) -> str:

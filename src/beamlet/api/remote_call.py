@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
-from beamlet.api.not_here import BIND, refuse_bind
 from beamlet.base.own_code import for_users
 
 if TYPE_CHECKING:
@@ -17,6 +16,10 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+#: What no remote function, class or method has.
+BIND = "bind"
 
 
 class HasNoBind:
@@ -29,6 +32,8 @@ class HasNoBind:
         @for_users
         def __getattr__(self, name):
             if name == BIND:
+                from beamlet.api.not_here import refuse_bind  # a table that no start should pay for
+
                 raise refuse_bind(type(self).__name__)
             raise AttributeError(
                 f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self

@@ -3,7 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from beamlet.api.not_here import refuse_attribute
 from beamlet.util import accelerators
 from beamlet.util.actor_pool import ActorPool
 from beamlet.util.check_serialize import inspect_serializability
@@ -29,6 +28,8 @@ else:
         """Programs write ``ray.util.scheduling_strategies.…`` after ``import ray`` alone."""
         if name in ("annotations", "queue", "scheduling_strategies"):
             return import_module(f"beamlet.util.{name}")
+        from beamlet.api.not_here import refuse_attribute
+
         raise refuse_attribute("beamlet.util", name)
 
 
