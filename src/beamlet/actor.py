@@ -5,10 +5,10 @@ from __future__ import annotations
 from beamlet.api.actor import (
     ActorClass,
     ActorHandle,
-    ActorMethod,
     exit_actor,
     method,
 )
+from beamlet.api.actor_methods import ActorMethod
 from beamlet.exceptions import ActorClassInheritanceException
 
 __all__ = [

@@ -7,20 +7,17 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
 
-import msgspec
-
 from beamlet.api import backend
+from beamlet.api.actor_methods import IMPLICIT, ActorMethod, HandleInfo, functions_of, methods_of, template_of
 from beamlet.api.argument_table import checked
-from beamlet.api.call_sites import call_site, here
-from beamlet.api.generators import returns_on_wire
+from beamlet.api.call_sites import here
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.option_rules import a_kind, brief, nearest
-from beamlet.api.options import ActorOptions, MethodOptions, validate_actor_options, validate_method_options
+from beamlet.api.options import ActorOptions, validate_actor_options, validate_method_options
 from beamlet.api.placing import strategy_of
 from beamlet.api.remote_call import BIND, HasNoBind
 from beamlet.api.runtime_env import env_vars_of
 from beamlet.api.signatures import Signature
-from beamlet.base.class_names import retry_rule
 from beamlet.base.deferring import deferred, deliver, is_from_handler, lets_through
 from beamlet.base.ids import ActorId, Address, FunctionKey
 from beamlet.base.own_code import MADE_FOR_USERS, for_users, hide_our_frames
@@ -33,12 +30,10 @@ from beamlet.exceptions import (
     ActorClassInheritanceException,
     ActorHandleNotFoundError,
     AsyncioActorExit,
-    PendingCallsLimitExceeded,
     RaySystemError,
 )
 from beamlet.protocol.gcs import ActorSpec
 from beamlet.serialization.closures import check_closure
-from beamlet.serialization.decorated import CACHED
 
 if TYPE_CHECKING:
     from beamlet.api.public_ids import ActorID
@@ -49,113 +44,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ASYNC_CONCURRENCY = 1000
-_IMPLICIT = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
-
-
-class MethodInfo(msgspec.Struct):
-    """What a handle knows of one method. Travels with pickled handles."""
-
-    name: str
-    signature: Signature
-    options: MethodOptions
-    is_generator: bool
-
-
-class HandleInfo(msgspec.Struct):
-    """What a handle knows of its actor's class. Travels in ActorSpec.handle_info and in pickled handles."""
-
-    class_name: str
-    methods: dict[str, MethodInfo]
-    is_async: bool
-    max_task_retries: int
-    max_pending_calls: int
-    ordered: bool
-    concurrency_groups: tuple[str, ...] = ()
-
-
-# -- methods -------------------------------------------------------------------------------------
-
-
-class ActorMethod(HasNoBind):
-    """``handle.m``: call it with ``.remote(...)``. It keeps the handle alive."""
-
-    __slots__ = ("_handle", "_info", "_template")
-
-    def __init__(self, handle: ActorHandle[Any], info: MethodInfo, template: MethodTemplate) -> None:
-        self._handle = handle
-        self._info = info
-        self._template = template
-
-    @lets_through
-    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Submit a call. Returns at once: an ObjectRef, a list for num_returns > 1, None for 0.
-
-        Raises TypeError if the arguments do not fit, PendingCallsLimitExceeded if too many calls wait.
-        """
-        try:
-            signature = self._info.signature
-            if kwargs or not signature.min_args <= len(args) <= signature.max_args:
-                signature.check(args, kwargs)
-            core = backend._current or backend.current()
-            handle = self._handle
-            link = handle._link if handle._bound_to is core else handle._bind(core)
-            if 0 < link.max_pending_calls <= link.pending_count:
-                raise PendingCallsLimitExceeded(
-                    f"{link.pending_count} calls of {handle!r} are unanswered; max_pending_calls is "
-                    f"{link.max_pending_calls}. Wait for some with beamlet.wait() first."
-                )
-            refs = core.submit_call(link, self._template, args, kwargs, call_site())
-            if deferred:
-                deliver()
-            return refs
-        except BaseException as error:
-            hide_our_frames(error)
-            raise
-
-    @for_users
-    def options(self, **options: Any) -> ActorMethod:
-        """The same method with other options."""
-        name = f"method {self._handle._info.class_name}.{self._info.name}"
-        merged = self._info.options.merge(options, target=name, is_generator=self._info.is_generator)
-        group, groups = merged.concurrency_group, self._handle._info.concurrency_groups
-        if group and group not in groups:
-            raise ValueError(
-                f"option concurrency_group={group!r} of {name}: the actor has no such group; "
-                + (f"it has {', '.join(map(repr, groups))}" if groups else "it has none")
-                + nearest(group, groups)
-            )
-        return ActorMethod(self._handle, self._info, _template(self._handle._info, self._info, merged))
-
-    def _remote(
-        self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
-    ) -> Any:
-        """Ray's older spelling of ``options(...).remote(...)``."""
-        return self.options(**options).remote(*args, **(kwargs or {}))
-
-    @for_users
-    def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
-        name = f"{self._handle._info.class_name}.{self._info.name}"
-        raise TypeError(
-            f"{name} is an actor method and cannot be called directly: call "
-            f"handle.{self._info.name}.remote(…)."
-        )
-
-    def __repr__(self) -> str:
-        return f"ActorMethod({self._handle!r}.{self._info.name})"
-
-
-def _template(info: HandleInfo, method: MethodInfo, options: MethodOptions) -> MethodTemplate:
-    retries = info.max_task_retries if options.max_task_retries is None else options.max_task_retries
-    return MethodTemplate(
-        method.name,
-        returns_on_wire(options.num_returns),
-        retries,
-        retry_rule(options.retry_exceptions),
-        options.concurrency_group or "",
-        options.name,
-        options.generator_backpressure_num_objects,
-        method.signature.positional,
-    )
 
 
 # -- handles -------------------------------------------------------------------------------------
@@ -187,11 +75,11 @@ class ActorHandle(Generic[T]):
                     raise AttributeError(f"actor {self._info.class_name} does not define {name!r}")
                 raise AttributeError(
                     f"actor {self._info.class_name} has no method {name!r}; it has "
-                    f"{', '.join(n for n in self._info.methods if n not in _IMPLICIT) or 'none'}"
+                    f"{', '.join(n for n in self._info.methods if n not in IMPLICIT) or 'none'}"
                     f"{nearest(name, self._info.methods) or '.'} "
                     "Attributes of the instance are not readable from here: add a method that returns them."
                 )
-            template = self._templates[name] = _template(self._info, method, method.options)
+            template = self._templates[name] = template_of(self._info, method, method.options)
             return ActorMethod(self, method, template)
         except BaseException as error:
             hide_our_frames(error)
@@ -199,7 +87,7 @@ class ActorHandle(Generic[T]):
 
     @property
     def _methods_of_every_actor(self) -> tuple[str, ...]:
-        return _IMPLICIT
+        return IMPLICIT
 
     def _bind(self, core: CoreWorker) -> ActorLink[Peer]:
         """Our process's line to the actor, followed from the first call on."""
@@ -285,10 +173,10 @@ class ActorClass(Generic[T]):
         self.__module__ = cls.__module__
         self.__doc__ = cls.__doc__
         self.__ray_actor_class__ = cls
-        self._methods = _methods_of(cls)
+        self._methods = methods_of(cls, _NOT_METHODS)
         self._is_async = any(
             inspect.iscoroutinefunction(m) or inspect.isasyncgenfunction(m)
-            for m in _functions_of(cls).values()
+            for m in functions_of(cls, _NOT_METHODS).values()
         )
         self._check_groups(options)
 
@@ -471,37 +359,6 @@ class ActorClassWithOptions(HasNoBind, Generic[T]):
         except BaseException as error:
             hide_our_frames(error)
             raise
-
-
-def _functions_of(cls: type) -> dict[str, Callable[..., Any]]:
-    found: dict[str, Callable[..., Any]] = {}
-    for name, member in inspect.getmembers(cls):
-        plain = inspect.unwrap(member) if isinstance(member, CACHED) else member
-        if name.startswith("__") and name.endswith("__"):
-            is_method = inspect.isfunction(plain) and name not in _NOT_METHODS
-        else:
-            is_method = inspect.isfunction(plain) or inspect.ismethod(plain) or inspect.isbuiltin(plain)
-        if is_method:
-            found[name] = member
-    return found
-
-
-def _methods_of(cls: type) -> dict[str, MethodInfo]:
-    methods: dict[str, MethodInfo] = {}
-    for name, function in _functions_of(cls).items():
-        is_static = isinstance(inspect.getattr_static(cls, name), staticmethod)
-        bound = inspect.ismethod(function)
-        generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        label = f"{cls.__name__}.{name}"
-        given = getattr(function, "__beamlet_method_options__", {})
-        options = validate_method_options(given, target=f"method {label}", is_generator=generator)
-        signature = Signature.of(function, skip_self=not is_static and not bound, name=label)
-        methods[name] = MethodInfo(name, signature, options, generator)
-    anything = Signature.of(lambda *args, **kwargs: None, name="")
-    plain = validate_method_options({}, target="method", is_generator=False)
-    for name in _IMPLICIT:
-        methods[name] = MethodInfo(name, anything, plain, False)
-    return methods
 
 
 # -- functions -----------------------------------------------------------------------------------
