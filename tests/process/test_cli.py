@@ -165,6 +165,7 @@ def test_a_second_start_is_refused(shell: Shell) -> None:
         (["start", "--head", "--object-store-memory", "1e30"], 2, "'1e30' must be at most"),
         (["stop", "--grace-period", "nan"], 2, "'nan' is not a number of seconds"),
         (["start", "--head", "--num-cpus", "-1"], 2, "negative"),
+        (["microbenchmark", "--only", "nonsense"], 1, "no line has 'nonsense' in its name"),
         (["start", "--head", "--object-store-memory", "5"], 1, "75 MiB"),
         (["start", "--haed"], 2, "unrecognized"),
         (["stop", "--session", "session_nowhere"], 1, "does not name a running session"),
@@ -316,6 +317,7 @@ def test_timeline_writes_a_trace(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_microbenchmark_prints_rays_lines(shell: Shell) -> None:
+    shell.ok("start", "--head", "--num-cpus", "1")  # it measures a cluster of its own, beside this one
     lines = shell.ok("microbenchmark", "--quick", "--num-cpus", "1", "--only", "sync").splitlines()
     assert len(lines) >= 6
     for line in lines:

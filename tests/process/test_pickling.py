@@ -5,6 +5,7 @@ Most of this only shows when the program is a script of its own, so these tests 
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,41 @@ def test_dataclasses_and_enums_of_main_keep_their_identity(tmp_path: Path) -> No
     assert run_script(tmp_path / "program.py", program) == "True True\n"
 
 
+def test_instances_of_classes_with_slots_come_back(tmp_path: Path) -> None:
+    program = """
+        import abc
+        import dataclasses
+        import typing
+
+        @dataclasses.dataclass(slots=True)
+        class Car:
+            wheels: int
+
+        @dataclasses.dataclass(slots=True)
+        class Truck(Car):
+            load: int = 0
+
+        class Old(abc.ABC):
+            __slots__ = ("__hidden", "shown", "__weakref__")
+            def __init__(self): self.__hidden = self.shown = 1
+            def both(self): return self.__hidden, self.shown
+
+        class Pair(typing.NamedTuple):
+            x: int
+
+        @ray.remote
+        def through(x):
+            assert not hasattr(x, "__dict__")
+            return x
+
+        ray.init(num_cpus=1)
+        for value in (Car(4), Truck(6, load=3), Pair(1)):
+            assert ray.get(through.remote(value)) == value
+        print(ray.get(through.remote(Old())).both(), ray.get(ray.remote(lambda: Car(3)).remote()))
+    """
+    assert run_script(tmp_path / "program.py", program) == "(1, 1) Car(wheels=3)\n"
+
+
 def test_an_actor_class_of_main(tmp_path: Path) -> None:
     program = """
         STEP = 5
@@ -389,6 +425,26 @@ def test_python_dash_c() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "from -c\n"), done.stderr
+
+
+def test_a_script_that_runpy_runs(tmp_path: Path) -> None:
+    """Its module is called "<run_path>": no worker can import that."""
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent("""
+            import beamlet as ray
+
+            def helper(): return 7
+
+            @ray.remote
+            class Helped:
+                def get(self): return helper()
+
+            ray.init(num_cpus=1)
+            print(ray.get([ray.remote(helper).remote(), Helped.remote().get.remote()]))
+        """)
+    )
+    program = f"import runpy\nrunpy.run_path({str(tmp_path / 'script.py')!r})"
+    assert run_script(tmp_path / "program.py", program) == "[7, 7]\n"
 
 
 def test_typed_at_a_prompt() -> None:

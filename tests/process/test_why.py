@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance import AGAINST_RAY, DEADLINE_S, get, start_script, wait_until
+from conformance import AGAINST_RAY, DEADLINE_S, get, run_script, start_script, wait_until
 from gates import Gate
 
 import beamlet as ray
@@ -173,3 +173,17 @@ def test_after_five_seconds_a_stuck_wait_is_explained_once(tmp_path: Path) -> No
         "the only CPU is held: actor H ×1 (created app.py:11). "
         "Let go of one, or give actors that are mostly idle num_cpus=0"
     ], "one line for the wait that is stuck, none for the one that is merely long"
+
+
+def test_a_result_that_finds_no_room(tmp_path: Path) -> None:
+    program = """
+        ray.init(num_cpus=1, object_store_memory=80 * 2**20)
+        kept = ray.put(bytes(60 * 2**20))
+        ref = ray.remote(lambda: bytes(40 * 2**20)).remote()
+        try:
+            ray.get(ref, timeout=3)
+        except ray.exceptions.GetTimeoutError as error:
+            print(error)
+    """
+    said = run_script(tmp_path / "program.py", program)
+    assert re.search(r"has run; its result is being stored or on its way \(pid=\d+\)", said)

@@ -126,6 +126,17 @@ def test_a_function_with_a_cache_that_no_name_finds_travels_with_an_empty_one() 
     assert through(local)(1) == 2
 
 
+def test_a_class_with_a_cached_property() -> None:
+    class Local:
+        @functools.cached_property
+        def seven(self) -> int:
+            "Docs."
+            return 7
+
+    found = through(Local)
+    assert (found().seven, found.seven.__doc__) == (7, "Docs.")
+
+
 def test_one_that_its_module_holds_is_found_there() -> None:
     assert through(cached_in_a_module) is cached_in_a_module
 

@@ -79,6 +79,11 @@ def test_what_can_never_fit_is_refused_at_once() -> None:
     assert store.waiting_for_room == 0
 
 
+def test_a_result_is_named_by_its_task() -> None:
+    reason = refusal(make_store(4).create(CreateRequest(1, 1, oid(1), 5 * PAGE, OWNER, "result of mk"), 0.0))
+    assert "20.0 KiB, result of mk, is larger" in reason
+
+
 def test_waiting_requests_are_granted_in_order_when_room_appears() -> None:
     store = make_store(4)
     put(store, 1, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
@@ -72,6 +73,8 @@ def remote(*args: Any, **options: Any) -> Any:
 
 
 def _make(target: Any, options: dict[str, Any]) -> Any:
+    if str(getattr(target, "__module__", "")).startswith("<"):
+        _send_whole(target.__module__)
     if inspect.isclass(target):
         return ActorClass.make(target, options)
     if inspect.isfunction(target) or inspect.isbuiltin(target) or inspect.ismethod(target):
@@ -80,3 +83,11 @@ def _make(target: Any, options: dict[str, Any]) -> Any:
         "The @ray.remote decorator must be applied to either a function or a class, not to "
         f"{a_kind(target)}: {brief(target)}."
     )
+
+
+def _send_whole(module: str) -> None:
+    """A script that runpy runs is a module called "<run_path>": workers cannot import what it defines."""
+    if module in sys.modules:
+        import cloudpickle
+
+        cloudpickle.register_pickle_by_value(sys.modules[module])

@@ -42,15 +42,20 @@ def run(options: argparse.Namespace) -> int:
     paint = Paint.on(sys.stdout)
     scale = 0.1 if options.quick else 1.0
     os.environ["BEAMLET_ADVICE"] = "0"  # tiny calls in a loop are the point here
-    beamlet.init(num_cpus=options.num_cpus, log_to_driver=False)
+    # A cluster of its own, also beside one that others use.
+    beamlet.init("local", num_cpus=options.num_cpus, log_to_driver=False)
+    measured = 0
     try:
         for name, work, operations in workloads():
             if options.only in name:
+                measured += 1
                 mean, deviation = measure(work, operations, scale)
                 print(f"{name} per second {paint('bold', f'{mean:.2f}')} +- {deviation:.2f}", flush=True)
     finally:
         beamlet.shutdown()
-    return 0
+    if not measured:
+        print(f"beamlet microbenchmark: no line has {options.only!r} in its name", file=sys.stderr)
+    return 0 if measured else 1
 
 
 def measure(work: Callable[[], Any], operations: float, scale: float = 1.0) -> tuple[float, float]:

@@ -50,7 +50,7 @@ def store_full(waiting: Waiting, now: float, usage: Usage, biggest: Sequence[Hol
 
 
 def _asked(request: CreateRequest) -> str:
-    place = f", created at {request.call_site}" if request.call_site else ""
+    place = f", {_made(request.call_site)}" if request.call_site else ""
     return f"Object {request.object_id.hex()} of {human_bytes(request.size)}{place},"
 
 
@@ -78,5 +78,10 @@ def _holder_line(holder: Holder) -> str:
     facts.append(f"{holder.age_s:.0f} s old")
     if holder.owner:
         facts.append(f"owner {worker_of(holder.owner)[:4].hex()}")
-    facts.append(f"created at {holder.call_site}" if holder.call_site else "created at an unknown place")
+    facts.append(_made(holder.call_site))
     return ", ".join(facts)
+
+
+def _made(place: str) -> str:
+    """``place``: of user code, or the result of which task it is."""
+    return place if place.startswith("result of ") else f"created at {place or 'an unknown place'}"

@@ -7,10 +7,13 @@ class attributes would mean another class than ``type(self)``.
 
 ``@lru_cache`` replaces a function by an object that pickles by its name alone, which finds nothing in the
 workers' ``__main__``: there it is made anew, with an empty cache.
+
+``@dataclass(slots=True)`` makes a class with ``__slots__``, which cloudpickle forgets.
 """
 
 from __future__ import annotations
 
+import abc
 import functools
 import importlib
 import sys
@@ -31,9 +34,29 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
             reduced = by_decorated_name(obj)
             if reduced is not None:
                 return reduced
+            if "__slots__" in vars(obj) and type(obj) in _PLAIN_METACLASSES and not issubclass(obj, tuple):
+                return _with_slots(obj, super().reducer_override(obj))
         elif isinstance(obj, CACHED) and not _is_found_by_name(obj):
             return _cached, (obj.__wrapped__, obj.cache_parameters())
+        elif type(obj) is functools.cached_property:
+            return _cached_property, (obj.func, obj.attrname)
         return super().reducer_override(obj)
+
+
+#: Classes of these are rebuilt as their ``class`` statement made them.
+_PLAIN_METACLASSES = (type, abc.ABCMeta)
+
+
+def _with_slots(cls: type, reduced: Any) -> Any:
+    """A class by value that keeps its slots: cloudpickle makes it without, and sets them as an attribute.
+
+    Its instances would then have a ``__dict__`` in workers, which those that come back could not be given.
+    """
+    if isinstance(reduced, tuple) and getattr(reduced[0], "__name__", "") == "_make_skeleton_class":
+        of_class, name, bases, namespace, *rest = reduced[1]
+        namespace = {**namespace, "__slots__": vars(cls)["__slots__"]}
+        return reduced[0], (of_class, name, bases, namespace, *rest), *reduced[2:]
+    return reduced
 
 
 #: What ``@functools.lru_cache`` makes of a function.
@@ -46,6 +69,13 @@ def _is_found_by_name(function: Any) -> bool:
 
 def _cached(function: Any, parameters: dict[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(function)
+
+
+def _cached_property(function: Any, name: str | None) -> Any:
+    """Anew, since until Python 3.12 it holds a lock."""
+    made = functools.cached_property(function)
+    made.attrname = name
+    return made
 
 
 def by_decorated_name(cls: type) -> Any:

@@ -331,7 +331,9 @@ class WorkerExplaining(Explaining):
         queued = self._work.position_of(task_id)
         if queued is not None:
             return self._queued_text(queued)
-        return super()._progress_of(task_id)
+        if return_id(task_id, 1) in self._refs.objects:
+            return super()._progress_of(task_id)
+        return f"has run; its result is being stored or on its way (pid={os.getpid()})", True
 
     def _running_text(self, task_id: TaskId, started: float) -> tuple[str, bool]:
         text = f"has been running for {monotonic() - started:.1f} s (pid={os.getpid()})"
