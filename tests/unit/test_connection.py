@@ -13,6 +13,7 @@ import pytest
 from beamlet.protocol.message import Message
 from beamlet.protocol.peer import PeerMessage, ReleaseHold, Result
 from beamlet.rpc import batches
+from beamlet.rpc import connection as connection_module
 from beamlet.rpc.connection import Connection, encode_frame
 from beamlet.rpc.framing import PREFIX
 from beamlet.rpc.reactor import Reactor
@@ -131,6 +132,47 @@ def test_what_leaves_was_encoded_once(
         a.connection.send(result(seq, size))
     run_until(reactor, lambda: len(b.received) == count)
     assert encoded == count
+
+
+def test_what_is_sent_and_flushed_in_the_middle_of_a_flush_arrives_once(
+    reactor: Reactor, pair: tuple[End, End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two lists of a connection take turns; the flush within finds the other in use."""
+    a, b = pair
+    encode_frame = connection_module.encode_frame
+    depth = 0
+
+    def interrupted(messages: list[Message], acknowledged: int) -> bytearray:
+        nonlocal depth
+        depth += 1
+        if depth < 4:
+            a.connection.send(result(depth))
+            a.connection.flush()
+        return encode_frame(messages, acknowledged)
+
+    monkeypatch.setattr(connection_module, "encode_frame", interrupted)
+    for round_ in range(3):
+        depth = 0
+        b.received.clear()
+        a.connection.send(result(0))
+        reactor.flush()
+        a.connection.send(result(9))
+        run_until(reactor, lambda: len(b.received) >= 5)
+        reactor.run_once(0.0)
+        assert sorted(message.seq for message in b.received) == [0, 1, 2, 3, 9], f"round {round_}"  # type: ignore[attr-defined]
+
+
+def test_lists_of_what_is_queued_are_not_made_again(reactor: Reactor, pair: tuple[End, End]) -> None:
+    """One made in the midst of a million objects would keep a MiB of their memory."""
+    a, b = pair
+    seen = set()
+    kept = []  # no list at the same address again
+    for seq in range(20):
+        a.connection.send(result(seq))
+        seen |= {id(a.connection._outbox), id(reactor.dirty)}
+        kept += [a.connection._outbox, reactor.dirty]
+        run_until(reactor, lambda seq=seq: len(b.received) == seq + 1)  # type: ignore[misc]
+    assert len(seen) == 4
 
 
 def test_frames_that_the_kernel_takes_at_once_are_not_watched_for_room(

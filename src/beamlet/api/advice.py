@@ -60,7 +60,7 @@ class SerialGets:
         """
         if site != self._site or not is_alone or site in self._told:
             self._site, self._count, self._lost_s = site, 0, 0.0
-            self._last_arguments = []
+            self._last_arguments.clear()
         if not is_alone or site in self._told:
             return False
         self._count += 1

@@ -86,7 +86,8 @@ class Advisor:
 
     def _say_notes(self) -> None:
         with self._core.lock:
-            notes, self._notes = self._notes, []
+            notes = self._notes.copy()
+            self._notes.clear()
         for site, text in notes:
             _say(site, text)
 

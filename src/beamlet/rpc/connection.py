@@ -70,6 +70,7 @@ class Connection:
         "_postponed",
         "_queued",
         "_sock",
+        "_spare",
         "_unsent",
         "backlog_bytes",
         "closed",
@@ -134,6 +135,7 @@ class Connection:
         self._decode = decoder_for(messages).decode
         self._deframer = Deframer(limits.frame_bytes, limits.budget)
         self._outbox: list[Message] = []
+        self._spare: list[Message] = []
         self._fds_out: list[int] = []
         self._fds_in: deque[int] = deque()
         self._fds_lost = False
@@ -195,7 +197,10 @@ class Connection:
         messages = self._outbox
         if self.closed or not messages:
             return
-        self._outbox = []
+        # Two lists take turns, for a new one, made among the objects of a million tasks, would keep a MiB of
+        # their memory when they are gone. A flush within this one finds the other in use.
+        self._outbox = [] if self._spare else self._spare
+        self._spare = messages
         conversation = self._conversation
         acknowledged = 0
         if conversation is not None:  # as ``acknowledge`` does
@@ -208,7 +213,9 @@ class Connection:
                 pass  # the long way finds the culprit
         if frame is None or len(frame) > LONG_FRAME_BYTES:
             self._flush_long(messages, acknowledged, frame)
+            messages.clear()
             return
+        messages.clear()
         # The hot path: one system call, no descriptors, the kernel takes it all.
         if conversation is not None:
             conversation.sent(frame)
@@ -224,7 +231,9 @@ class Connection:
 
     def _flush_long(self, messages: list[Message], acknowledged: int, frame: bytearray | None) -> None:
         """Many messages, large ones, one that cannot be encoded; with descriptors, or behind others."""
-        fds, self._fds_out = self._fds_out, []
+        fds: list[int] = []
+        if self._fds_out:
+            fds, self._fds_out = self._fds_out, fds
         frames, failures = encode_what_can(messages, acknowledged, frame)
         for message, error in failures:
             # A mistake of ours, perhaps led on by another's nonsense: the others still go.

@@ -84,6 +84,8 @@ class Reactor:
         self._spin_s = spin_s
         #: Connections with messages queued since their last flush.
         self.dirty: list[Connection] = []
+        #: Takes turns with it, as a connection's two lists do.
+        self._spare: list[Connection] = []
         #: Lent to whichever connection is reading; valid until its handler returns. Anonymous pages exist
         #: from their first touch on: a process takes as much of this as its largest message.
         self.read_buffer = mmap.mmap(-1, _READ_BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -204,12 +206,14 @@ class Reactor:
     def flush(self) -> None:
         """Send what connections have queued."""
         while self.dirty:
-            dirty, self.dirty = self.dirty, []
+            dirty, self.dirty = self.dirty, [] if self._spare else self._spare
+            self._spare = dirty
             for connection in dirty:
                 try:
                     connection.flush()
                 except Exception as error:
                     self.containment.contain(error, "flushing", connection.label)
+            dirty.clear()
 
     def run_forever(self) -> None:
         self._running = True

@@ -93,6 +93,8 @@ class UnseenErrors:
 
     def sweep(self) -> None:
         """Tell of the errors whose references are all gone, as far as they are due to be looked at."""
+        if not self.due:
+            return
         due, self.due = self.due, []
         done: dict[int, UnseenError] = {}
         for object_id in due:
