@@ -7,7 +7,7 @@ import msgspec
 from beamlet.base.resources import CPU
 
 #: The variable that keeps the PYTHONPATH of whoever starts us: ours must lead to this package as well.
-ITS_PYTHONPATH = "BEAMLET_PYTHONPATH_BEFORE"
+ITS_PYTHONPATH = "_BEAMLET_PYTHONPATH"
 
 
 class HeadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
