@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +237,32 @@ def test_init_as_a_context() -> None:
         assert get(ray.put(1)) == 1
         assert context.address_info["node_id"]
     assert not ray.is_initialized()
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_the_first_use_may_come_from_several_threads_at_once() -> None:
+    """As in a threaded server that never calls init()."""
+    together = threading.Barrier(6)
+
+    def use(number: int) -> int:
+        together.wait()
+        return get(ray.remote(lambda: number).remote())
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(use, range(6))) == [0, 1, 2, 3, 4, 5]
+
+
+@beamlet_only
+@pytest.mark.usefixtures("no_cluster")
+def test_a_get_in_another_thread_ends_with_shutdown_and_says_so() -> None:
+    ray.init(num_cpus=1)
+    never = ray.remote(lambda: threading.Event().wait()).remote()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(ray.get, never)
+        ray.wait([never], timeout=0.2)
+        ray.shutdown()
+        with pytest.raises(RaySystemError, match=r"shutdown\(\) was called in this process"):
+            waiting.result(DEADLINE_S)
 
 
 def test_init_auto_without_a_cluster_is_a_connection_error() -> None:

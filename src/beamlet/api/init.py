@@ -193,6 +193,7 @@ class Driver:
             if core is not None:
                 is_heard = self._await(core, core.end_actors_in_order(), _CLEAN_UP_S)
                 with core.lock:
+                    core.link.leave("shutdown() was called in this process")
                     core.link.send(Goodbye())
                     core.reactor.flush()
                 if is_heard:
@@ -418,7 +419,9 @@ def _auto_init() -> None:
     if sys.is_finalizing():
         # A __del__ of something global. Threads can no longer be started: it would hang, with its cluster.
         raise RuntimeError("the program ends: no cluster is started for what is called now (by a __del__?)")
-    init()
+    with _lock:  # several threads may come here at once: the first connects all
+        if not backend.is_connected():
+            init()
 
 
 backend.set_auto_init(_auto_init)

@@ -235,6 +235,10 @@ class NodeLink:
         if on_answer is not None:
             on_answer(Unsent(req, error))
 
+    def leave(self, reason: str) -> None:
+        """This process is about to leave the cluster: what its other threads wait for ends by that."""
+        self._farewell = self._farewell or reason
+
     def gone(self) -> RayletGone:
         reason = self._farewell or self.connection.end_reason or "it was shut down"
         return RayletGone(reason, self._session_dir)
