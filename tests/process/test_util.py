@@ -102,6 +102,15 @@ def test_an_error_comes_out_and_the_actor_stays(pool: ActorPool[int]) -> None:
     assert list(pool.map(double, [1, 2, 3])) == [2, 4, 6]
 
 
+@beamlet_only
+def test_a_submission_that_raises_costs_no_actor(pool: ActorPool[int]) -> None:
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError):
+            pool.submit(lambda actor, value: 1 // 0, 1)
+    assert pool.has_free()
+    assert list(pool.map(lambda actor, value: actor.double.remote(value), [1, 2])) == [2, 4]
+
+
 def test_idle_actors_are_taken_and_given(pool: ActorPool[int]) -> None:
     taken = pool.pop_idle()
     assert taken is not None

@@ -51,7 +51,11 @@ class ActorPool(Generic[V]):
             self._waiting.append((fn, value))
             return
         actor = self._idle.pop()
-        ref = fn(actor, value)
+        try:
+            ref = fn(actor, value)
+        except BaseException:
+            self._idle.append(actor)  # it was asked for nothing
+            raise
         self._running[ref] = (self._next_number, actor)
         self._numbered[self._next_number] = ref
         self._next_number += 1
