@@ -110,8 +110,8 @@ class OwnSlabMachine(RuleBasedStateMachine):
     @rule(data=st.data(), executor=st.sampled_from(EXECUTORS))
     def lend(self, data: Any, executor: bytes) -> None:
         if (entry := self.some(data, "wants")) is not None:
-            entry[0].readers.add(executor)
-            entry[1][executor.decode()] = 1
+            entry[0].lend(executor)
+            entry[1][executor.decode()] += 1
 
     @rule(data=st.data(), executor=st.sampled_from(EXECUTORS))
     def answered(self, data: Any, executor: bytes) -> None:
@@ -124,6 +124,7 @@ class OwnSlabMachine(RuleBasedStateMachine):
     def executor_dies(self, executor: bytes) -> None:
         for place, counts in list(self.used.values()):
             if counts[executor.decode()]:
+                counts[executor.decode()] = 1
                 self.less(place, counts, executor.decode())
         self.own.died(executor)
         self.perform()

@@ -44,8 +44,18 @@ class Place(msgspec.Struct, eq=False):
     warm: int
     wants: int = 1
     views: int = 0
-    #: Executors that may be reading or writing it.
-    readers: set[bytes] = set()
+    #: Executors that may be reading or writing it, each for so many pieces of work.
+    readers: dict[bytes, int] = {}
+
+    def lend(self, executor: bytes) -> None:
+        """It is sent there, with one more piece of work."""
+        self.readers[executor] = self.readers.get(executor, 0) + 1
+
+    def take_back(self, executor: bytes) -> None:
+        """That piece of work is over, or will not begin."""
+        count = self.readers.pop(executor, 0) - 1
+        if count > 0:
+            self.readers[executor] = count
 
 
 class AskSlab(msgspec.Struct, frozen=True):
@@ -118,14 +128,14 @@ class OwnSlab:
     def answered(self, places: Sequence[Place], executor: bytes) -> None:
         """It has answered, and uses nothing that came with that piece of work."""
         for place in places:
-            place.readers.discard(executor)
+            place.take_back(executor)
             self._settle(place)
 
     def died(self, executor: bytes) -> None:
         """The raylet says so: it reads and writes no more."""
         for place in list(self._places.values()):
             if executor in place.readers:
-                place.readers.discard(executor)
+                del place.readers[executor]
                 self._settle(place)
 
     def _settle(self, place: Place) -> None:

@@ -49,7 +49,7 @@ class Pending(msgspec.Struct, Generic[S], eq=False, gc=False):
         """It is being pushed there with its ``places``; its room as it travels."""
         assert self.places is not None
         for place in self.places:
-            place.readers.add(executor)
+            place.lend(executor)
         room = self.room
         return Room(room.offset, room.size, room.warm) if room is not None else None
 

@@ -163,7 +163,7 @@ class TaskSubmitter(Generic[L]):
         tasks = [task for seq in sorted(seqs) if (task := worker.in_flight.pop(seq, None)) is not None]
         for task in tasks:
             for place in task.places or ():
-                place.readers.discard(worker.address)
+                place.take_back(worker.address)
         state.put_back([task for task in tasks if not task.unwanted])
         # Not back to it, unless it has run dry meanwhile: what it runs now may take long.
         self._spread(state, worker if worker.in_flight else None)
