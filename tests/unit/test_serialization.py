@@ -311,3 +311,38 @@ def test_advice_fits_the_type() -> None:
     assert "Import" in remedy(threading)
     assert "inside the task" in remedy(threading.Thread())
     assert remedy(object())
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(10_000.0),
+        np.ones((300, 40), dtype=np.int8)[:, 3:],
+        np.asfortranarray(np.ones((100, 50))),
+        np.arange(5),
+        np.array(["a", "b"]),
+        np.array([{1: 2}, "x"], dtype=object),
+        np.zeros(3, dtype=[("x", "i4"), ("y", "f8")]),
+        np.datetime64("2026-11-21") + np.arange(2000),
+        np.ma.masked_array([1, 2], [True, False]),
+    ],
+    ids=["large", "slice", "fortran", "small", "text", "objects", "records", "dates", "masked"],
+)
+def test_arrays_come_back_as_they_were_however_they_were_pickled(array: Any) -> None:
+    data = dumps(array)
+    if isinstance(data, bytes):
+        back = loads_plain(data)
+    else:
+        buffers = [bytearray(buffer) for buffer in data.buffers]
+        back = rebuild(data.kind, data.inband, buffers, data.contained)
+    assert type(back) is type(array)
+    assert back.dtype == array.dtype
+    assert back.tolist() == array.tolist()
+
+
+def test_a_serializer_of_a_users_own_is_used_for_arrays_too() -> None:
+    register_serializer(np.ndarray, serializer=lambda array: array.tolist(), deserializer=tuple)
+    try:
+        assert loads_plain(dumps(np.arange(3))) == (0, 1, 2)  # type: ignore[arg-type]  # it is small
+    finally:
+        deregister_serializer(np.ndarray)

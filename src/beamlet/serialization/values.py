@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -104,10 +105,21 @@ def serialize(value: Any, kind: int = VALUE) -> Serialized:
         buffers.append(raw)
         return False
 
+    if _is_plain_array(value):
+        inband = pickle.dumps(value, _PROTOCOL, buffer_callback=keep_out_of_band)
+        return Serialized(kind, inband, buffers, [])
     file = io.BytesIO()
     with contained_sink() as contained:
         _Pickler(file, _PROTOCOL, buffer_callback=keep_out_of_band).dump(value)
     return Serialized(kind, file.getvalue(), buffers, list(contained), contained.alive)
+
+
+def _is_plain_array(value: Any) -> bool:
+    """Numbers and nothing else: what cloudpickle would look for (16 µs instead of 6) cannot be in it."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(value) is not getattr(numpy, "ndarray", None) or type(value) in _registered:
+        return False
+    return value.dtype.isbuiltin == 1 and not value.dtype.hasobject
 
 
 class _Pickler(Pickler):
