@@ -319,6 +319,10 @@ def test_advice_fits_the_type() -> None:
         np.arange(10_000.0),
         np.ones((300, 40), dtype=np.int8)[:, 3:],
         np.asfortranarray(np.ones((100, 50))),
+        np.ones((3, 1000, 2), dtype=np.complex64).transpose(2, 1, 0),
+        np.ones((2000, 2))[:, 0],
+        np.ones(3000, dtype=">f4"),
+        np.zeros((0, 5)),
         np.arange(5),
         np.array(["a", "b"]),
         np.array([{1: 2}, "x"], dtype=object),
@@ -326,7 +330,21 @@ def test_advice_fits_the_type() -> None:
         np.datetime64("2026-11-21") + np.arange(2000),
         np.ma.masked_array([1, 2], [True, False]),
     ],
-    ids=["large", "slice", "fortran", "small", "text", "objects", "records", "dates", "masked"],
+    ids=[
+        "large",
+        "slice",
+        "fortran",
+        "transposed",
+        "strided",
+        "foreign",
+        "empty",
+        "small",
+        "text",
+        "objects",
+        "records",
+        "dates",
+        "masked",
+    ],
 )
 def test_arrays_come_back_as_they_were_however_they_were_pickled(array: Any) -> None:
     data = dumps(array)
@@ -337,6 +355,8 @@ def test_arrays_come_back_as_they_were_however_they_were_pickled(array: Any) -> 
         back = rebuild(data.kind, data.inband, buffers, data.contained)
     assert type(back) is type(array)
     assert back.dtype == array.dtype
+    assert back.flags.writeable
+    assert back.flags.f_contiguous == array.flags.f_contiguous or not array.flags.forc
     assert back.tolist() == array.tolist()
 
 
