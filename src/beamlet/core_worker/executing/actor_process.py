@@ -8,11 +8,12 @@ from typing import Any, NoReturn
 
 from beamlet.base.ids import actor_creation_task_id
 from beamlet.core_worker.context import Contexts, TaskContext, current_task
+from beamlet.core_worker.executing.devices import show_devices
 from beamlet.core_worker.executing.execution import Execution
 from beamlet.core_worker.executing.execution_queue import ExecutionQueue
 from beamlet.core_worker.executing.leaving import Leaving, run_hooks, tell_hook_failed
 from beamlet.core_worker.executing.output import Output
-from beamlet.core_worker.executing.runner import ActorExit, Runner, show_devices
+from beamlet.core_worker.executing.runner import ActorExit, Runner
 from beamlet.core_worker.executing.work import READY, TERMINATE, Work
 from beamlet.core_worker.functions import FunctionTable
 from beamlet.core_worker.node_link import NodeLink

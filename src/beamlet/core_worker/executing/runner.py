@@ -19,6 +19,7 @@ from beamlet.base.own_code import MADE_FOR_USERS
 from beamlet.core_worker.context import TaskContext, current_task
 from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.breakpoints import explain_quit
+from beamlet.core_worker.executing.devices import show_devices
 from beamlet.core_worker.executing.in_place import Lending
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.executing.producers import Producers
@@ -47,7 +48,7 @@ from beamlet.protocol.peer import (
     Yielded,
 )
 from beamlet.rpc.turns import SharedReactor
-from beamlet.serialization.arguments import NO_ARGUMENTS, fill, split
+from beamlet.serialization.arguments import NO_ARGUMENTS, fill, is_one_slot, split
 from beamlet.serialization.remote_error import capture
 from beamlet.serialization.unpicklable import explain_unpicklable
 from beamlet.serialization.values import (
@@ -223,6 +224,8 @@ class Runner:
         lent: list[LentView] | None = None,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments with their dependencies filled in; what they refer to is counted under ``guard``."""
+        if is_one_slot(payload):
+            return (self._dependency(deps[0], guard, lent),), {}
         args, kwargs = split(self._rebuild(payload, guard) if payload else ())
         if deps:
             values = [self._dependency(dep, guard, lent) for dep in deps]
@@ -497,14 +500,3 @@ def explained(error: BaseException, value: Any, name: str) -> BaseException:
     except TypeError as better:
         return better.with_traceback(None)  # our frames would be all of it
     return error
-
-
-def show_devices(accelerators: dict[str, list[int]]) -> None:
-    """Let libraries see the assigned GPUs only: of those this process was started with, these indices."""
-    if "GPU" in accelerators and not os.environ.get("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"):
-        inherited = _INHERITED_DEVICES
-        named = [inherited[i] if i < len(inherited) else str(i) for i in accelerators["GPU"]]
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(named)
-
-
-_INHERITED_DEVICES = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]

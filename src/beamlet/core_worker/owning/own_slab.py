@@ -80,6 +80,9 @@ class OwnSlab:
         self._book: Allocator | None = None
         self._start = 0
         self._places: dict[int, Place] = {}
+        #: Free ranges that stay cut, by size: the next call of a loop needs what the last one needed, and
+        #: what was used last is in the caches. Offsets in the slab.
+        self._spare: dict[int, list[int]] = {}
         self._largest = int(slab_bytes * _LARGEST)
         self._asked = False
         #: Looks until another request is worth while.
@@ -102,13 +105,29 @@ class OwnSlab:
                 self._asked = True
                 self.outbox.append(AskSlab(self._slab_bytes))
             return None
-        found = None if self._recalled else book.allocate(size)
-        if found is None:
+        if self._recalled:
             return None
+        rounded = book.rounded(size)
+        spare = self._spare.get(rounded)
+        if spare:
+            place = Place(self._start + spare.pop(), rounded, rounded)
+        else:
+            found = book.allocate(size)
+            if found is None:
+                if not self._spare:
+                    return None
+                self._join_spare(book)
+                return self.take(size)
+            place = Place(self._start + found.offset, found.size, found.warm)
         self._quiet = 0
-        place = Place(self._start + found.offset, found.size, found.warm)
         self._places[place.offset] = place
         return place
+
+    def _join_spare(self, book: Allocator) -> None:
+        for offsets in self._spare.values():
+            for offset in offsets:
+                book.free(offset)
+        self._spare = {}
 
     def may_hold(self, size: int) -> bool:
         """Whether there may ever be a place for so much."""
@@ -141,9 +160,8 @@ class OwnSlab:
     def _settle(self, place: Place) -> None:
         if place.wants or place.views or place.readers or self._places.get(place.offset) is not place:
             return
-        assert self._book is not None
         del self._places[place.offset]
-        self._book.free(place.offset - self._start)
+        self._spare.setdefault(place.size, []).append(place.offset - self._start)
         if self._recalled:
             self._give_if_empty()
 
@@ -177,6 +195,7 @@ class OwnSlab:
     def _give_if_empty(self) -> None:
         if self._book is not None and not self._places:
             self._book = None
+            self._spare = {}
             self._recalled = False
             self._patience = _REFUSED_TICKS if self._quiet <= _QUIET_TICKS else 0
             self._largest = int(self._slab_bytes * _LARGEST)
@@ -185,9 +204,11 @@ class OwnSlab:
     def check_invariants(self) -> None:
         if self._book is None:
             assert not self._places, "places without a slab"
+            assert not self._spare, "spare ranges without a slab"
             return
         self._book.check_invariants()
-        assert sum(place.size for place in self._places.values()) == self._book.used_bytes
+        spare = sum(size * len(offsets) for size, offsets in self._spare.items())
+        assert sum(place.size for place in self._places.values()) + spare == self._book.used_bytes
         for offset, place in self._places.items():
             assert place.offset == offset
             assert min(place.wants, place.views) >= 0, f"{place}: let go more often than wanted"
