@@ -16,6 +16,7 @@ from beamlet.rpc import batches
 from beamlet.rpc import connection as connection_module
 from beamlet.rpc.connection import Connection, encode_frame
 from beamlet.rpc.framing import PREFIX
+from beamlet.rpc.luggage import FDS_MAX
 from beamlet.rpc.reactor import Reactor
 from support.leaks import descriptors
 
@@ -228,6 +229,20 @@ def test_any_number_of_descriptors_can_be_queued_at_once(reactor: Reactor, pair:
             a.connection.send(ReleaseHold(3), null.fileno(), null.fileno(), null.fileno())
     run_until(reactor, lambda: len(b.fds) == 300 or b.ends)
     assert (len(b.received), b.ends) == (100, [])
+
+
+def test_descriptors_for_one_who_is_gone_are_not_kept(
+    reactor: Reactor, raw: tuple[socket.socket, End]
+) -> None:
+    """Also those of the message before which what was queued was to leave, and could not."""
+    stranger, end = raw
+    stranger.close()
+    before = descriptors()
+    for _ in range(FDS_MAX + 1):
+        end.connection.send(ReleaseHold(1), 0)
+    assert end.connection.closed
+    run_until(reactor, lambda: end.ends)
+    assert len(descriptors()) < len(before)
 
 
 def test_descriptors_nobody_took_are_closed_with_the_connection(

@@ -9,7 +9,6 @@ An error on the way costs this connection at most, and never reaches whoever cal
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -27,16 +26,14 @@ from beamlet.rpc.batches import (
     kinds_of,
 )
 from beamlet.rpc.conversation import ACK_BYTES, Conversation
-from beamlet.rpc.descriptors import Wire, descriptors_in, send_with
+from beamlet.rpc.descriptors import Wire, send_with
 from beamlet.rpc.framing import Deframer, FramingError
 from beamlet.rpc.limits import ANYTHING, DescriptorMissing, Limits
+from beamlet.rpc.luggage import FDS_MAX, Luggage
 from beamlet.rpc.reactor import Reactor
 
 __all__ = ["ANYTHING", "Connection", "DescriptorMissing", "Limits", "decoder_for", "encode_frame"]
 
-#: Descriptors one read may bring; the kernel's limit for one message is 253.
-_MAX_FDS = 64
-_FD_SPACE = socket.CMSG_SPACE(_MAX_FDS * 4)
 #: Answers gather up to this number before somebody who might not read them is asked whether it does.
 _ANSWERS_UNFLUSHED = 64
 
@@ -58,11 +55,10 @@ class Connection:
         "_conversation",
         "_decode",
         "_deframer",
-        "_fds_in",
-        "_fds_lost",
         "_fds_out",
         "_indispensable",
         "_limits",
+        "_luggage",
         "_on_close",
         "_on_message",
         "_on_unsent",
@@ -136,9 +132,9 @@ class Connection:
         self._deframer = Deframer(limits.frame_bytes, limits.budget)
         self._outbox: list[Message] = []
         self._spare: list[Message] = []
-        self._fds_out: list[int] = []
-        self._fds_in: deque[int] = deque()
-        self._fds_lost = False
+        self._luggage = Luggage(reactor.descriptors)
+        #: Descriptors to go: what the hot path looks at of it.
+        self._fds_out = self._luggage.going
         self._carries_fds = carries_fds
         #: (Rests of) frames the kernel had no room for, with the descriptors still to go.
         self._unsent: deque[tuple[memoryview, list[int]]] = deque()
@@ -167,19 +163,15 @@ class Connection:
             self.reactor.dirty.append(self)
 
     def _take_along(self, message: Message, fds: tuple[int, ...]) -> bool:
-        if len(self._fds_out) + len(fds) > _MAX_FDS:
+        if len(self._fds_out) + len(fds) > FDS_MAX:
             self.flush()  # one frame carries no more than the other side makes room for
-        copies: list[int] = []
-        try:
-            for fd in fds:
-                copies.append(self.reactor.descriptors.dup(fd))  # noqa: PERF401  closed below if one fails
-        except OSError as error:
-            self._close_all(copies)
-            self.fail(f"no copy of the descriptor that {type(message).__name__} needs: {error.strerror}")
         if self.closed:
             return False
-        self._fds_out += copies
-        return True
+        try:
+            self._luggage.add(fds)
+        except OSError as error:
+            self.fail(f"no copy of the descriptor that {type(message).__name__} needs: {error.strerror}")
+        return not self.closed
 
     @property
     def queued_count(self) -> int:
@@ -231,16 +223,14 @@ class Connection:
 
     def _flush_long(self, messages: list[Message], acknowledged: int, frame: bytearray | None) -> None:
         """Many messages, large ones, one that cannot be encoded; with descriptors, or behind others."""
-        fds: list[int] = []
-        if self._fds_out:
-            fds, self._fds_out = self._fds_out, fds
+        fds = self._luggage.take_going() if self._fds_out else []
         frames, failures = encode_what_can(messages, acknowledged, frame)
         for message, error in failures:
             # A mistake of ours, perhaps led on by another's nonsense: the others still go.
             what = f"encoding {type(message).__name__} for {self.label}"
             self.reactor.containment.contain(error, what)
             if fds:  # nobody knows which of them belong to which message
-                self._close_all(fds)
+                self._luggage.close_all(fds)
                 self.fail(f"{type(message).__name__} could not be encoded: {error}")
                 return
             if self._on_unsent is not None:
@@ -275,7 +265,7 @@ class Connection:
 
     def _block(self, rest: memoryview, fds: list[int]) -> None:
         if self.closed:
-            self._close_all(fds)
+            self._luggage.close_all(fds)
             return
         if not self._unsent:
             self.reactor.set_writer(self.fd, self._write_unsent)
@@ -297,7 +287,7 @@ class Connection:
             except OSError as error:
                 self.fail(f"write failed: {error.strerror}")
                 return
-            self._close_all(fds)
+            self._luggage.close_all(fds)
             self.backlog_bytes -= sent
             if sent < len(frame):
                 unsent[0] = (frame[sent:], [])
@@ -327,7 +317,7 @@ class Connection:
             return False
         try:
             if self._carries_fds:
-                size = self._receive_with_fds()
+                size = self._luggage.receive(self._sock, self.reactor.read_buffer)
             else:
                 size = self._sock.recv_into(self.reactor.read_buffer if buffer is None else buffer)
         except BlockingIOError:
@@ -361,11 +351,8 @@ class Connection:
                 return False  # of a conversation these frames count as received: they will not come again
             if self._postponed:
                 self._postponed.extend(map(bytes, unopened))
-        if self._fds_lost and self._deframer.is_between_frames:
-            # What the kernel could not deliver is missing somewhere: what is left fits nobody.
-            self._fds_lost = False
-            self._close_all(self._fds_in)
-            self._fds_in.clear()
+        if self._carries_fds and self._luggage.is_lost and self._deframer.is_between_frames:
+            self._luggage.drop_unfit()
         return not self.closed
 
     def _open(self, header: memoryview | bytes) -> None:
@@ -429,24 +416,12 @@ class Connection:
                 return
         self.reactor.pause_reader(self.fd, False)
 
-    def _receive_with_fds(self) -> int:
-        size, ancillary, flags, _ = self._sock.recvmsg_into(
-            [self.reactor.read_buffer], _FD_SPACE, socket.MSG_CMSG_CLOEXEC
-        )
-        self._fds_in += descriptors_in(ancillary)
-        if flags & socket.MSG_CTRUNC:
-            self._fds_lost = True
-        return size
-
     def take_fd(self) -> int:
         """The descriptor that came with the message being handled; the caller must close it.
 
         Raises DescriptorMissing.
         """
-        if not self._fds_in:
-            why = "too many open files here (ulimit -n)" if self._fds_lost else "it was not sent"
-            raise DescriptorMissing(f"a message came without its descriptor: {why}")
-        return self._fds_in.popleft()
+        return self._luggage.take()
 
     def limit_frames(self, max_bytes: int) -> None:
         """From now on the peer may send frames of this size."""
@@ -502,11 +477,8 @@ class Connection:
         self._sock.close()
         self._deframer.drop()
         for _, fds in self._unsent:
-            self._close_all(fds)
-        self._close_all(self._fds_in)
-        self._close_all(self._fds_out)
-        self._fds_in.clear()
-        self._fds_out = []
+            self._luggage.close_all(fds)
+        self._luggage.close()
         self._unsent.clear()
         self._postponed.clear()
         self.backlog_bytes = 0
@@ -514,7 +486,3 @@ class Connection:
             self._set_full(False)
         if self._conversation is None:
             self._outbox.clear()
-
-    def _close_all(self, fds: list[int] | deque[int]) -> None:
-        for fd in fds:
-            self.reactor.descriptors.close(fd)
