@@ -11,6 +11,7 @@ import pytest
 
 from beamlet.base.ids import Address, ObjectId
 from beamlet.core_worker.node_link import NodeLink
+from beamlet.core_worker.owning.own_slab import Place
 from beamlet.core_worker.owning.store_client import StoreClient
 from beamlet.exceptions import ObjectStoreFullError
 from beamlet.protocol.node import (
@@ -66,6 +67,9 @@ class FakeArena:
 
     def map_object(self, *_: Any, **__: Any) -> Any:
         raise OSError("no memory for a mapping")
+
+    def write(self, *_: Any) -> None:
+        raise OSError("no memory for pages")
 
 
 class Client:
@@ -150,4 +154,17 @@ def test_what_cannot_be_mapped_is_not_pinned() -> None:
     with pytest.raises(OSError, match="no memory"):
         client.store.read(OBJECT, Address(b"s" * 32), [NODE])
     assert client.said()[1:] == [UnpinObject(OBJECT)]
+    client.close()
+
+
+def test_a_value_that_cannot_be_moved_out_of_our_slab_for_want_of_memory_gives_its_room_back() -> None:
+    client = Client()
+    heard: list[bool] = []
+    with client.owner.reactor.lock:
+        client.store.move(OBJECT, Place(0, 4096, 0), 100, "", heard.append)
+    client.hear(ObjectCreated(1, 0, 0))
+    asked, *back = client.said()
+    assert asked.object_id == OBJECT
+    assert back == [AbortObject(OBJECT)]
+    assert heard == [False]
     client.close()

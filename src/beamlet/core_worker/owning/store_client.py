@@ -253,7 +253,12 @@ class StoreClient:
                 then(False)
                 return
             if answer.offset >= 0:
-                self._arena.write(answer.offset, [self.bytes_at(place, size)], answer.warm)
+                try:
+                    self._arena.write(answer.offset, [self.bytes_at(place, size)], answer.warm)
+                except OSError:  # the machine has no memory for it
+                    self._link.send(AbortObject(object_id))
+                    then(False)
+                    return
                 self._link.send(SealObject(object_id))
             then(True)
 
