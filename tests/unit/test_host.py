@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from beamlet.processes import host
-from beamlet.processes.fork_failure import explain_fork_failure
+from beamlet.processes.fork_failure import explain_fork_failure, explain_no_descriptors
 from beamlet.processes.host import (
     OBJECT_STORE_MIN_BYTES,
     available_memory,
@@ -231,3 +231,15 @@ def test_a_refused_fork_names_the_limits(machine: Machine, monkeypatch: pytest.M
     text = explain_fork_failure(OSError(errno.ENOMEM, "Cannot allocate memory"), machine.root)
     for part in ("errno 12", "overcommit_memory 2", "MemAvailable", "ulimit -v"):
         assert part in text
+
+
+def test_too_many_open_files_come_with_the_limit_and_what_to_do() -> None:
+    text = explain_no_descriptors("its output", OSError(errno.EMFILE, "Too many open files"))
+    assert text.startswith("no descriptors for its output: Too many open files. The head may have ")
+    assert f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open (ulimit -n)" in text
+    assert "fewer actors" in text
+    full = OSError(errno.ENFILE, "Too many open files in system")
+    assert (
+        explain_no_descriptors("its output", full)
+        == "no descriptors for its output: Too many open files in system"
+    )

@@ -76,6 +76,21 @@ def test_get_of_something_else(core: Core, value: Any) -> None:
     assert core.asked == []
 
 
+@pytest.mark.parametrize(
+    ("value", "instead"),
+    [
+        ((1, 2), ": write get(list(…))."),
+        ({1: 2}, ": write get(list(….values()))."),
+        (ray.remote(lambda: 1), ": call .remote(…) first."),
+        ("text", "a list of ObjectRefs."),
+    ],
+)
+def test_get_says_what_to_write_instead(core: Core, value: Any, instead: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        ray.get(value)
+    assert str(caught.value).endswith(instead)
+
+
 def test_wait_passes_on_what_makes_sense(core: Core) -> None:
     refs = [ref(1), ref(2), ref(3)]
     assert ray.wait(refs) == (refs[:1], refs[1:])

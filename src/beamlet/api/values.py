@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 from beamlet.api import advising, backend
@@ -56,7 +56,7 @@ def get(object_refs: Any, timeout: float | None = None, *, _use_object_store: bo
         if not isinstance(object_refs, list):
             raise ValueError(
                 f"Invalid type of object refs, {type(object_refs)}, is given. 'object_refs' must either be a "
-                "single ObjectRef or a list of ObjectRefs."
+                f"single ObjectRef or a list of ObjectRefs{_instead_of(object_refs)}."
             )
         if timeout is not None:
             timeout = checked("get", "timeout", timeout)
@@ -204,6 +204,15 @@ def _holds_generators(refs: list[Any]) -> bool:
     if len(set(refs)) != len(refs):
         raise ValueError("wait() requires a list of unique ObjectRefs: some appear more than once")
     return ObjectRefGenerator in kinds
+
+
+def _instead_of(given: object) -> str:
+    """What to write instead, where that is plain."""
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping):
+        return ": write get(list(…))"
+    if isinstance(given, Mapping):
+        return ": write get(list(….values()))"
+    return ": call .remote(…) first" if callable(getattr(given, "remote", None)) else ""
 
 
 def _refuse_element(name: str, refs: list[Any]) -> None:

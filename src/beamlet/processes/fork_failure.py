@@ -23,6 +23,18 @@ def explain_fork_failure(error: OSError, root: Path = Path("/")) -> str:
     return f"fork failed: {error.strerror} (errno {error.errno}). {advice} Limits: {limits or 'none found'}."
 
 
+def explain_no_descriptors(what_for: str, error: OSError) -> str:
+    """Why a process without connection or output was not forked, and what to do."""
+    text = f"no descriptors for {what_for}: {error.strerror}"
+    if error.errno == errno.EMFILE:  # we have raised it as far as we may: see host.py
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        text += (
+            f". The head may have {limit} open (ulimit -n), some for each worker: raise that where the "
+            "cluster is started, or ask for fewer workers (fewer actors, num_cpus in init)"
+        )
+    return text
+
+
 def _process_limits(root: Path) -> Iterator[str]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     if soft != resource.RLIM_INFINITY:

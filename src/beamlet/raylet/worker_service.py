@@ -9,6 +9,7 @@ from typing import Protocol
 
 from beamlet.base.ids import WorkerId
 from beamlet.base.say import say
+from beamlet.processes.fork_failure import explain_no_descriptors
 from beamlet.processes.oom_kills import OomKills
 from beamlet.protocol import factory, node
 from beamlet.protocol.message import Message
@@ -131,7 +132,7 @@ class WorkerService:
         try:
             ours, theirs = self._node.descriptors.pair()
         except OSError as error:
-            self._fork_failed(effect.worker, f"no descriptors for its connection: {error.strerror}")
+            self._fork_failed(effect.worker, explain_no_descriptors("its connection", error))
             return
         with contextlib.ExitStack() as passed_on:
             passed_on.callback(theirs.close)
@@ -140,7 +141,7 @@ class WorkerService:
                 pipes = self._output.open(effect.worker)
             except OSError as error:
                 ours.close()
-                self._fork_failed(effect.worker, f"no descriptors for its output: {error.strerror}")
+                self._fork_failed(effect.worker, explain_no_descriptors("its output", error))
                 return
             for fd in pipes:
                 passed_on.callback(os.close, fd)
