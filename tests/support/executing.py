@@ -41,15 +41,18 @@ class StillReactor:
         self.quiet_s, self.gathered = 0.0, 1
         self.meanwhile: list[Callable[[], None]] = []
         self.flushes = 0
-        #: Whether whoever left said that more is to come.
+        #: Of each answer: whether it was to leave at once.
         self.left: list[bool] = []
         self.containment = Containment()
 
     def flush(self) -> None:
         self.flushes += 1
 
-    def leave(self, more: bool = False) -> None:
-        self.left.append(more)
+    def leave(self) -> None:
+        self.left.append(True)
+
+    def gather(self) -> None:
+        self.left.append(False)
 
     def wait(self, waiter: Waiter, deadline: float | None = None) -> bool:
         while waiter.remaining > 0 and self.meanwhile:

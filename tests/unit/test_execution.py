@@ -89,7 +89,7 @@ def test_answers_gather_while_more_work_waits_and_the_last_leaves_at_once(worker
         worker.pushed(partial_named(name, []))
     while worker.execution.run_next():
         pass
-    assert worker.reactor.left == [True, True, False]
+    assert worker.reactor.left == [False, False, True]
 
 
 def test_an_error_of_the_user_is_the_answer(worker: Worker) -> None:

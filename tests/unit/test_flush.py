@@ -154,7 +154,7 @@ def test_what_follows_a_wait_leaves_at_once_unless_more_is_to_come(line: Line) -
     line.reactor.wait(Waiter(), line.clock.time_s)
     with line.reactor.bare_lock:
         line.connection.send(Result(1, b""))
-        line.reactor.leave(more=True)
+        line.reactor.gather()
         assert len(line.wire.sent) == 3
         line.reactor.leave()
         assert len(line.wire.sent) == 4

@@ -151,7 +151,7 @@ class Reactor:
         self.dispatch(self.poll(timeout_s))
 
     @lets_through
-    def poll(self, timeout_s: float | None) -> list[tuple[int, int]]:
+    def poll(self, timeout_s: float | None, spin: bool = True) -> list[tuple[int, int]]:
         """What is ready. Touches no shared state but the spin budget, so it needs no lock."""
         poll = self._poller.poll
         events = poll(0)
@@ -159,7 +159,7 @@ class Reactor:
             return events
         clock = self.now
         started = clock()
-        if self._spin_s > _MIN_SPIN_S:
+        if spin and self._spin_s > _MIN_SPIN_S:
             until = started + self._spin_s
             yield_core = os.sched_yield
             while True:

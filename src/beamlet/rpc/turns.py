@@ -48,10 +48,9 @@ _GLANCE_S = PARK_S / 8
 QUIET_S = 100e-6
 #: So often what is queued may be left to gather.
 GATHERED = 64
-#: While things gather, whoever leads looks this often: to be woken for each would cost more than they do.
-TICK_S = 0.001
-#: So many looks in a row at which nothing had gathered end that.
-_TICKS = 8
+#: While things gather, whoever leads looks this often, until nothing had gathered at so many looks: to be
+#: woken for each would cost more than they do.
+TICK_S, _TICKS = 0.001, 8
 #: With nothing else to do, how often somebody looks at ``on_idle`` (released references).
 IDLE_S = 0.25
 #: A thread that waits and is alone looks twice as rarely each time, down to this: nobody else releases
@@ -141,16 +140,14 @@ class SharedReactor(Reactor):
         self.is_dispatching = False
         self.quiet_s = QUIET_S
         self.gathered = GATHERED
-        self._last_flush = 0.0
-        #: Since then, how often something was left to gather.
-        self._gathering = 0
+        #: From when on what is queued leaves at once: the lines are quiet then, or a wait has ended.
+        self._prompt_from = self._quiet_from = 0.0
+        self._gathering = 0  # how often something was left to gather since it last left
         self._turn = threading.RLock()
         self._on_idle = on_idle
         self._followers: list[Waiter] = []
         #: Counts turns taken by user threads; the background thread watches it move.
         self._turns_taken = 0
-        #: What it was when something left without having gathered.
-        self._turns_at_flush = 0
         self._user_leads = False
         #: The background thread is parked in ``acquire``; released: it shall run.
         self._bell = _thread.allocate_lock()
@@ -161,8 +158,7 @@ class SharedReactor(Reactor):
         self._sleeping = False
         #: ``ask_flush`` has woken the leader, who has not dispatched yet.
         self._woken = False
-        #: While above 0, the leader sleeps no longer than TICK_S.
-        self._ticks = 0
+        self._ticks = 0  # while above, the leader sleeps no longer than TICK_S
         #: ``nudge`` asked for a background turn.
         self._wanted = False
         self._next_idle = 0.0
@@ -210,6 +206,7 @@ class SharedReactor(Reactor):
             return self._lead(waiter, deadline)
         finally:
             self._user_leads = led
+            self._prompt_from = 0.0
             self._turn.release()
             if self._followers or self._deep:
                 self._unpark()
@@ -263,13 +260,17 @@ class SharedReactor(Reactor):
             if timeout_s is not None and timeout_s < limit:
                 limit = timeout_s
             events = self.poll(limit)
-            self._patience = IDLE_S if events or ticks else self._alone(self._patience)
+            if events or ticks:
+                self._patience = IDLE_S
+            elif limit >= self._patience:  # else the loop has something to do, and did not wait
+                self._patience = self._alone(limit)
             with self.bare_lock:
                 self.dispatch(events)
                 if self.now() > self._next_idle:
                     self._idle()
         finally:
             self._user_leads = led
+            self._prompt_from = 0.0
             self._turn.release()
             if self._followers or self._deep:
                 self._unpark()
@@ -298,6 +299,7 @@ class SharedReactor(Reactor):
                 waiter.follow(timeout)
             return True
         finally:
+            self._prompt_from = 0.0
             with self.lock:
                 self._followers.remove(waiter)
 
@@ -308,36 +310,44 @@ class SharedReactor(Reactor):
         self._turn.release()
         return True
 
-    def leave(self, more: bool = False) -> None:
-        """The calling thread is about to let go of the lock: what is queued leaves, or is seen to.
-
-        more: it is about to queue more.
-        """
+    def leave(self) -> None:
+        """The calling thread is about to let go of the lock: what is queued leaves, or is seen to."""
         if self.is_dispatching:
             return
         if self.dirty:
-            now = self.now()
             self._gathering += 1
-            is_time = (
-                (self._turns_taken != self._turns_at_flush and not more)
-                or now - self._last_flush > self.quiet_s
-                or self._gathering >= self.gathered
-            )
-            if is_time and not _stack_is_nearly_full():
-                self._last_flush = now
-                self._gathering = 0
-                self._turns_at_flush = self._turns_taken
-                Reactor.flush(self)
-                if not self._soon:
-                    return
+            now = self.now()
+            if (now > self._prompt_from or self._gathering >= self.gathered) and self._write(now):
+                return
+        elif not self._soon:
+            return
+        if self._sleeping or self._user_leads or self._deep:
             self.ask_flush()
-        elif self._soon:
+
+    def gather(self) -> None:
+        """As ``leave``, by a thread that is about to queue more."""
+        if self.is_dispatching:
+            return
+        self._gathering += 1
+        now = self.now()
+        if (now > self._quiet_from or self._gathering >= self.gathered) and self._write(now):
+            return
+        if self._sleeping or self._user_leads or self._deep:
             self.ask_flush()
+
+    def _write(self, now: float) -> bool:
+        """False: another thread must see to something."""
+        if _stack_is_nearly_full():
+            return False
+        self._gathering = 0
+        self._prompt_from = self._quiet_from = now + self.quiet_s
+        Reactor.flush(self)
+        return not self._soon
 
     def flush(self) -> None:
         if self.dirty:
-            self._last_flush = self.now()
             self._gathering = 0
+            self._prompt_from = self._quiet_from = self.now() + self.quiet_s
             Reactor.flush(self)
 
     def ask_flush(self) -> None:
@@ -441,8 +451,8 @@ class SharedReactor(Reactor):
             with self.bare_lock:
                 self.flush()
                 self._sleeping = True
-                limit = TICK_S if self._ticks else IDLE_S
-            events = self.poll(limit)
+                ticks = self._ticks
+            events = self.poll(TICK_S, spin=False) if ticks else self.poll(IDLE_S)
             with self.bare_lock:
                 self._sleeping = False
                 self.dispatch(events)

@@ -76,7 +76,10 @@ class Answers:
         with self._bare_lock:
             receiver.send(message)
             work = self._work
-            self._reactor.leave(more=not work.takes_turns or bool(work.queue.items))
+            if work.queue.items or not work.takes_turns:
+                self._reactor.gather()
+            else:
+                self._reactor.leave()
         if self._peers.full and self.may_wait:
             self._peers.wait_for_room(receiver)
 

@@ -201,7 +201,7 @@ class Submission:
                 reactor.leave()
         if self._peers.full and link.link is not None:
             self._peers.wait_for_room(link.link)
-        if len(link.queue) >= self._told_at:
+        if link.queue and len(link.queue) >= self._told_at:
             self._tell_many(f"{len(link.queue):,} calls of actor {link.name}")
         return refs
 
