@@ -172,3 +172,17 @@ def test_a_handler_of_logging_that_fails_ends_nothing(
     shower.end(30.0)
     assert tokens == [3]
     assert "a mistake of the user's" in capsys.readouterr().err
+
+
+def test_who_brings_much_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream may be the user's own, and wait for what who brings it holds."""
+    monkeypatch.setattr(driver_output, "_WAITING_BYTES", 5)
+    monkeypatch.setattr(driver_output, "_BROUGHT_EVERY_S", 0.01)
+    stream = SlowStream()
+    monkeypatch.setattr(sys, "stdout", stream)
+    shower = Shower(lambda token: None, prefix=False)
+    for _ in range(3):
+        shower.put(OutputLines("f", 7, False, b"line\n", 0))
+    stream.is_read.set()
+    shower.end(30.0)
+    assert stream.getvalue() == "line\n" * 3

@@ -21,9 +21,10 @@ _CYAN, _PLAIN = "\x1b[36m", "\x1b[0m"
 _ERASE_REST = "\x1b[K"
 #: A line that is kept until it is whole is not kept beyond this.
 _KEPT_CHARACTERS = 1 << 24
-#: What waits to be shown; with more than this whoever brings it waits, and then the node and its workers do.
+#: What waits to be shown; with more than this whoever brings it waits each time, and then the node and its
+#: workers do. Not for ever: a stream of the user's may want something of us before it goes on.
 _WAITING_BYTES = 8 << 20
-_LOOK_AGAIN_S = 1.0
+_BROUGHT_EVERY_S = 1.0
 logger = logging.getLogger("beamlet")
 
 
@@ -124,10 +125,10 @@ class Shower:
         if isinstance(item, OutputLines):
             self._came += len(item.data)
         self._queue.put(item)
-        while self._came - self._done > _WAITING_BYTES:
+        if self._came - self._done > _WAITING_BYTES:
             self._has_room.clear()
             if self._came - self._done > _WAITING_BYTES:
-                self._has_room.wait(_LOOK_AGAIN_S)
+                self._has_room.wait(_BROUGHT_EVERY_S)
 
     def end(self, timeout_s: float) -> None:
         """Show what has come. Idempotent; nothing may come afterwards."""
