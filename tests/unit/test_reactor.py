@@ -102,6 +102,17 @@ def test_stop_from_another_thread(reactor: Reactor) -> None:
     stopper.join(PATIENCE_S)
 
 
+def test_a_stop_that_comes_before_it_runs_counts(reactor: Reactor) -> None:
+    """SIGTERM right after a head has said that it is ready."""
+    late: list[str] = []
+    reactor.call_later(0.05, lambda: (late.append("it ran"), reactor.stop()))  # type: ignore[func-returns-value]
+    reactor.stop()
+    reactor.run_forever()
+    assert late == []
+    reactor.run_forever()
+    assert late == ["it ran"], "once"
+
+
 def test_many_wake_ups_are_one(reactor: Reactor) -> None:
     for _ in range(1000):
         reactor.wake()

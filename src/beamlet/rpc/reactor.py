@@ -79,7 +79,7 @@ class Reactor:
         self._paused: set[int] = set()
         self._timers: list[Timer] = []
         self._soon: deque[Callable[[], None]] = deque()
-        self._running = False
+        self._is_stopped = False
         self._spin_limit = spin_s
         self._spin_s = spin_s
         #: Connections with messages queued since their last flush.
@@ -216,13 +216,14 @@ class Reactor:
             dirty.clear()
 
     def run_forever(self) -> None:
-        self._running = True
-        while self._running:
+        """Until ``stop``."""
+        while not self._is_stopped:
             self.run_once(None)
+        self._is_stopped = False
 
     def stop(self) -> None:
-        """Make ``run_forever`` return after its present pass."""
-        self._running = False
+        """Make ``run_forever`` return after its present pass; or at once, if it is yet to be called."""
+        self._is_stopped = True
         self.wake()
 
     def renew(self) -> None:
