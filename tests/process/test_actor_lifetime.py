@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance import beamlet_only, get, process_is_gone, wait_until
+from conformance import AGAINST_RAY, beamlet_only, get, process_is_gone, wait_until
 from gates import Gate
 
 import beamlet as ray
@@ -244,6 +245,11 @@ def test_a_failing_constructor_is_an_actor_died_error_with_the_cause() -> None:
         get(unborn.ping.remote())
     assert "no such thing" in str(caught.value)
     assert "ValueError" in str(caught.value)
+    if not AGAINST_RAY:
+        first = str(caught.value).splitlines()[0]
+        assert re.match(
+            r"Actor Unborn \(id \w+, created at test_actor_lifetime\.py:\d+\) could not be", first
+        )
 
 
 def test_later_calls_after_a_failing_constructor_raise_alike() -> None:

@@ -47,6 +47,7 @@ class ActorDiedError(RayActorError):
     """The actor is dead and will not come back.
 
     cause: what ``__init__`` raised, the certificate of its last process, a text that says why, or None.
+    who: which actor that is, in more words than its name and id.
     """
 
     BASE_ERROR_MSG = "The actor died before this call was finished."
@@ -58,11 +59,13 @@ class ActorDiedError(RayActorError):
         actor_id: str | None = None,
         actor_name: str = "",
         preempted: bool = False,
+        who: str = "",
     ) -> None:
         failed_init = isinstance(cause, BaseException)
         if actor_id is None and isinstance(cause, RayTaskError):
             actor_id = cause.actor_id
-        text = _why_actor_died(cause, _name_actor(actor_name, actor_id), self.BASE_ERROR_MSG)
+        who = who[:1].upper() + who[1:] or _name_actor(actor_name, actor_id)
+        text = _why_actor_died(cause, who, self.BASE_ERROR_MSG)
         super().__init__(actor_id, text, failed_init, preempted)
         self.cause = cause
         self.certificate = None if isinstance(cause, BaseException | str) else cause

@@ -123,25 +123,25 @@ class _Made:
         return self._parts
 
 
-def died_of(error: bytes) -> bytes:
+def died_of(error: bytes, who: str = "") -> bytes:
     """The ActorDiedError of what ``__init__`` raised, both as error payloads; what is inside stays closed."""
     packed = unpack(error)
-    later = pickle.dumps(_ActorDied(packed.inband, packed.buffers), 5)
+    later = pickle.dumps(_ActorDied(packed.inband, packed.buffers, who), 5)
     return pack(Serialized(ERROR, later, [], packed.contained))
 
 
 class _ActorDied:
     """Pickles as the ActorDiedError that it becomes when it is unpickled."""
 
-    def __init__(self, inband: bytes, buffers: list[bytes]) -> None:
-        self._parts = inband, buffers
+    def __init__(self, inband: bytes, buffers: list[bytes], who: str) -> None:
+        self._parts = inband, buffers, who
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _actor_died, self._parts
 
 
-def _actor_died(inband: bytes, buffers: list[bytes]) -> ActorDiedError:
-    return ActorDiedError(rebuild(ERROR, inband, [bytearray(buffer) for buffer in buffers]))
+def _actor_died(inband: bytes, buffers: list[bytes], who: str) -> ActorDiedError:
+    return ActorDiedError(rebuild(ERROR, inband, [bytearray(buffer) for buffer in buffers]), who=who)
 
 
 def format_without_our_frames(error: BaseException) -> str:

@@ -357,8 +357,11 @@ class ActorAccess:
         if not calls:
             return
         assert link.death is not None
-        init_error = link.death.init_error
-        payload = died_of(init_error) if init_error else dump_error(self.death_error(link))
+        if link.death.init_error:
+            who, could_not, _ = link.death.cause.partition(" could not be created")
+            payload = died_of(link.death.init_error, who if could_not else "")
+        else:
+            payload = dump_error(self.death_error(link))
         for call in calls:
             self._outcomes.finish_with(call, payload)
 
