@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from beamlet.base.version import VERSION as __version__
@@ -76,6 +78,34 @@ class _NotHere:
         if below and is_ours and asker is not None and asker.f_code.co_name == _IMPORTS:
             import_module("beamlet.api.not_here").refuse_module(below)
 
+
+class _AsRay:
+    """A finder before all others: where "ray" is an alias for us, ``import ray.util`` gives ``beamlet.util``
+    itself, and not a copy, whose classes would be others.
+    """
+
+    @classmethod
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if not name.startswith("ray.") or sys.modules.get("ray") is not sys.modules.get("beamlet"):
+            return None
+        try:
+            ours = import_module(f"beamlet.{name.removeprefix('ray.')}")
+        except ModuleNotFoundError:
+            return None
+        spec = ModuleSpec(name, cls(), origin=ours.__name__)  # type: ignore[arg-type]  # it has both methods
+        spec.loader_state = ours.__spec__
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return sys.modules[spec.origin]  # type: ignore[index]
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It has run. What importlib wrote over is put back."""
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
+
+
+sys.meta_path.insert(0, _AsRay)
 
 #: The function of importlib that asks finders for an ``import``.
 _IMPORTS = "_find_and_load_unlocked"

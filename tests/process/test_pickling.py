@@ -384,6 +384,36 @@ def test_a_script_started_from_another_folder(tmp_path: Path) -> None:
 
 
 @beamlet_only  # Ray's workers know only the script's own folder
+def test_a_library_that_imports_ray(tmp_path: Path) -> None:
+    """As the porting page has it: its module is imported by workers, too, and they find no Ray."""
+    (tmp_path / "library.py").write_text(
+        textwrap.dedent("""
+            import ray
+            from ray.util.queue import Queue
+
+            def double(x): return 2 * x
+
+            @ray.remote
+            class Doubles:
+                def get(self, x): return ray.get(ray.remote(double).remote(x))
+        """)
+    )
+    program = """
+        import sys
+        import beamlet
+        sys.modules["ray"] = beamlet
+        import library
+        import ray.exceptions
+        import beamlet.util.queue
+        print(ray.get(library.Doubles.remote().get.remote(2)), ray.get(ray.remote(library.double).remote(1)))
+        print(library.Queue is beamlet.util.queue.Queue, ray.exceptions is beamlet.exceptions)
+        print(beamlet.exceptions.__spec__.name, beamlet.exceptions.__name__)
+    """
+    assert run_script(tmp_path / "program.py", program) == (
+        "4 2\nTrue True\nbeamlet.exceptions beamlet.exceptions\n"
+    )
+
+
 def test_a_path_added_by_the_program(tmp_path: Path) -> None:
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "added.py").write_text("def value():\n    return 'from an added path'\n")

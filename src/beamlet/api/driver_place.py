@@ -18,6 +18,8 @@ class DriverPlace(NamedTuple):
     script_dir: bytes
     #: b"" in a shell or notebook.
     main_file: bytes
+    #: Whether ``import ray`` gives this package.
+    as_ray: bool
 
 
 def driver_place() -> DriverPlace:
@@ -30,6 +32,7 @@ def driver_place() -> DriverPlace:
         sys_path=[os.fsencode(entry) for entry in entries if entry],
         script_dir=os.fsencode(script_dir),
         main_file=os.fsencode(main_file),
+        as_ray=sys.modules.get("ray") is sys.modules["beamlet"],
     )
 
 

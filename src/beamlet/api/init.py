@@ -146,6 +146,7 @@ class Driver:
             log_to_driver=options.log_to_driver,
             owns_cluster=self.head is not None,
             main_file=place.main_file,
+            as_ray=place.as_ray,
             logging=driver_logging.logging_of(options),
         )
 
@@ -465,6 +466,7 @@ def _job(hello: DriverHello, welcome: Welcome, address: Address) -> JobDescripti
         driver=address,
         log_to_driver=hello.log_to_driver,
         main_file=hello.main_file,
+        as_ray=hello.as_ray,
         logging=hello.logging,
     )
 

@@ -178,6 +178,8 @@ class Worker:
         os.environ.update(expanded(env_vars, os.environ))
         # No options of the driver's: modules that parse their arguments when imported are as without any.
         sys.argv = [os.fsdecode(job.main_file)]
+        if job.as_ray:
+            sys.modules["ray"] = sys.modules["beamlet"]
         self._chooses_threads = OMP_THREADS not in os.environ
         self._offer_threads(None)
 

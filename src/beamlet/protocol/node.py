@@ -68,6 +68,8 @@ class JobDescription(Message, tag=30):
     logging: JobLogging = JobLogging()
     #: The driver's ``__main__`` file; b"" in a notebook or shell.
     main_file: bytes = b""
+    #: The driver has us under Ray's name (``sys.modules["ray"]``), for libraries that import that.
+    as_ray: bool = False
 
 
 class DriverHello(Message, tag=31):
@@ -89,6 +91,7 @@ class DriverHello(Message, tag=31):
     observer: bool = False
     main_file: bytes = b""
     logging: JobLogging = JobLogging()
+    as_ray: bool = False
 
 
 class Welcome(Message, tag=32):

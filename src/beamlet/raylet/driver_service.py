@@ -111,6 +111,7 @@ class DriverService:
             log_to_driver=hello.log_to_driver,
             logging=hello.logging,
             main_file=hello.main_file,
+            as_ray=hello.as_ray,
         )
         self._node.members.drives(member, description)
         self._node.pool.job_started(message.job_id)
