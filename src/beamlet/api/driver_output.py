@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TextIO
 
 from beamlet.base.say import say
+from beamlet.processes.prompt_thread import PromptThread
 from beamlet.protocol.node import Notice, OutputLines
 
 _CYAN, _PLAIN = "\x1b[36m", "\x1b[0m"
@@ -120,7 +121,7 @@ class Shower:
     def put(self, item: OutputLines | Notice) -> None:
         """One thread at a time."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="beamlet-output", daemon=True)
+            self._thread = PromptThread(target=self._run, name="beamlet-output", daemon=True)
             self._thread.start()
         if isinstance(item, OutputLines):
             self._came += len(item.data)

@@ -42,6 +42,7 @@ from beamlet.base.own_code import for_users
 from beamlet.base.version import VERSION
 from beamlet.processes import interrupts
 from beamlet.processes.fate_sharing import is_stopped
+from beamlet.processes.prompt_thread import PromptThread
 from beamlet.processes.session import SessionDirectory, find_current, session_root
 from beamlet.processes.standard_descriptors import hold_standard_descriptors
 from beamlet.protocol.node import (
@@ -165,7 +166,7 @@ class Driver:
         if core is None or _leaving:
             return
         logger.error("lost the connection to the cluster in %s: %s", self.session.path, reason)
-        threading.Thread(target=self._after_loss, name="beamlet-cleanup", daemon=True).start()
+        PromptThread(target=self._after_loss, name="beamlet-cleanup", daemon=True).start()
 
     def _after_loss(self) -> None:
         """A head that was killed has cleaned up nothing: do it for it, whoever started it."""

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from beamlet.base.stack_room import FOR_A_CALL
 from beamlet.exceptions import RaySystemError
 from beamlet.protocol import gcs, node
 from beamlet.protocol.message import Message
 from beamlet.rpc.connection import Connection, decoder_for
 from beamlet.rpc.descriptors import Wire
-from beamlet.rpc.turns import SharedReactor, Waiter
+from beamlet.rpc.turns import IN_THE_MIDDLE, SharedReactor, Waiter
 
 FromRaylet = (
     node.Welcome
@@ -170,8 +171,13 @@ class NodeLink:
         Raises RayletGone, TimeoutError at ``deadline`` (monotonic), or whatever kept the message from being
         encoded.
         """
+        reactor = self._reactor
+        if FOR_A_CALL.may_lack():
+            FOR_A_CALL.demand()
+        if reactor.is_in_the_middle():
+            raise RuntimeError(IN_THE_MIDDLE)
         reply = Reply()
-        with self._reactor.lock:
+        with reactor.lock:
             if self.connection.closed:
                 raise self.gone()
             if first is not None:

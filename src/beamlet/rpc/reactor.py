@@ -86,6 +86,7 @@ class Reactor:
         self.dirty: list[Connection] = []
         #: Takes turns with it, as a connection's two lists do.
         self._spare: list[Connection] = []
+        self._is_flushing = False
         #: Lent to whichever connection is reading; valid until its handler returns. Anonymous pages exist
         #: from their first touch on: a process takes as much of this as its largest message.
         self.read_buffer = mmap.mmap(-1, _READ_BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -205,15 +206,21 @@ class Reactor:
 
     def flush(self) -> None:
         """Send what connections have queued."""
-        while self.dirty:
-            dirty, self.dirty = self.dirty, [] if self._spare else self._spare
-            self._spare = dirty
-            for connection in dirty:
-                try:
-                    connection.flush()
-                except Exception as error:
-                    self.containment.contain(error, "flushing", connection.label)
-            dirty.clear()
+        if self._is_flushing:
+            return  # a __del__ runs in the middle of it: a frame within a frame would overtake it
+        self._is_flushing = True
+        try:
+            while self.dirty:
+                dirty, self.dirty = self.dirty, [] if self._spare else self._spare
+                self._spare = dirty
+                for connection in dirty:
+                    try:
+                        connection.flush()
+                    except Exception as error:
+                        self.containment.contain(error, "flushing", connection.label)
+                dirty.clear()
+        finally:
+            self._is_flushing = False
 
     def run_forever(self) -> None:
         """Until ``stop``."""

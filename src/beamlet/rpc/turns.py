@@ -20,21 +20,22 @@ else), the lines were quiet for QUIET_S, or GATHERED such ends have passed; else
 about to look (``leave``): while things gather it sleeps no longer than TICK_S.  So a loop of calls gathers,
 and the last of them is not forgotten.
 
-User code can run in the middle of ours: a signal handler, the ``__del__`` of what the garbage collector
-found.  If it waits where its thread polls, it leads a turn within the turn (``_turn`` may be taken again by
-its holder).  Where its thread holds the lock, books are half written, nothing may be handled: it is refused.
+User code can run in the middle of ours: a signal handler where we wait, anywhere the ``__del__`` of what
+the garbage collector found.  If it waits where its thread polls, it leads a turn within the turn (``_turn``
+may be taken again by its holder).  Where its thread holds the lock (``is_in_the_middle``) books are half
+written: what it asks for is ``put_off``, or refused.
 """
 
 from __future__ import annotations
 
 import _thread
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from beamlet.base.deferring import lets_through
+from beamlet.base.stack_room import FOR_A_SECTION, StackRoom
 from beamlet.rpc.reactor import Reactor
 
 #: How long after the last user thread's turn the background thread takes over; bounds how late a message
@@ -110,6 +111,12 @@ class CoreLock(_thread.RLock):  # type: ignore[misc]  # CPython's can be derived
         """By the calling thread."""
         return bool(self._is_owned())  # type: ignore[attr-defined]  # threading.Condition relies on it, too
 
+    def __enter__(self) -> bool:  # type: ignore[override]
+        # What fits in here fits where it is let go, which takes as many frames; see also StackRoom.
+        if FOR_A_SECTION.may_lack():
+            FOR_A_SECTION.demand()
+        return bool(self.acquire())
+
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             reactor = self._reactor
@@ -121,8 +128,8 @@ class CoreLock(_thread.RLock):  # type: ignore[misc]  # CPython's can be derived
 
 def _without_leaving(lock: CoreLock) -> AbstractContextManager[object]:
     """The same lock for ``with``, in C alone: nothing leaves when it is let go."""
-    exit_of_c = super(CoreLock, lock).__exit__
-    kind = type("BareCoreLock", (), {"__slots__": (), "__enter__": lock.__enter__, "__exit__": exit_of_c})
+    in_c: Any = super(CoreLock, lock)
+    kind = type("BareCoreLock", (), {"__slots__": (), "__enter__": in_c.__enter__, "__exit__": in_c.__exit__})
     return cast("AbstractContextManager[object]", kind())
 
 
@@ -133,7 +140,8 @@ class SharedReactor(Reactor):
         """ports: what ``Reactor`` takes."""
         super().__init__(**ports)
         self.lock = CoreLock(self)
-        self._is_held_here: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        #: Whether the calling thread holds the lock: code of the user's then runs amid half-written books.
+        self.is_in_the_middle: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         #: The same for hot paths, which queue nothing, or say ``leave`` themselves before they let go.
         self.bare_lock = _without_leaving(self.lock)
         #: Whoever holds the lock is dispatching: what it queues leaves at the end of its pass.
@@ -193,8 +201,8 @@ class SharedReactor(Reactor):
         """
         if waiter.remaining <= 0:
             return True
-        if self._is_held_here():
-            raise RuntimeError(_IN_THE_MIDDLE)
+        if self.is_in_the_middle():
+            raise RuntimeError(IN_THE_MIDDLE)
         if _stack_is_nearly_full() or not self._turn.acquire(blocking=False):
             return self._follow(waiter, deadline)
         led = self._user_leads
@@ -375,6 +383,12 @@ class SharedReactor(Reactor):
         finally:
             self.is_dispatching = False
 
+    def put_off(self, callback: Callable[[], None]) -> None:
+        """For user code in the middle of our work: do it, under the lock, as soon as that is over."""
+        self._soon.append(callback)
+        if not self.is_dispatching:
+            self.ask_flush()
+
     def nudge(self) -> None:
         """Nobody will wait for what comes next (a coroutine, a future): the background thread should read."""
         self._wanted = True
@@ -490,18 +504,9 @@ class SharedReactor(Reactor):
                 self._turn.release()
 
 
-_IN_THE_MIDDLE = (
-    "this call would wait, but it was made in the middle of Beamlet's own work: by a signal handler, or a "
-    "__del__ that ran just then. Let a signal handler only set a flag, and __del__ only start what it wants "
-    "done."
+IN_THE_MIDDLE = (
+    "this call cannot be made here: a __del__, or another callback of the garbage collector, made it in the "
+    "middle of Beamlet's own work, where nothing can be waited for. There .remote(), kill() and cancel() are "
+    "done a moment later, and small values can be put; leave the rest to a task."
 )
-
-
-def _stack_is_nearly_full(
-    frame_above: Callable[[int], object] = sys._getframe, limit: Callable[[], int] = sys.getrecursionlimit
-) -> bool:
-    try:
-        frame_above(limit() - HEADROOM_FRAMES)  # below 0, too, there is one
-    except ValueError:  # so many frames there are not
-        return False
-    return True
+_stack_is_nearly_full = StackRoom(HEADROOM_FRAMES).is_lacking

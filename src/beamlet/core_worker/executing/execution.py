@@ -24,6 +24,7 @@ from beamlet.core_worker.executing.producers import Producers
 from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.peers import Peer
+from beamlet.processes.prompt_thread import PromptThread
 from beamlet.protocol import node
 from beamlet.protocol.peer import CallActor, CancelTask, HandedBack, PushTask, StealTasks
 from beamlet.rpc.turns import SharedReactor, Waiter
@@ -155,7 +156,7 @@ class Execution:
         numbers = itertools.count()
 
         def start() -> bool:
-            thread = threading.Thread(
+            thread = PromptThread(
                 target=self.serve, args=(queue, True), name=f"{name}-{next(numbers)}", daemon=True
             )
             try:

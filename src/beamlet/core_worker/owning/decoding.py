@@ -17,7 +17,7 @@ from beamlet.core_worker.owning.store_client import StoreClient
 from beamlet.core_worker.owning.unseen import UnseenErrors
 from beamlet.exceptions import CallSite, ObjectLostError, OwnerDiedError, RayTaskError
 from beamlet.protocol.message import ContainedRef
-from beamlet.rpc.turns import SharedReactor
+from beamlet.rpc.turns import IN_THE_MIDDLE, SharedReactor
 from beamlet.serialization.values import ERROR, PICKLE_MARK, loads_plain, rebuild, rebuild_packed, unpack
 
 
@@ -73,6 +73,8 @@ class Decoder:
 
     def _count(self, object_id: ObjectId, contained: list[ContainedRef]) -> None:
         if contained:
+            if self._lock.is_held_here:
+                raise RuntimeError(IN_THE_MIDDLE)
             with self._lock:
                 self._refs.found_in_value(object_id, contained)
                 self._releases.perform()

@@ -55,6 +55,10 @@ class Futures:
 
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         record = self._objects.record_of(ref)
+        threads = self._threads
+        if threads is None:
+            threads = self._threads = concurrent.futures.ThreadPoolExecutor(1, "beamlet-futures")
+            threads.submit(int)  # starts its thread, which is waited for: not under the lock
 
         def resolve() -> None:
             if not future.set_running_or_notify_cancel():
@@ -69,9 +73,7 @@ class Futures:
 
         def ready(_: ObjectRecord) -> None:
             # Unpickling is user code: never on the thread that reads the sockets, under the lock.
-            if self._threads is None:
-                self._threads = concurrent.futures.ThreadPoolExecutor(1, "beamlet-futures")
-            self._threads.submit(resolve)
+            threads.submit(resolve)
 
         def stop_if_cancelled(future: concurrent.futures.Future[Any]) -> None:
             if future.cancelled():

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from beamlet.base.ids import Address, NodeId, ObjectId
+from beamlet.base.stack_room import FOR_A_CALL
 from beamlet.core_worker.context import Contexts
 from beamlet.core_worker.owning.decoding import Decoder
 from beamlet.core_worker.owning.object_record import INLINE, LOST, PENDING, ObjectRecord, stop_waiting
@@ -22,7 +23,7 @@ from beamlet.core_worker.owning.unseen import UnseenErrors
 from beamlet.exceptions import CallSite, GetTimeoutError, RaySystemError
 from beamlet.object_store.layout import read_value
 from beamlet.protocol.peer import GetObject
-from beamlet.rpc.turns import SharedReactor, Waiter
+from beamlet.rpc.turns import IN_THE_MIDDLE, SharedReactor, Waiter
 from beamlet.serialization.refs import released
 from beamlet.serialization.values import (
     INLINE_MAX_BYTES,
@@ -132,10 +133,14 @@ class ObjectAccess:
 
     def put(self, value: Any, call_site: CallSite | None = None) -> ObjectId:
         """A new object of ours, with one local reference for the caller to wrap."""
+        if FOR_A_CALL.may_lack():
+            FOR_A_CALL.demand()
         return self.put_data(dumps(value), call_site)
 
     def put_data(self, data: bytes | Serialized, call_site: CallSite | None = None) -> ObjectId:
         """The same for a value that ``dumps`` has taken apart."""
+        if type(data) is not bytes and self._reactor.is_in_the_middle():
+            return self._put_in_the_middle(cast("Serialized", data), call_site)
         with self._bare_lock:
             object_id = self._contexts.current().next_put()
             record = self._refs.new_owned(object_id)
@@ -146,6 +151,21 @@ class ObjectAccess:
         assert isinstance(data, Serialized)
         self.place(object_id, record, data)
         return object_id
+
+    def _put_in_the_middle(self, data: Serialized, call_site: CallSite | None) -> ObjectId:
+        """By a ``__del__`` amid half-written books: what the value refers to is counted a moment later."""
+        if data.total_bytes > INLINE_MAX_BYTES:
+            raise RuntimeError(IN_THE_MIDDLE)
+        object_id = self._contexts.current().next_put()
+        record = self._refs.new_owned(object_id)
+        record.call_site = call_site
+        self._reactor.put_off(lambda: self._fill(record, data))
+        return object_id
+
+    def _fill(self, record: ObjectRecord, data: Serialized) -> None:
+        if record.state == PENDING:
+            self._refs.set_inline(record, pack(data), data.contained)
+            self.notify(record)
 
     def place(self, object_id: ObjectId, record: ObjectRecord, data: Serialized) -> None:
         """Give ``record`` its value: inline if small, else in the store. Without the lock."""
@@ -176,14 +196,19 @@ class ObjectAccess:
             raise stale_reference(object_id)
         waiter: GetWaiter | None = None
         if record.state == PENDING or released:
-            with self._bare_lock:
-                if released:
-                    self._releases.drain()
-                if record.state == PENDING:
-                    waiter = OneGetWaiter()
-                    self.when_ready(object_id, record, waiter.on_ready)
-                else:
-                    self._reactor.leave()  # else the wait begins with that
+            if FOR_A_CALL.may_lack():
+                FOR_A_CALL.demand()
+            if not self._reactor.is_in_the_middle():
+                with self._bare_lock:
+                    if released:
+                        self._releases.drain()
+                    if record.state == PENDING:
+                        waiter = OneGetWaiter()
+                        self.when_ready(object_id, record, waiter.on_ready)
+                    else:
+                        self._reactor.leave()  # else the wait begins with that
+            elif record.state == PENDING:
+                raise RuntimeError(IN_THE_MIDDLE)
         try:
             if waiter is not None:
                 self._wait_for(waiter, (ref,), (record,), timeout_s)
@@ -202,8 +227,10 @@ class ObjectAccess:
 
         Raises GetTimeoutError when ``timeout_s`` (None: never) is over.
         """
-        if len(refs) == 1:
-            return [self.get_one(refs[0], timeout_s)]
+        if len(refs) == 1 or self._reactor.is_in_the_middle():
+            return [self.get_one(ref, timeout_s) for ref in refs]
+        if FOR_A_CALL.may_lack():
+            FOR_A_CALL.demand()
         waiter: GetWaiter | None = None
         records: list[ObjectRecord] = []
         missing = 0

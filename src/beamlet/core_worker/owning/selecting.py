@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
+from beamlet.base.stack_room import FOR_A_CALL
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord, stop_waiting
 from beamlet.core_worker.owning.objects import ObjectAccess, stale_reference
 from beamlet.core_worker.owning.ports import Ref
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
-from beamlet.rpc.turns import SharedReactor, Waiter
+from beamlet.rpc.turns import IN_THE_MIDDLE, SharedReactor, Waiter
 from beamlet.serialization.refs import released
 
 #: How long a wait relies on what a group knows of its list.
@@ -99,6 +100,10 @@ class Selecting:
         self, refs: list[R], num_returns: int, timeout_s: float | None, fetch_local: bool = True
     ) -> tuple[list[R], list[R]]:
         """(at most ``num_returns`` ready ones, the others), each in the order of ``refs``."""
+        if FOR_A_CALL.may_lack():
+            FOR_A_CALL.demand()
+        if self._lock.is_held_here:
+            raise RuntimeError(IN_THE_MIDDLE)
         with self._lock:
             if len(released) > 256:
                 self._releases.drain()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from beamlet.base.ids import ObjectId
 from beamlet.core_worker.owning.object_record import FREED, ObjectRecord
 from beamlet.exceptions import CallSite, RayTaskError, TaskCancelledError
+from beamlet.processes.prompt_thread import PromptThread
 from beamlet.serialization.remote_error import peek
 
 logger = logging.getLogger("beamlet")
@@ -109,7 +109,7 @@ class UnseenErrors:
                 done[id(error)] = error
         if done:
             # Handlers of logging are code of users: not here, under the lock.
-            threading.Thread(target=_tell, args=(list(done.values()),), name="beamlet-errors").start()
+            PromptThread(target=_tell, args=(list(done.values()),), name="beamlet-errors").start()
 
     def tell_all(self) -> None:
         """The program ends: nobody will ask any more. Without the lock."""

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from beamlet.base.ids import ActorId, ObjectId, TaskId, actor_creation_task_id, actor_handle_object, return_id
+from beamlet.base.stack_room import FOR_A_CALL
 from beamlet.core_worker.context import Contexts
 from beamlet.core_worker.node_link import Reply, Unsent
 from beamlet.core_worker.owning.object_record import FREED, ObjectRecord
@@ -49,7 +50,7 @@ from beamlet.protocol.gcs import (
     ListNamedActors,
     SubscribeActor,
 )
-from beamlet.rpc.turns import SharedReactor, Waiter
+from beamlet.rpc.turns import IN_THE_MIDDLE, SharedReactor, Waiter
 from beamlet.serialization.remote_error import died_of
 from beamlet.serialization.values import dump_error
 
@@ -115,6 +116,10 @@ class ActorAccess:
         Raises ActorAlreadyExistsError when the name is taken.
         """
         self._objects.blocking.raise_if_shut()
+        if FOR_A_CALL.may_lack():
+            FOR_A_CALL.demand()
+        if self._reactor.is_in_the_middle():
+            raise RuntimeError(IN_THE_MIDDLE)
         shown_as = f"{spec.class_name}.__init__"
         prepared = self._arguments.prepare(args, kwargs, shown_as, parameters, lends=False)
         with self._lock:
@@ -250,7 +255,12 @@ class ActorAccess:
         return list(reply.actors)
 
     def kill(self, actor_id: ActorId, no_restart: bool) -> None:
-        self._raylet.call(KillActor(0, actor_id, no_restart))
+        """End an actor at once. In the middle of our work: a moment later."""
+        question = KillActor(0, actor_id, no_restart)
+        if self._reactor.is_in_the_middle():
+            self._reactor.put_off(lambda: _nobody(self._raylet.request(question, _nobody)))
+        else:
+            self._raylet.call(question)
 
     # -- calling ---------------------------------------------------------------------------------
 
@@ -391,3 +401,7 @@ class ActorAccess:
         link = self.links.get(actor_id)
         if link is not None and link.state is LinkState.DEAD:
             del self.links[actor_id]
+
+
+def _nobody(_: object) -> None:
+    """Takes an answer that nobody waits for."""

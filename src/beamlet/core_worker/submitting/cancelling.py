@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from beamlet.base.ids import ActorId, Address, TaskId, actor_of_task, is_nil_actor, task_of_object
+from beamlet.base.stack_room import FOR_A_CALL
 from beamlet.core_worker.owning.object_record import PENDING
 from beamlet.core_worker.owning.ports import Ref
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
@@ -48,24 +51,32 @@ class Cancelling:
 
     def cancel(self, ref: Ref, force: bool, recursive: bool) -> None:
         """See ``beamlet.cancel``. Raises ValueError for ``force`` on an actor's call."""
-        task_id = task_of_object(ref._id)
-        actor_id = actor_of_task(task_id)
-        if force and not is_nil_actor(actor_id):
+        if force and not is_nil_actor(actor_of_task(task_of_object(ref._id))):
             raise ValueError(
                 "force=True is not supported for actor calls: it would end the actor. Use kill()."
             )
+        if FOR_A_CALL.may_lack():
+            FOR_A_CALL.demand()
+        if self._reactor.is_in_the_middle():
+            self._reactor.put_off(partial(self._cancel, ref, force, recursive))
+            return
         with self._reactor.lock:
-            record = self._refs.objects.get(ref._id)
-            if record is None or record.state != PENDING:
-                return
-            if record.owner:
-                self._peers.get(Address(record.owner)).send(CancelTask(task_id, force, recursive))
-            elif is_nil_actor(actor_id):
-                self.cancel_task(task_id, force, recursive)
-            else:
-                self._cancel_call(actor_id, task_id, recursive)
-            self._releases.perform()
+            self._cancel(ref, force, recursive)
             self._reactor.flush()
+
+    def _cancel(self, ref: Ref, force: bool, recursive: bool) -> None:
+        task_id = task_of_object(ref._id)
+        actor_id = actor_of_task(task_id)
+        record = self._refs.objects.get(ref._id)
+        if record is None or record.state != PENDING:
+            return
+        if record.owner:
+            self._peers.get(Address(record.owner)).send(CancelTask(task_id, force, recursive))
+        elif is_nil_actor(actor_id):
+            self.cancel_task(task_id, force, recursive)
+        else:
+            self._cancel_call(actor_id, task_id, recursive)
+        self._releases.perform()
 
     def cancel_task(self, task_id: TaskId, force: bool, recursive: bool) -> None:
         """A task of ours: queued here, waiting for arguments, or at a worker."""

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from beamlet.base.ids import FIRST_RETURN, ObjectId, TaskId, return_id
+from beamlet.base.stack_room import FOR_A_CALL
 from beamlet.core_worker.context import Contexts
 from beamlet.core_worker.owning.object_record import ObjectRecord
 from beamlet.core_worker.owning.own_slab import Place
@@ -62,6 +63,7 @@ class Submission:
     ) -> None:
         self._reactor = reactor
         self._bare_lock = reactor.bare_lock
+        self._is_in_the_middle = reactor.is_in_the_middle
         self._refs = refs
         self.address = refs.self_address
         self._releases = releases
@@ -92,10 +94,14 @@ class Submission:
     ) -> Any:
         """Have a function run somewhere; its reference(s): one, a list, or None for num_returns 0."""
         reactor = self._reactor
-        prepared = self._arguments.prepare(args, kwargs, template.name, template.parameters)
+        if FOR_A_CALL.may_lack():
+            FOR_A_CALL.demand()
+        in_the_middle = self._is_in_the_middle()
+        lends = not in_the_middle
+        prepared = self._arguments.prepare(args, kwargs, template.name, template.parameters, lends)
         with self._bare_lock:
             try:
-                if len(released) > _RELEASE_BATCH:
+                if len(released) > _RELEASE_BATCH and not in_the_middle:
                     self._releases.drain()
                 children = self._contexts.children()
                 task_id = children.next_task()
@@ -117,6 +123,9 @@ class Submission:
                 task = Pending(spec, returns, template.max_retries)
                 if template.num_returns == STREAMING:
                     refs = self._new_stream(task_id, template.stream_limit, refs)
+                if in_the_middle:
+                    reactor.put_off(partial(self._begin_task, task, prepared))
+                    return refs
                 self.tasks[task_id] = task
                 worker = None
                 if self._result_sizes and template.num_returns == 1:
@@ -126,12 +135,21 @@ class Submission:
                 else:
                     worker = self._submitter.submit(task)
             finally:
-                reactor.leave()
+                if not in_the_middle:
+                    reactor.leave()
         if self._peers.full and worker is not None:
             self._peers.wait_for_room(worker.link)
         if len(self.tasks) >= self._told_at:
             self._tell_many(f"{len(self.tasks):,} tasks")
         return refs
+
+    def _begin_task(self, task: PendingTask, prepared: Prepared) -> None:
+        """One that was put off. prepared: keeps the arguments alive until they are counted."""
+        self.tasks[task.spec.task_id] = task
+        if prepared.deps or prepared.nested:
+            self._push_when_complete(task, ())
+        else:
+            self._push_task(task)
 
     def _push_when_complete(self, task: PendingTask, placed: Sequence[tuple[Place, int]]) -> None:
         failed = self._arguments.hold(task, self._push_task, self._task_failed, placed)
@@ -158,6 +176,8 @@ class Submission:
         call_site: CallSite | None = None,
     ) -> Any:
         """Have an actor's method run; as ``submit_task``."""
+        if FOR_A_CALL.may_lack():
+            FOR_A_CALL.demand()
         reactor = self._reactor
         payload = NO_ARGUMENTS
         prepared: Prepared | None = None
@@ -165,13 +185,15 @@ class Submission:
             plain = dumps_plain(args, kwargs)
             if plain is None:
                 name = method.shown_as or f"{link.name}.{method.name}"
-                prepared = self._arguments.prepare(args, kwargs, name, method.parameters)
+                lends = not self._is_in_the_middle()
+                prepared = self._arguments.prepare(args, kwargs, name, method.parameters, lends)
                 payload = prepared.payload
             else:
                 payload = plain
+        in_the_middle = self._is_in_the_middle()
         with self._bare_lock:
             try:
-                if len(released) > _RELEASE_BATCH:
+                if len(released) > _RELEASE_BATCH and not in_the_middle:
                     self._releases.drain()
                 task_id = self._contexts.children().next_call(link.actor_id)
                 if method.num_returns == 1:
@@ -185,12 +207,15 @@ class Submission:
                 if method.num_returns == STREAMING:
                     refs = self._new_stream(task_id, method.stream_limit, refs)
                 if prepared is None:
-                    call = Pending(CallSpec(method, task_id, payload), returns, method.max_task_retries)
+                    spec = CallSpec(method, task_id, payload)
                 else:
                     spec = CallSpec(method, task_id, payload, prepared.dep_ids(), prepared.nested)
-                    call = Pending(spec, returns, method.max_task_retries)
-                    if not self._held(link, call, prepared.placed):
-                        return refs
+                call = Pending(spec, returns, method.max_task_retries)
+                if in_the_middle:
+                    reactor.put_off(partial(self._begin_call, link, call, prepared))
+                    return refs
+                if prepared is not None and not self._held(link, call, prepared.placed):
+                    return refs
                 if link.result_sizes and method.num_returns == 1:
                     self._give_room(call, link.result_sizes.get(method.name))
                 if not link.holds_handle:
@@ -198,12 +223,22 @@ class Submission:
                 if not link.submit(call):
                     self._actors.refuse(link, call)
             finally:
-                reactor.leave()
+                if not in_the_middle:
+                    reactor.leave()
         if self._peers.full and link.link is not None:
             self._peers.wait_for_room(link.link)
         if link.queue and len(link.queue) >= self._told_at:
             self._tell_many(f"{len(link.queue):,} calls of actor {link.name}")
         return refs
+
+    def _begin_call(self, link: ActorLink[Peer], call: PendingCall, prepared: Prepared | None) -> None:
+        """One that was put off; as ``_begin_task``."""
+        if prepared is not None and not self._held(link, call, ()):
+            return
+        if not link.holds_handle:
+            self._actors.hold_handle(link)
+        if not link.submit(call):
+            self._actors.refuse(link, call)
 
     def _held(self, link: ActorLink[Peer], call: PendingCall, placed: Sequence[tuple[Place, int]]) -> bool:
         """Count what the arguments refer to. False if one is an error: the call has failed."""

@@ -1,0 +1,33 @@
+"""A thread may be started under a lock, though its first steps want that lock."""
+
+from __future__ import annotations
+
+import threading
+
+from beamlet.processes.prompt_thread import PromptThread
+
+PATIENCE_S = 10.0
+
+
+def test_it_is_started_under_a_lock_that_its_first_steps_want() -> None:
+    """What the garbage collector runs there may call the API."""
+    lock, ran = threading.Lock(), threading.Event()
+
+    class Slow(PromptThread):
+        def _set_ident(self) -> None:  # before it tells that it runs
+            with lock:
+                super()._set_ident()  # type: ignore[misc]
+
+    thread = Slow(target=ran.set, name="prompt", daemon=True)
+    starter = threading.Thread(target=lambda: start_under(lock, thread), daemon=True)
+    starter.start()
+    starter.join(PATIENCE_S)
+    assert not starter.is_alive(), "each waited for the other"
+    assert ran.wait(PATIENCE_S)
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+def start_under(lock: threading.Lock, thread: threading.Thread) -> None:
+    with lock:
+        thread.start()
