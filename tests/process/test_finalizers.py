@@ -1,4 +1,4 @@
-"""A ``__del__`` that calls the API wherever the garbage collector runs it, and calls at the end of the stack."""
+"""A ``__del__`` calls the API wherever the garbage collector runs it; calls at the end of the stack."""
 
 from __future__ import annotations
 
