@@ -182,7 +182,7 @@ def test_a_handler_that_is_replaced_is_run_first(books: Books) -> None:
 
 
 def test_a_wait_is_ended_at_once(books: Books) -> None:
-    reactor = SharedReactor("test-io")  # not started: the main thread leads
+    reactor = SharedReactor()  # not started: the main thread leads
     signal.signal(signal.SIGALRM, raises)
     signal.setitimer(signal.ITIMER_REAL, 0.02)
     started = time.monotonic()
@@ -195,7 +195,7 @@ def test_a_wait_is_ended_at_once(books: Books) -> None:
 
 
 def test_a_follower_is_woken_too(books: Books) -> None:
-    reactor = SharedReactor("test-io")
+    reactor = SharedReactor()
     reactor.start()
     holds, go = threading.Event(), threading.Event()
 
@@ -306,7 +306,7 @@ def test_with_nobody_to_raise_it_in_an_error_is_shown(
 ) -> None:
     monkeypatch.setattr(interrupts, "_innermost_user", lambda _: None)  # pytest's frames are users'
     interrupts.install(books, lambda: is_idle)
-    reactor = SharedReactor("test-io")
+    reactor = SharedReactor()
     signal.signal(signal.SIGALRM, raises)
     signal.setitimer(signal.ITIMER_REAL, 0.005)
     if is_idle:
@@ -323,7 +323,7 @@ def test_with_nobody_to_raise_it_in_an_error_is_shown(
 def test_exit_ends_a_worker_that_is_idle(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "_innermost_user", lambda _: None)
     interrupts.install(books, lambda: True)
-    reactor = SharedReactor("test-io")
+    reactor = SharedReactor()
     signal.signal(signal.SIGALRM, lambda *_: sys.exit(3))
     signal.setitimer(signal.ITIMER_REAL, 0.005)
     with pytest.raises(SystemExit):

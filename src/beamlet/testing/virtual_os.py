@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import beamlet
 from beamlet.api import backend
 from beamlet.api.object_ref import ObjectRef
+from beamlet.processes.prompt_thread import PromptThread
 from beamlet.testing.virtual_refs import VirtualRef
 from beamlet.testing.world import ProcessEnded, World, sleep
 
@@ -62,6 +63,8 @@ def virtual_os(world: World) -> Iterator[None]:
                 put(module, key, virtual_time)
             elif value is threading and name.startswith("beamlet.core_worker."):
                 put(module, key, virtual_threads)
+            elif value is PromptThread and name.startswith("beamlet.core_worker."):
+                put(module, key, virtual_threads.Thread)
             elif value is ObjectRef:
                 put(module, key, VirtualRef)
             elif key in bound and value is bound[key][0]:
