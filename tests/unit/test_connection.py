@@ -146,10 +146,11 @@ def test_what_is_sent_and_flushed_in_the_middle_of_a_flush_arrives_once(
     def interrupted(messages: list[Message], acknowledged: int) -> bytearray:
         nonlocal depth
         depth += 1
+        frame = encode_frame(messages, acknowledged)
         if depth < 4:
             a.connection.send(result(depth))
             a.connection.flush()
-        return encode_frame(messages, acknowledged)
+        return frame
 
     monkeypatch.setattr(connection_module, "encode_frame", interrupted)
     for round_ in range(3):
