@@ -79,7 +79,16 @@ def test_page(name: str, tmp_path: Path) -> None:
 NAMED_IN = [
     page
     for page in PAGES
-    if page.name in ("architecture.md", "limits.md", "transport.md", "decisions.md", "CONTRIBUTING.md")
+    if page.name
+    in (
+        "architecture.md",
+        "limits.md",
+        "transport.md",
+        "slabs.md",
+        "output.md",
+        "decisions.md",
+        "CONTRIBUTING.md",
+    )
 ]
 _FILE = re.compile(r"`([\w/]+\.(?:py|toml|md))`")
 _METHOD = re.compile(r"`([A-Z][A-Za-z]*[a-z]\w*)\.(\w+)`")
