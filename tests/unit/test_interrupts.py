@@ -195,8 +195,7 @@ def test_a_wait_is_ended_at_once(books: Books) -> None:
 
 
 def test_a_follower_is_woken_too(books: Books) -> None:
-    reactor = SharedReactor()
-    reactor.start()
+    reactor = SharedReactor()  # not started: it must not lead before the thread below does
     holds, go = threading.Event(), threading.Event()
 
     def lead() -> None:
