@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import traceback
@@ -26,6 +27,8 @@ _unborn: list[Worker] = []
 
 def prepare(facts: NodeFacts) -> None:
     """In the factory, before it forks: all that does not depend on which worker it will be."""
+    gc.collect()
+    gc.freeze()  # collections of what comes now need not touch what was there
     try:
         rehearse(lambda link: compose(link, os.dup(facts.arena_fd), facts))
     except Exception:  # workers start without it as well, at a higher price

@@ -110,6 +110,8 @@ def fork_factory(
         theirs.close()
         return FactoryProcess(pid, ours)
     try:
+        # What the parent has made is shared with it until a collection looks at it, and copies all pages.
+        gc.freeze()
         # Until the loop listens for it: a head that is killed while we still load is cleaned up after, too.
         signal.signal(signal.SIGTERM, lambda *_: _end_early(at_end))
         die_with_parent(signal.SIGTERM, parent)
