@@ -63,6 +63,28 @@ def test_a_program_finds_a_running_session_without_being_told(tmp_path: Path, se
     assert run(tmp_path, session, "finds", program) == "2.0\n"
 
 
+def test_arrays_that_were_read_stay_as_they_were_after_shutdown(tmp_path: Path, session: Path) -> None:
+    """Though the cluster lives on, and other programs store where they lie."""
+    program = """
+        import numpy as np
+        def fill(value):
+            ray.init("auto", **compat)
+            made = ray.remote(lambda size: np.full(size, value, np.uint8))
+            a = np.full(1 << 20, value, np.uint8)
+            add = ray.remote(lambda a: a + 0)
+            read = [ray.get(add.remote(a)) for _ in range(3)]
+            read += ray.get([made.remote(12 << 20), ray.put(a), ray.put(a)])
+            ray.shutdown()
+            return read
+        for compat in ({}, {"compat": "ray"}):
+            first = fill(1)
+            second = fill(2)
+            print([int(a.min() if (a == a[0]).all() else -1) for a in first + second])
+    """
+    expected = "[1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]\n"
+    assert run(tmp_path, session, "reads", program) == expected * 2
+
+
 def test_resources_cannot_be_given_when_joining(tmp_path: Path, session: Path) -> None:
     program = """
         try:

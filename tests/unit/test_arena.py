@@ -322,6 +322,40 @@ def test_what_is_kept_of_a_lent_range_outlives_it(arena: Arena, writable: bool, 
     assert len(arena._viewed) == 1, "it is mapped where all are, not apart"
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_every_living_view_can_be_kept_at_once(arena: Arena, writable: bool) -> None:
+    """In the mapping of all or one of its own, in the middle of the arena, written to or not."""
+    arena.write(0, [pattern(4 * MB)])
+    views = [
+        arena.map_object(offset, MB, writable_private=writable, on_release=lambda: None)
+        for offset in (0, 0, MB + PAGE)
+    ]
+    gone = arena.map_object(3 * MB, MB, writable_private=writable)
+    del gone
+    expected = [bytes(view) for view in views]
+    if writable:
+        views[1][7:9] = b"me"
+        expected[1] = expected[1][:7] + b"me" + expected[1][9:]
+    arena.keep_all()
+    arena.write(0, [pattern(4 * MB, 2)])
+    assert [bytes(view) for view in views] == expected
+
+
+def test_views_that_cannot_be_kept_are_told_of(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    arena.write(0, [pattern(MB)])
+    view = arena.map_object(0, MB, writable_private=True)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr("beamlet.object_store.private_pages.PrivatePages.make_private", refuse)
+    with pytest.raises(OSError, match="no memory"):
+        arena.keep_all()
+    del view
+    assert not arena._living
+    arena.keep_all()
+
+
 def test_a_kernel_that_cannot_keep_lends_copies(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("beamlet.object_store.arena._can_keep", lambda: False)
     arena.write(0, [pattern(MB)])

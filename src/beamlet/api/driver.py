@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+import warnings
 from time import monotonic, sleep
 
 from beamlet.api import backend, driver_logging, driver_output
@@ -169,14 +170,19 @@ class Driver:
 
     # -- leaving ---------------------------------------------------------------------------------
 
-    def leave(self) -> None:
-        """Say goodbye, wait until all that was ours is down, close. Bounded."""
+    def leave(self, *, keeps_arrays: bool = True) -> None:
+        """Say goodbye, wait until all that was ours is down, close. Bounded.
+
+        keeps_arrays: what the program has read of a cluster that lives on stays as it is.
+        """
         self._is_leaving = True
         core = self.core
         in_order = False
         try:
             if core is not None:
                 is_heard = self._await(core, core.end_actors_in_order(), _CLEAN_UP_S)
+                if keeps_arrays and self.head is None:
+                    _keep_arrays(core)
                 with core.lock:
                     core.link.leave("shutdown() was called in this process")
                     core.link.send(Goodbye())
@@ -215,6 +221,19 @@ class Driver:
             return False
         logger.warning("the head of %s (pid %d) is stopped", self.session.path, info.pid)
         return True
+
+
+def _keep_arrays(core: CoreWorker) -> None:
+    """Once we have left, others write where the arrays lie that we read. Leaving goes on in any case."""
+    try:
+        core.store.keep_all()
+    except OSError as error:
+        warnings.warn(
+            f"shutdown() could not copy every array that was read from the cluster ({error}): the rest will "
+            "show what other programs store there. Copy what you need before shutdown().",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _await_welcome(sock: socket.socket) -> tuple[Welcome, int]:

@@ -175,7 +175,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         if driver is None:
             return
         try:
-            driver.leave()
+            driver.leave(keeps_arrays=not _exiting_interpreter)
         finally:
             backend.set_current(None)
 

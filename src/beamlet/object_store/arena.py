@@ -63,6 +63,9 @@ class Arena:
         self._kept = {False: ExtentSet(), True: ExtentSet()}
         #: (writable, start, size) of kept views that are gone; a finalizer may only append.
         self._dropped: deque[tuple[bool, int, int]] = deque()
+        #: Living views in the private slabs, by their ``_Release``; and mappings of single views.
+        self._living: dict[int, weakref.finalize[[], Any]] = {}
+        self._apart: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
     @classmethod
     def create(cls, capacity: int) -> Arena:
@@ -242,7 +245,9 @@ class Arena:
                 del self._viewed[writable, offset]
             raise
         release = _Release(self, writable, offset, size, token, on_release)
-        weakref.finalize(exporter, release).atexit = False
+        finalizer = weakref.finalize(exporter, release)
+        finalizer.atexit = False
+        self._living[id(release)] = finalizer
         return memoryview(exporter).cast("B")[:size], exporter
 
     def _map_apart(
@@ -256,6 +261,7 @@ class Arena:
             if error.errno not in _OUT_OF_MAPS:
                 raise
             return self._copy_out(offset, size, on_release), None
+        self._apart.add(apart)
         if on_release is not None:
             weakref.finalize(apart, on_release).atexit = False
         return memoryview(apart)[offset - start :], apart
@@ -280,6 +286,32 @@ class Arena:
                     slab = self._slabs[writable] = PrivatePages(mmap.mmap(self.fd, self.capacity, flags))
         return slab
 
+    def keep_all(self) -> None:
+        """Make every view that lives its holder's own, before what they show is others' to overwrite.
+
+        Raises OSError when there is no memory for some, or the kernel is older than 5.14; the rest is kept.
+        """
+        problems = self._kept_all()
+        if problems:
+            raise OSError(*problems[0])  # from here, where no view is held any more
+
+    def _kept_all(self) -> list[tuple[object, ...]]:
+        problems: list[tuple[object, ...]] = []
+        for finalizer in self._living.copy().values():
+            alive = finalizer.peek()
+            if alive is not None:
+                release: Any = alive[1]
+                try:
+                    release.keep()  # ``alive`` holds the view meanwhile
+                except OSError as error:
+                    problems.append(error.args)
+        for apart in list(self._apart):
+            try:
+                apart.madvise(_MADV_POPULATE_WRITE)
+            except OSError as error:
+                problems.append(error.args)
+        return problems
+
     def view_ended(self, writable: bool, offset: int, size: int) -> None:
         """A copy-on-write view is gone: the next reader of this range must see the store's bytes."""
         token = self._viewed[writable, offset]
@@ -288,6 +320,9 @@ class Arena:
         del self._viewed[writable, offset]
         if token.is_kept:
             self._dropped.append((writable, offset - offset % _PAGE, _paged(offset, size)))
+
+    def forget_view(self, release: _Release) -> None:
+        self._living.pop(id(release), None)
 
     def keep(self, writable: bool, offset: int, size: int, token: _ViewToken) -> None:
         """Make the pages of a view in a private slab its own. The caller holds the view meanwhile."""
@@ -352,7 +387,7 @@ class _Release:
         writable: bool,
         offset: int,
         size: int,
-        token: object | None,
+        token: _ViewToken | None,
         on_release: Callable[[], None] | None,
     ) -> None:
         self._arena = arena
@@ -362,7 +397,12 @@ class _Release:
         self._token = token
         self._on_release = on_release
 
+    def keep(self) -> None:
+        """The view is to outlive our right to what it shows."""
+        self._arena.keep(self._writable, self._offset, self._size, self._token or _ViewToken(None))
+
     def __call__(self) -> None:
+        self._arena.forget_view(self)
         # In this order: once the pin is given back, the range may be somebody else's.
         if self._token is not None:
             self._arena.view_ended(self._writable, self._offset, self._size)

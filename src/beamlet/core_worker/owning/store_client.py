@@ -268,6 +268,13 @@ class StoreClient:
         """Whether arrays are read-only, as in Ray, or private copy-on-write."""
         self._strict = strict_arrays
 
+    def keep_all(self) -> None:
+        """Arrays that live are read on when our pins are gone: they become copies. Without the lock.
+
+        Raises OSError when there is no memory for some.
+        """
+        self._arena.keep_all()
+
     def close(self) -> None:
         self._arena.close()
 
