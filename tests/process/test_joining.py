@@ -85,6 +85,33 @@ def test_arrays_that_were_read_stay_as_they_were_after_shutdown(tmp_path: Path, 
     assert run(tmp_path, session, "reads", program) == expected * 2
 
 
+def test_a_thread_in_the_middle_of_a_put_writes_nothing_after_shutdown(tmp_path: Path, session: Path) -> None:
+    """Where it was writing, another program may have stored something."""
+    program = """
+        import os, threading
+        begun, steps, real = threading.Event(), [], os.pwritev
+        def page_by_page(fd, views, offset):
+            steps.append(offset)
+            begun.set()
+            return real(fd, [views[0][:4096]], offset)
+        ray.init("auto")
+        os.pwritev = page_by_page
+        def put():
+            try:
+                ray.put(bytes(200 << 20))
+            except ray.exceptions.RaySystemError as error:
+                print("shutdown() was called" in str(error))
+        writer = threading.Thread(target=put)
+        writer.start()
+        begun.wait()
+        ray.shutdown()
+        at_the_end = len(steps)
+        writer.join()
+        print(len(steps) - at_the_end)
+    """
+    assert run(tmp_path, session, "writes", program) == "True\n0\n"
+
+
 def test_resources_cannot_be_given_when_joining(tmp_path: Path, session: Path) -> None:
     program = """
         try:

@@ -322,6 +322,65 @@ def test_what_is_kept_of_a_lent_range_outlives_it(arena: Arena, writable: bool, 
     assert len(arena._viewed) == 1, "it is mapped where all are, not apart"
 
 
+@pytest.mark.parametrize("warm", [0, MB])
+def test_after_the_end_of_writing_nothing_is_written(arena: Arena, warm: int) -> None:
+    arena.end_writing(0.0)
+    with pytest.raises(OSError, match="has left the cluster"):
+        arena.write(0, [pattern(MB)], warm)
+    assert bytes(arena.map_object(0, MB, writable_private=False)) == bytes(MB)
+
+
+def test_the_end_of_writing_waits_for_the_step_of_who_writes(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what that thread has not begun by then, it does not write."""
+    begun, may_go_on = threading.Event(), threading.Event()
+    real, raised = os.pwritev, []
+
+    def slowly(fd: int, views: list[memoryview], offset: int) -> int:
+        begun.set()
+        may_go_on.wait()
+        return real(fd, [views[0][:PAGE]], offset)
+
+    def write() -> None:
+        try:
+            arena.write(0, [pattern(MB)])
+        except OSError as error:
+            raised.append(error)
+
+    monkeypatch.setattr(os, "pwritev", slowly)
+    writer = threading.Thread(target=write)
+    ender = threading.Thread(target=arena.end_writing, args=(60.0,))
+    writer.start()
+    begun.wait()
+    ender.start()
+    while arena._may_write:
+        pass
+    assert ender.is_alive()
+    may_go_on.set()
+    ender.join()
+    assert not arena._writing
+    writer.join()
+    assert raised
+    seen = bytes(arena.map_object(0, MB, writable_private=False))
+    assert seen == pattern(MB)[:PAGE] + bytes(MB - PAGE)
+
+
+def test_who_ends_writing_in_the_middle_of_his_own_does_not_wait_for_himself(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal's handler may leave the cluster."""
+    real = os.pwritev
+
+    def interrupted(fd: int, views: list[memoryview], offset: int) -> int:
+        arena.end_writing(60.0)
+        return real(fd, [views[0][:PAGE]], offset)
+
+    monkeypatch.setattr(os, "pwritev", interrupted)
+    with pytest.raises(OSError, match="has left the cluster"):
+        arena.write(0, [pattern(MB)])
+
+
 @pytest.mark.parametrize("writable", [True, False])
 def test_every_living_view_can_be_kept_at_once(arena: Arena, writable: bool) -> None:
     """In the mapping of all or one of its own, in the middle of the arena, written to or not."""

@@ -185,6 +185,8 @@ class Driver:
                     _keep_arrays(core)
                 with core.lock:
                     core.link.leave("shutdown() was called in this process")
+                core.store.end_writing(_GOODBYE_S)
+                with core.lock:
                     core.link.send(Goodbye())
                     core.reactor.flush()
                 if is_heard:
@@ -223,7 +225,7 @@ class Driver:
         return True
 
 
-def _keep_arrays(core: CoreWorker) -> None:
+def _keep_arrays(core: DriverCore) -> None:
     """Once we have left, others write where the arrays lie that we read. Leaving goes on in any case."""
     try:
         core.store.keep_all()

@@ -24,6 +24,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache
+from time import monotonic, sleep
 from typing import Any
 
 from beamlet.object_store.extents import ExtentSet
@@ -43,6 +44,10 @@ _IOV_MAX = 1024
 _COUNT_FAULTS_FROM = 1 << 18
 #: mmap refused for want of map entries, memory or descriptors.
 _OUT_OF_MAPS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+
+class WritingEnded(OSError):
+    """After ``end_writing``."""
 
 
 class Arena:
@@ -66,6 +71,9 @@ class Arena:
         #: Living views in the private slabs, by their ``_Release``; and mappings of single views.
         self._living: dict[int, weakref.finalize[[], Any]] = {}
         self._apart: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+        #: Writes under way, and whose. No lock: a signal's handler may end them.
+        self._writing: dict[object, int] = {}
+        self._may_write = True
 
     @classmethod
     def create(cls, capacity: int) -> Arena:
@@ -102,10 +110,30 @@ class Arena:
         if offset < 0 or offset + total > self.capacity:
             raise ValueError(f"{total} bytes at {offset} reach past the arena's {self.capacity}")
         head, tail = _split(views, min(warm, total))
-        if head:
-            self._write_warm(offset, head)
-        if tail:
-            self._write_cold(offset + min(warm, total), tail)
+        me = object()
+        self._writing[me] = threading.get_ident()
+        try:
+            self._check_may_write()
+            if head:
+                self._write_warm(offset, head)
+            if tail:
+                self._write_cold(offset + min(warm, total), tail)
+        finally:
+            del self._writing[me]
+
+    def end_writing(self, within_s: float) -> None:
+        """Nothing is written from here on: what was ours to write is about to be others'.
+
+        Waits for other threads that are in the middle of it, to the end of their step.
+        """
+        self._may_write = False
+        me, deadline = threading.get_ident(), monotonic() + within_s
+        while any(writer != me for writer in self._writing.copy().values()) and monotonic() < deadline:
+            sleep(0.0005)
+
+    def _check_may_write(self) -> None:
+        if not self._may_write:
+            raise WritingEnded(errno.EBADF, "this process has left the cluster, and writes to it no more")
 
     def _write_warm(self, offset: int, views: list[memoryview]) -> None:
         """Pages exist: make this process's page tables know them, then it is a memcpy."""
@@ -126,6 +154,7 @@ class Arena:
     def _pwrite(self, offset: int, views: list[memoryview]) -> None:
         position = 0
         while views:
+            self._check_may_write()
             try:
                 written = os.pwritev(self.fd, views[:_IOV_MAX], offset + position)
             except OSError as error:
@@ -141,6 +170,7 @@ class Arena:
         shared = self._shared_view()
         for view in views:
             for start in range(0, view.nbytes, _COPY_STEP):
+                self._check_may_write()
                 piece = view[start : start + _COPY_STEP]
                 shared[offset : offset + piece.nbytes] = piece
                 offset += piece.nbytes

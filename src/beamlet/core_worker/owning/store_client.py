@@ -15,7 +15,7 @@ from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.own_slab import AskSlab, OwnSlab, Place
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.exceptions import ObjectLostError, ObjectStoreFullError
-from beamlet.object_store.arena import Arena, LentView
+from beamlet.object_store.arena import Arena, LentView, WritingEnded
 from beamlet.object_store.layout import PackPlan, StoredValue, pack_plan, pieces, read_value
 from beamlet.protocol.node import (
     AbortObject,
@@ -80,8 +80,10 @@ class StoreClient:
         try:
             for place, plan, data in zip(places, plans, values, strict=True):
                 self._arena.write(place.offset, pieces(plan, data.inband, data.buffers), place.warm)
-        except BaseException:
+        except BaseException as error:
             self.let_go(places)
+            if isinstance(error, WritingEnded):
+                raise self._link.gone() from None
             raise
         return [(place, plan.total_bytes) for place, plan in zip(places, plans, strict=True)]
 
@@ -183,9 +185,11 @@ class StoreClient:
                 parts = pieces(plan, data.inband, data.buffers)
                 try:
                     self._arena.write(answer.offset, parts, answer.warm)
-                except BaseException:
+                except BaseException as error:
                     with lock:
                         link.send(AbortObject(object_id))
+                    if isinstance(error, WritingEnded):
+                        raise link.gone() from None
                     raise
                 if unsealed is not None:
                     unsealed.append(object_id)
@@ -274,6 +278,10 @@ class StoreClient:
         Raises OSError when there is no memory for some.
         """
         self._arena.keep_all()
+
+    def end_writing(self, within_s: float) -> None:
+        """Before the goodbye after which our places are others'. Without the lock."""
+        self._arena.end_writing(within_s)
 
     def close(self) -> None:
         self._arena.close()
