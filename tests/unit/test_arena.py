@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from beamlet.object_store.arena import Arena, Buffer
+from beamlet.object_store.extents import ExtentSet
 
 PAGE = mmap.PAGESIZE
 MB = 1 << 20
@@ -425,3 +426,39 @@ def test_a_kernel_that_cannot_keep_lends_copies(arena: Arena, monkeypatch: pytes
     assert bytes(view) == pattern(MB)
     with pytest.raises(ValueError, match="do not lie in the arena"):
         arena.lend(CAPACITY, MB, writable_private=True)
+
+
+def test_what_runs_in_the_middle_of_the_books_may_read_and_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The garbage collector runs a user's ``__del__`` there, which may wait for another thread of ours."""
+    arena = Arena.create(1 << 20)
+    arena.write(0, [b"a" * 8192])
+    done: list[bytes] = []
+
+    def in_the_middle() -> None:
+        arena.write(65536, [b"b" * 8192], warm=8192)
+        view, lent = arena.lend(65536, 8192, writable_private=True)
+        if lent is not None:
+            lent.end()
+        mapped = arena.map_object(0, 8192, writable_private=True)
+        done.append(bytes(mapped[:1]) + bytes(view[:1]))
+        arena.release_pages(131072, 4096)
+
+    merge = arena._mapped.merge
+
+    def merging(start: int, size: int) -> None:
+        if not done:
+            in_the_middle()
+            other = threading.Thread(target=in_the_middle, daemon=True)
+            other.start()
+            other.join(10.0)
+        merge(start, size)
+
+    monkeypatch.setattr(ExtentSet, "merge", lambda _, start, size: merging(start, size))
+    thread = threading.Thread(target=lambda: arena.write(0, [b"a" * 8192], warm=8192), daemon=True)
+    thread.start()
+    thread.join(20.0)
+    assert not thread.is_alive(), "it waits for itself"
+    assert done == [b"ab", b"ab"]
+    arena.close()

@@ -285,6 +285,17 @@ def test_what_the_node_said_before_it_closed_is_why_it_is_gone(shared: SharedRea
     assert "as `beamlet stop` sends it" in str(link.gone())
 
 
+def test_what_this_process_did_itself_is_why_even_if_the_node_says_more(shared: SharedReactor) -> None:
+    far, link, _, lost = node_link(shared)
+    with shared.lock:
+        link.leave("shutdown() was called in this process")
+    far.sendall(encode_frame([node.NodeEnds("its driver left")]))
+    far.close()
+    wait_until(lambda: lost, 10.0, "the end of the link")
+    assert lost == ["shutdown() was called in this process"]
+    assert "shutdown() was called in this process" in str(link.gone())
+
+
 def test_a_request_that_cannot_be_encoded_raises_at_the_caller_and_the_link_stays(
     shared: SharedReactor,
 ) -> None:

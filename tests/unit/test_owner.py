@@ -36,6 +36,7 @@ from beamlet.protocol.peer import (
 from beamlet.rpc.containment import Containment
 from beamlet.serialization.values import dump_error, pack, serialize
 from support.owner import NODE, OTHER_NODE, SELF, Owner
+from support.waiting import wait_until
 
 OTHER = Address(b"o" * 32)
 ONE, TWO = pickle.dumps(1, 5), pickle.dumps(2, 5)
@@ -310,6 +311,7 @@ def test_a_loop_that_misbehaves_is_reported_and_harms_nobody(
     task = loop.create_task(owner.futures.await_ref(ref))
     loop.run_until_complete(asyncio.sleep(0))
     owner.keep_promise(ref, ONE)
+    wait_until(lambda: caplog.text, 10.0, "the log")  # in a thread of its own
     assert "ZeroDivisionError" in caplog.text
     task.cancel()
     loop.run_until_complete(asyncio.gather(task, return_exceptions=True))

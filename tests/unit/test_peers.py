@@ -6,6 +6,7 @@ The clock is the test's; nothing here waits.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import socket
@@ -512,3 +513,26 @@ def test_who_waits_for_room_goes_on_when(node: Node, how: str) -> None:
         waiting.join(20.0)
     assert not waiting.is_alive()
     a.reactor.shut()
+
+
+def test_a_socket_that_the_kernel_will_not_watch_is_asked_for_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = two(node)
+    watch, refused = a.reactor.add_reader, []
+
+    def watch_later(fd: int, on_readable: Callable[[], object]) -> None:
+        if len(refused) < 2:
+            refused.append(fd)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        watch(fd, on_readable)
+
+    monkeypatch.setattr(a.reactor, "add_reader", watch_later)
+    a.say(b, 1, 2)
+    node.run(2.0)
+    b.say(a, 3)
+    node.run(2.0)
+    assert len(refused) == 2
+    assert (a.numbers, b.numbers) == ([3], [1, 2])
+    assert "No space left on device" in a.said[0]
+    assert a.to(b).state is PeerState.CONNECTED

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from beamlet.processes.prompt_thread import PromptThread
+from beamlet.processes.prompt_thread import PromptThread, log_aside
+from support.waiting import wait_until
 
 PATIENCE_S = 10.0
 
@@ -31,3 +32,16 @@ def test_it_is_started_under_a_lock_that_its_first_steps_want() -> None:
 def start_under(lock: threading.Lock, thread: threading.Thread) -> None:
     with lock:
         thread.start()
+
+
+def test_a_handler_of_logging_is_not_waited_for_under_a_lock_that_it_wants() -> None:
+    lock, logged = threading.Lock(), list[str]()
+
+    def log(text: str, *arguments: object) -> None:
+        with lock:
+            logged.append(text % arguments)
+
+    with lock:
+        log_aside(log, "%s is lost", "it")
+    wait_until(lambda: logged, PATIENCE_S, "the log")
+    assert logged == ["it is lost"]

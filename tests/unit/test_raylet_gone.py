@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import pickle
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+from beamlet.api.driver import Driver
+from beamlet.api.init_options import checked
 from beamlet.core_worker.node_link import RayletGone
+from beamlet.core_worker.owning.coroutine_wait import CoroutineWait
+from beamlet.processes.session import SessionDirectory
+from support.waiting import wait_until
 
 
 def test_it_points_to_the_log_that_is_there(tmp_path: Path) -> None:
@@ -15,3 +28,79 @@ def test_it_points_to_the_log_that_is_there(tmp_path: Path) -> None:
     (tmp_path / "logs" / "head.log").touch()
     assert f"{tmp_path}/logs/head.log may say why" in str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+class WantsLock(logging.Handler):
+    """Sends records to an actor, as it were."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        super().__init__()
+        self.wanted = lock
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert self.wanted.acquire(timeout=10.0), "it is held by who waits for us"
+        self.wanted.release()
+        self.texts.append(record.getMessage())
+
+
+@pytest.fixture
+def handler() -> Iterator[WantsLock]:
+    handler = WantsLock(threading.Lock())
+    logging.getLogger("beamlet").addHandler(handler)
+    yield handler
+    logging.getLogger("beamlet").removeHandler(handler)
+
+
+def test_the_loss_is_logged_without_the_lock(
+    tmp_path: Path, handler: WantsLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver(SessionDirectory(tmp_path), None, checked(None, {}, {}))
+    driver.core = SimpleNamespace()  # type: ignore[assignment]
+    monkeypatch.setattr(driver, "_after_loss", lambda: None)
+    with handler.wanted:
+        driver._lost("it was killed")
+    wait_until(lambda: handler.texts, 10.0, "the log")
+    assert "it was killed" in handler.texts[0]
+    driver._shower.end(10.0)
+
+
+def test_a_loop_that_takes_no_result_is_logged_without_the_lock(handler: WantsLock) -> None:
+    class Loop(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *_: Any, **__: Any) -> Any:
+            raise ValueError("not now")
+
+    async def wait() -> None:
+        wait = CoroutineWait()
+        with handler.wanted:
+            wait.on_ready(None)
+
+    loop = Loop()
+    try:
+        loop.run_until_complete(wait())
+    finally:
+        loop.close()
+    wait_until(lambda: handler.texts, 10.0, "the log")
+    assert "not now" in handler.texts[0]
+
+
+def test_threads_that_wait_learn_of_shutdown_whatever_breaks_from_then_on(tmp_path: Path) -> None:
+    """Actors are ended first, which takes a moment, and may be when the head dies."""
+    said: list[str] = []
+
+    class Core:
+        lock = threading.RLock()
+        link = SimpleNamespace(leave=lambda reason: said.append(f"leave: {reason}"), send=said.append)
+        reactor = SimpleNamespace(flush=lambda: None)
+        store = SimpleNamespace(end_writing=lambda within_s: None, keep_all=lambda: None)
+        shut = lambda self: None  # noqa: E731
+
+        def end_actors_in_order(self) -> None:
+            said.append("end actors")
+
+    driver = Driver(SessionDirectory(tmp_path), None, checked(None, {}, {}))
+    core: Any = Core()
+    driver.core = core
+    driver._left.set()
+    driver.leave()
+    assert said[:2] == ["leave: shutdown() was called in this process", "end actors"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from beamlet.base.class_names import class_names
-from beamlet.base.ids import Address, NodeId, return_id
+from beamlet.base.ids import Address, FunctionKey, NodeId, return_id
 from beamlet.core_worker.node_link import Unsent
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting import submission
@@ -279,6 +279,34 @@ def test_a_worker_that_was_given_up_is_told_as_a_crash_that_nobody_saw_and_its_l
     worker = caller.grant(b"second")
     caller.die(worker, certificate(signal=9))
     assert not caller.raylet.took(ReturnLease), "the raylet buried it, and its lease with it"
+
+
+def test_the_room_of_a_worker_that_was_given_up_is_nobodys_until_the_raylet_says_that_it_is_dead(
+    caller: Caller,
+) -> None:
+    own = caller.owner.own
+    own.came(1 << 20, 1 << 20, 1 << 20)
+    caller.outcomes.result_sizes[FunctionKey(b"f")] = 200_000  # so the next one is given room
+    ref = caller.task(retries=1)
+    given_up = caller.grant()
+    (first,) = caller.pushed(given_up)
+    assert isinstance(first, PushTask)
+    assert first.room is not None
+    caller.die(given_up)
+    second = caller.grant(b"second")
+    (again,) = caller.pushed(second)
+    assert isinstance(again, PushTask)
+    assert again.room is None, "the first may still write there"
+    caller.answer(second, again, 7)
+    assert caller.outcome(ref) == 7
+    others = [own.take(200_000) for _ in range(8)]
+    assert first.room.offset not in {place.offset for place in others if place is not None}
+    for place in filter(None, others):
+        own.let_go(place)
+    assert len(own) == 1
+    own.died(given_up.address)
+    assert len(own) == 0
+    own.check_invariants()
 
 
 def test_what_no_node_can_run_is_told_to_those_who_wait_for_it(caller: Caller) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import msgspec
 
 from beamlet.base.ids import TaskId
 from beamlet.core_worker.task_events import BATCH_EVENTS, BATCHES_MAX, NAME_CHARACTERS, TaskEventBuffer
-from beamlet.protocol.gcs import Spans
+from beamlet.protocol.gcs import Spans, TaskEvents
 
 TASK = TaskId(b"t" * 24)
 
@@ -77,3 +78,41 @@ def test_threads_of_one_actor_note_at_once() -> None:
         thread.join()
     taken += [batch.count + batch.dropped for batch in buffer.take()]
     assert sum(taken) == 20_000
+
+
+class Amid(str):
+    """A name that calls the API when it is packed, as a ``__del__`` may there."""
+
+    def __new__(cls, then: Callable[[], None]) -> Amid:
+        self = super().__new__(cls, "amid")
+        self.then = then  # type: ignore[attr-defined]
+        return self
+
+    def __getitem__(self, key: object) -> str:
+        self.then()  # type: ignore[attr-defined]
+        return "amid"
+
+
+def test_what_runs_in_the_middle_of_packing_may_come_back_or_wait_for_who_does() -> None:
+    buffer = TaskEventBuffer(b"w")
+    batches: list[TaskEvents] = []
+
+    def come_back() -> None:
+        for _ in range(BATCH_EVENTS + 2):
+            buffer.note(TASK, "inner", 0, 1, False)
+        batches.extend(buffer.take())
+        other = threading.Thread(target=lambda: batches.extend(buffer.take()), daemon=True)
+        buffer.note(TASK, "other", 0, 1, False)
+        other.start()
+        other.join(10.0)
+        assert not other.is_alive(), "each waits for the other"
+
+    def program() -> None:
+        buffer.note(TASK, Amid(come_back), 0, 1, False)
+        batches.extend(buffer.take())
+
+    thread = threading.Thread(target=program, daemon=True)
+    thread.start()
+    thread.join(20.0)
+    assert not thread.is_alive(), "it waits for itself"
+    assert sum(batch.count + batch.dropped for batch in batches) == BATCH_EVENTS + 4

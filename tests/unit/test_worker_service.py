@@ -105,6 +105,11 @@ def test_what_could_not_be_preloaded_is_told_to_drivers_now_and_later(host: Fake
     assert line_of(late).take(node.Notice) == [notice]
 
 
+def test_the_factorys_last_words_are_why_it_ends(host: FakeHost) -> None:
+    host.workers.on_factory(factory.FactoryFails("ImportError: no module named x"))
+    assert host.workers.factory_failed == "ImportError: no module named x"
+
+
 def test_news_of_the_forgotten_are_ignored(host: FakeHost) -> None:
     host.want(1)
     worker = host.born()

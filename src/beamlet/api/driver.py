@@ -35,6 +35,7 @@ from beamlet.protocol.node import (
     DriverHello,
     Goodbye,
     JobDescription,
+    Notice,
     OutputPrinted,
     Refused,
     Welcome,
@@ -148,7 +149,8 @@ class Driver:
         core = self.core
         if core is None or self._is_leaving:
             return
-        logger.error("lost the connection to the cluster in %s: %s", self.session.path, reason)
+        text = f"lost the connection to the cluster in {self.session.path}: {reason}"
+        self._shower.put(Notice(logging.ERROR, text))  # handlers of logging are code of users: not here
         PromptThread(target=self._after_loss, name="beamlet-cleanup", daemon=True).start()
 
     def _after_loss(self) -> None:
@@ -180,11 +182,11 @@ class Driver:
         in_order = False
         try:
             if core is not None:
+                with core.lock:
+                    core.link.leave("shutdown() was called in this process")
                 is_heard = self._await(core, core.end_actors_in_order(), _CLEAN_UP_S)
                 if keeps_arrays and self.head is None:
                     _keep_arrays(core)
-                with core.lock:
-                    core.link.leave("shutdown() was called in this process")
                 core.store.end_writing(_GOODBYE_S)
                 with core.lock:
                     core.link.send(Goodbye())

@@ -213,7 +213,7 @@ class NodeLink:
 
     def _received(self, _: Connection, message: Any) -> None:
         if type(message) is node.NodeEnds:
-            self._farewell = message.reason
+            self._farewell = self._farewell or message.reason
             return
         req = getattr(message, "req", None)
         if req is None or type(message) is node.LeasePending:

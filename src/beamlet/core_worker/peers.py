@@ -249,17 +249,23 @@ class PeerTable:
         is_first = conversation.generation == 0 and generation == 1
         conversation.generation = generation
         self._drop_socket(peer)
-        connection = Connection(
-            sock,
-            self._reactor,
-            messages=PeerMessage,
-            on_batch=self._on_batch,
-            on_close=self._closed,
-            on_unsent=lambda message, _: self._unsent(peer, message),
-            label=peer.name,
-            context=peer,
-            conversation=conversation,
-        )
+        try:
+            connection = Connection(
+                sock,
+                self._reactor,
+                messages=PeerMessage,
+                on_batch=self._on_batch,
+                on_close=self._closed,
+                on_unsent=lambda message, _: self._unsent(peer, message),
+                label=peer.name,
+                context=peer,
+                conversation=conversation,
+            )
+        except OSError as error:  # the kernel watches no more descriptors for us, for now
+            self._reactor.containment.contain(error, f"connecting to {peer.name}")
+            sock.close()
+            self._ask_later(peer)
+            return
         connection.on_full = lambda full: self._set_full(peer, full)
         if is_first:
             self._speak(peer, connection)

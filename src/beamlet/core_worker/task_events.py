@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 from itertools import repeat
 from operator import floordiv, sub
+from typing import TypeVar
 
 import msgspec
 
@@ -23,27 +25,38 @@ BATCH_EVENTS = 1000
 BATCHES_MAX = 100
 #: Of a name that is longer, the rest is left out.
 NAME_CHARACTERS = 200
+#: How long to wait for a thread that packs: a millisecond, unless it runs code of the user's meanwhile.
+_PACKED_WITHIN_S = 0.1
 
+T = TypeVar("T")
 _Noted = tuple[TaskId, str, int, int, bool]
 
 
 class TaskEventBuffer:
-    """One worker's spans since it last told. Appending is all that the hot path does. Thread-safe."""
+    """One worker's spans since it last told. Appending is all that the hot path does. Thread-safe.
+
+    Not by the lock, which nobody waits for long: who has it may be in a ``__del__`` of the user's (the
+    garbage collector runs it anywhere), which may come here again, or wait for a thread that comes here.
+    """
 
     def __init__(self, worker_id: bytes) -> None:
         self.worker_id = worker_id
-        #: (task, name, start ns, end ns, failed), wall clock. Always the same list: other threads append.
-        self._noted: list[_Noted] = []
-        self._lock = threading.Lock()
+        #: (task, name, start ns, end ns, failed), wall clock. Taken out one by one: each is packed once.
+        self._noted: deque[_Noted] = deque()
+        #: So that what is asked for is not just being packed by another thread.
+        self._packing = threading.RLock()
         self._packed: deque[TaskEvents] = deque()
-        self._dropped_count = 0
+        #: Spans of batches that were too many.
+        self._dropped: deque[int] = deque()
 
     def note(self, task_id: TaskId, name: str, start_ns: int, end_ns: int, failed: bool) -> None:
         noted = self._noted
         noted.append((task_id, name, start_ns, end_ns, failed))
-        if len(noted) >= BATCH_EVENTS:
-            with self._lock:
+        if len(noted) >= BATCH_EVENTS and self._packing.acquire(blocking=False):
+            try:
                 self._pack()
+            finally:
+                self._packing.release()
 
     @property
     def is_due(self) -> bool:
@@ -51,21 +64,22 @@ class TaskEventBuffer:
 
     def take(self) -> list[TaskEvents]:
         """The batches to send; the buffer is empty after it."""
-        with self._lock:
+        has_waited = self._packing.acquire(timeout=_PACKED_WITHIN_S)
+        try:
             while self._noted:
                 self._pack()
-            packed = list(self._packed)
-            self._packed.clear()
+            packed = _taken(self._packed, len(self._packed))
             if packed:
-                packed[0].dropped += self._dropped_count
-                self._dropped_count = 0
-        return packed
+                packed[0].dropped += sum(_taken(self._dropped, len(self._dropped)))
+            return packed
+        finally:
+            if has_waited:
+                self._packing.release()
 
     def _pack(self) -> None:
-        noted = self._noted[:BATCH_EVENTS]
+        noted = _taken(self._noted, BATCH_EVENTS)
         if not noted:
             return  # another thread was quicker
-        del self._noted[:BATCH_EVENTS]
         # By columns, in C: it comes between two calls of a busy worker, a thousand spans at a time.
         ids, names, starts, ends, failed = zip(*noted, strict=True)
         index = {name: number for number, name in enumerate(dict.fromkeys(names))}
@@ -81,5 +95,13 @@ class TaskEventBuffer:
         spans = msgspec.msgpack.encode(Spans(short, rows))
         self._packed.append(TaskEvents(self.worker_id, os.getpid(), len(rows), spans))
         if len(self._packed) > BATCHES_MAX:
-            oldest = self._packed.popleft()
-            self._dropped_count += oldest.count + oldest.dropped
+            for oldest in _taken(self._packed, 1):
+                self._dropped.append(oldest.count + oldest.dropped)
+
+
+def _taken(queue: deque[T], most: int) -> list[T]:
+    """The first of ``queue``, taken out: whatever else takes meanwhile, each goes to one."""
+    taken: list[T] = []
+    with suppress(IndexError):  # at its end
+        taken.extend(queue.popleft() for _ in range(most))
+    return taken

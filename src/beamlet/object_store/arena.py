@@ -21,7 +21,6 @@ import mmap
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache
 from time import monotonic, sleep
@@ -57,17 +56,18 @@ class Arena:
         """Takes ownership of ``fd``. Prefer ``create`` and ``attach``."""
         self.fd = fd
         self.capacity = capacity
-        self._lock = threading.Lock()
         self._shared: mmap.mmap | None = None
         self._slabs: dict[bool, PrivatePages] = {}
-        #: What of ``_shared`` this process's page tables are known to have. Being wrong costs only time.
+        #: What of ``_shared`` this process's page tables are known to have. Being wrong costs only time: who
+        #: finds it in use does without, for the user may be in the middle of it, by the garbage collector (a
+        #: ``__del__``), and wait for who comes.
         self._mapped = ExtentSet()
+        self._mapped_lock = threading.Lock()
         #: (writable, offset) with a live view in that private slab: one that is copy-on-write, or was lent.
         self._viewed: dict[tuple[bool, int], _ViewToken] = {}
-        #: What of the private slabs shows not the arena but copies that somebody kept (``LentView.keep``).
-        self._kept = {False: ExtentSet(), True: ExtentSet()}
-        #: (writable, start, size) of kept views that are gone; a finalizer may only append.
-        self._dropped: deque[tuple[bool, int, int]] = deque()
+        #: What (start, size) of the private slabs shows not the arena but copies that somebody keeps, by view
+        #: (``keep``). Finalizers take out: each step on these two is one of the interpreter's own.
+        self._kept: dict[bool, dict[_ViewToken, tuple[int, int]]] = {False: {}, True: {}}
         #: Living views in the private slabs, by their ``_Release``; and mappings of single views.
         self._living: dict[int, weakref.finalize[[], Any]] = {}
         self._apart: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
@@ -138,17 +138,15 @@ class Arena:
     def _write_warm(self, offset: int, views: list[memoryview]) -> None:
         """Pages exist: make this process's page tables know them, then it is a memcpy."""
         total = sum(view.nbytes for view in views)
-        with self._lock:
-            known = self._mapped.covers(offset, total)
+        known = self._on_mapped(self._mapped.covers, offset, total)
         if not known and self._populate(offset, total):
-            self._note_mapped(offset, total)
+            self._on_mapped(self._mapped.merge, offset, total)
         self._copy(offset, views)
 
     def _write_cold(self, offset: int, views: list[memoryview]) -> None:
         """No pages yet: pwrite makes them without clearing and mapping them first."""
         total = sum(view.nbytes for view in views)
-        with self._lock:
-            self._mapped.discard(offset, total)
+        self._on_mapped(self._mapped.discard, offset, total)
         self._pwrite(offset, views)
 
     def _pwrite(self, offset: int, views: list[memoryview]) -> None:
@@ -184,22 +182,25 @@ class Arena:
             return False
         return True
 
-    def _note_mapped(self, offset: int, size: int) -> None:
-        with self._lock:
-            self._mapped.merge(offset, size)
+    def _on_mapped(self, step: Callable[[int, int], bool | None], offset: int, size: int) -> bool | None:
+        """``step`` of ``_mapped``; None, and nothing is done, while somebody is at it."""
+        if not self._mapped_lock.acquire(blocking=False):
+            return None
+        try:
+            return step(offset, size)
+        finally:
+            self._mapped_lock.release()
 
     def _shared_view(self) -> mmap.mmap:
-        if self._shared is None:
-            with self._lock:
-                if self._shared is None:
-                    self._shared = mmap.mmap(self.fd, self.capacity, mmap.MAP_SHARED)
-        return self._shared
+        shared = self._shared
+        if shared is None:  # two threads may each make one: the one that is not kept costs nothing
+            shared = self._shared = mmap.mmap(self.fd, self.capacity, mmap.MAP_SHARED)
+        return shared
 
     def release_pages(self, offset: int, size: int) -> None:
         """Give the pages of a free range back to the kernel; it reads as zeros and is cold afterwards."""
         self._shared_view().madvise(mmap.MADV_REMOVE, offset, size)
-        with self._lock:
-            self._mapped.discard(offset, size)
+        self._on_mapped(self._mapped.discard, offset, size)
 
     # --- reading -------------------------------------------------------------------------------------
 
@@ -251,13 +252,10 @@ class Arena:
         return (view if writable_private else view.toreadonly()), lent
 
     def _shows_kept(self, writable: bool, offset: int, size: int) -> bool:
-        if not self._kept[writable].total:
+        kept = self._kept[writable]
+        if not kept:
             return False
-        with self._lock:
-            while self._dropped:
-                mode, start, length = self._dropped.popleft()
-                self._kept[mode].discard(start, length)
-            return bool(self._kept[writable].overlaps(offset, size))
+        return any(start < offset + size and offset < start + length for start, length in list(kept.values()))
 
     def _view(
         self,
@@ -309,11 +307,8 @@ class Arena:
     def _slab(self, writable: bool) -> PrivatePages:
         slab = self._slabs.get(writable)
         if slab is None:
-            with self._lock:
-                slab = self._slabs.get(writable)
-                if slab is None:
-                    flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
-                    slab = self._slabs[writable] = PrivatePages(mmap.mmap(self.fd, self.capacity, flags))
+            made = PrivatePages(mmap.mmap(self.fd, self.capacity, mmap.MAP_PRIVATE | _MAP_NORESERVE))
+            slab = self._slabs.setdefault(writable, made)  # all views are in one: of two, the first
         return slab
 
     def keep_all(self) -> None:
@@ -348,8 +343,7 @@ class Arena:
         if token.faults is None or token.faults != page_faults():
             self._slabs[writable].drop_private(offset, size)
         del self._viewed[writable, offset]
-        if token.is_kept:
-            self._dropped.append((writable, offset - offset % _PAGE, _paged(offset, size)))
+        self._kept[writable].pop(token, None)
 
     def forget_view(self, release: _Release) -> None:
         self._living.pop(id(release), None)
@@ -357,22 +351,19 @@ class Arena:
     def keep(self, writable: bool, offset: int, size: int, token: _ViewToken) -> None:
         """Make the pages of a view in a private slab its own. The caller holds the view meanwhile."""
         start = offset - offset % _PAGE
-        with self._lock:
-            self._kept[writable].merge(start, _paged(offset, size))
-        token.faults, token.is_kept = None, True
+        self._kept[writable][token] = (start, _paged(offset, size))
+        token.faults = None
         self._slabs[writable].make_private(start, offset + size - start)
 
 
 class _ViewToken:
     """One copy-on-write view in the private slab."""
 
-    __slots__ = ("faults", "is_kept")
+    __slots__ = ("faults",)
 
     def __init__(self, faults: int | None) -> None:
         #: The process's page faults when it was made: a page cannot become private without one more.
         self.faults = faults
-        #: All its pages are copies of its own, whatever the store puts there.
-        self.is_kept = False
 
 
 class LentView:

@@ -25,6 +25,7 @@ fork: core_worker/rehearsal.py.
 from __future__ import annotations
 
 import _signal
+import contextlib
 import gc
 import importlib
 import os
@@ -57,6 +58,7 @@ from beamlet.processes.preload import preload as import_all
 from beamlet.processes.standard_descriptors import hold_standard_descriptors
 from beamlet.protocol.factory import (
     ChildExited,
+    FactoryFails,
     Forked,
     ForkFailed,
     ForkWorker,
@@ -75,6 +77,7 @@ _FDS_PER_FORK = 3
 #: The kernel's limit of descriptors in one sendmsg.
 _MAX_FDS = 253
 _RECEIVE_BYTES = 1 << 16
+_WORDS_MAX = 1000
 #: How long the end may take: only what is stuck in the kernel (a dead network disk) survives SIGKILL so long.
 _END_S = 5.0
 _HANDLED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -119,8 +122,11 @@ def fork_factory(
         for close in close_in_factory:
             close()
         run_factory(theirs, child_main, preload, at_end)
-    except BaseException:
+    except BaseException as error:
         sys.excepthook(*sys.exc_info())
+        with contextlib.suppress(OSError):  # nobody is there to hear it, or its socket is full
+            theirs.setblocking(False)
+            theirs.send(encode_frame([FactoryFails(f"{type(error).__name__}: {error}"[:_WORDS_MAX])]))
     finally:
         os._exit(1)
 

@@ -7,6 +7,7 @@ which may want that lock.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 
 class PromptThread(threading.Thread):
@@ -20,6 +21,14 @@ class PromptThread(threading.Thread):
         threading.Event.wait(self._started, timeout)
         if self._started.is_set():
             super().join(timeout)
+
+
+def log_aside(log: Callable[..., None], text: str, *arguments: object) -> None:
+    """``log(text, *arguments)`` in a thread of its own, for who holds the core worker's lock.
+
+    Handlers of logging are code of users: one may hold its own lock in another thread, and wait for ours.
+    """
+    PromptThread(target=log, args=(text, *arguments), name="beamlet-log").start()
 
 
 class _Unawaited(threading.Event):

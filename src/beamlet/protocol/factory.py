@@ -5,6 +5,7 @@ KillWorker                                       (signal a worker's whole proces
 LoadModule                                       (before the next fork)
 ChildExited                                      unasked, once per worker, from wait4()
 Preloaded                                        unasked, once, first of all, if modules were preloaded
+FactoryFails                                     unasked, its last words
 """
 
 from beamlet.base.ids import WorkerId
@@ -52,4 +53,12 @@ class LoadModule(Message, tag=136):
     module: str
 
 
-FactoryMessage = ForkWorker | Forked | ForkFailed | KillWorker | ChildExited | Preloaded | LoadModule
+class FactoryFails(Message, tag=137):
+    """It ends by an error of its own: the traceback's last line."""
+
+    reason: str
+
+
+FactoryMessage = (
+    ForkWorker | Forked | ForkFailed | KillWorker | ChildExited | Preloaded | LoadModule | FactoryFails
+)

@@ -311,7 +311,8 @@ class Raylet:
     def _factory_gone(self, _: Connection, reason: str) -> None:
         if self._ending:
             return
-        text = f"the factory, which forks this node's workers, has died ({reason}): the cluster ends"
+        why = self._workers.factory_failed or reason
+        text = f"the factory, which forks this node's workers, has died ({why}): the cluster ends"
         self._on_end(text)
 
     def _name_of(self, worker: Any) -> str:

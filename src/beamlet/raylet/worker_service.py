@@ -19,7 +19,9 @@ from beamlet.raylet.output_service import OutputService
 from beamlet.raylet.worker_record import AskExit, Assign, Exit, Fork, Kill
 from beamlet.rpc.descriptors import Wire
 
-FromFactory = factory.Forked | factory.ForkFailed | factory.ChildExited | factory.Preloaded
+FromFactory = (
+    factory.Forked | factory.ForkFailed | factory.ChildExited | factory.Preloaded | factory.FactoryFails
+)
 
 #: The link is flushed after this many: one sendmsg carries 253 descriptors at most, a fork needs three.
 _FORKS_AT_ONCE = 64
@@ -69,6 +71,8 @@ class WorkerService:
         self._factory = factory_line
         self._link_worker = link_worker
         self._check_room = check_room
+        #: Why the factory ends, in its own words.
+        self.factory_failed = ""
         self._oom_kills = OomKills()
         self._forks = 0
         self._loaded_for_async = False
@@ -99,6 +103,8 @@ class WorkerService:
             case factory.Preloaded():
                 for module, reason in message.unfit:
                     self._warn(f"{module} was not preloaded, each worker imports it itself: {reason}")
+            case factory.FactoryFails():
+                self.factory_failed = message.reason
 
     def ready(self, sender: Member, message: node.WorkerReady) -> None:
         sender.pid = message.pid

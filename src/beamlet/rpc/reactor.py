@@ -95,8 +95,8 @@ class Reactor:
     # -- registration ----------------------------------------------------------------------------
 
     def add_reader(self, fd: int, on_readable: Callable[[], object]) -> None:
-        self._readers[fd] = on_readable
         self._poller.register(fd, select.EPOLLIN)
+        self._readers[fd] = on_readable
 
     def remove_reader(self, fd: int) -> None:
         """Forget ``fd`` altogether; must come before it is closed."""

@@ -6,6 +6,8 @@ import asyncio  # a dozen milliseconds and 2 MB: import this module only where a
 import logging
 from typing import Any
 
+from beamlet.processes.prompt_thread import log_aside
+
 logger = logging.getLogger("beamlet")
 
 
@@ -24,7 +26,7 @@ class CoroutineWait:
             self._loop.call_soon_threadsafe(self._end)
         except Exception as error:
             if not self._loop.is_closed():  # else nobody waits any more
-                logger.error("the event loop %r did not take a result: %r", self._loop, error)
+                log_aside(logger.error, "the event loop %r did not take a result: %r", self._loop, error)
 
     def _end(self) -> None:
         if not self.future.done():  # it may have been cancelled

@@ -209,6 +209,9 @@ class Leases:
         if peer.certificate is None and (raylet := self._raylets.get(worker.lease.node)) is not None:
             # We gave it up, and to the raylet it may live: nobody else gives back what it holds for us.
             raylet.send(ReturnLease(worker.lease, dispose=True))
+        if peer.certificate is None:
+            for task in tasks:
+                self._outcomes.leave_room(task)
         if tasks:
             self.run_crashed(tasks, peer.certificate)
 

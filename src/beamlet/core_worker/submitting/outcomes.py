@@ -176,6 +176,16 @@ class Outcomes:
         for place in places or ():
             self._own.let_go(place)
 
+    def leave_room(self, work: Pending[Any]) -> None:
+        """Its executor may live, and write its result there still: the next attempt must not use that room.
+
+        Nobody does until the raylet says that the executor is dead.
+        """
+        room, work.room = work.room, None
+        if room is not None and work.places is not None:
+            work.places.remove(room)
+            self._own.let_go(room)
+
     def _moved_in(self, work: Pending[Any]) -> Place:
         """The room of ``work``, which belongs to its result from now on."""
         room, work.room = work.room, None
