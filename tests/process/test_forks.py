@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from typing import Any
 
+import numpy as np
 import pytest
-from conformance import beamlet_only, get
+from conformance import DEADLINE_S, beamlet_only, get, wait_until
 
 import beamlet as ray
+from beamlet.api.backend import current
 
 pytestmark = [pytest.mark.usefixtures("cluster"), beamlet_only]
 
@@ -89,3 +92,60 @@ def test_multiprocessing_in_a_task() -> None:
             return pool.map(_square, range(10))
 
     assert get(squares.remote()) == [x * x for x in range(10)]
+
+
+def _overwrite() -> None:
+    """Store something in every place that is free."""
+    fill = ray.remote(lambda array: array + 0)
+    for size in (1 << 20, 12 << 20):
+        refs = [ray.put(np.full(size, 9, np.uint8)) for _ in range(4)]
+        get([fill.remote(np.full(size, 9, np.uint8)) for _ in range(4)])
+        del refs
+
+
+def _sees(array: Any, may_look: Any, seen: Any) -> None:
+    may_look.wait(DEADLINE_S)
+    seen.put((int(array.min()), int(array.max())))
+
+
+@pytest.mark.parametrize("size", [1 << 20, 12 << 20])
+def test_a_child_of_the_driver_may_read_what_its_parent_has_let_go(size: int) -> None:
+    """``start`` deletes the arguments in the parent. When the child has ended, nothing is held."""
+    made = ray.remote(lambda array: array + 0).remote
+    forking = multiprocessing.get_context("fork")
+    may_look, seen = forking.Event(), forking.Queue()
+    get(made(np.full(size, 1, np.uint8)))  # from now on with room for the result
+    array = get(made(np.full(size, 1, np.uint8)))
+    child = forking.Process(target=_sees, args=(array, may_look, seen))
+    child.start()
+    del array
+    ray.cluster_resources()  # what was let go is passed on
+    _overwrite()
+    assert current().forked_views._held
+    may_look.set()
+    assert seen.get(timeout=DEADLINE_S) == (1, 1)
+    child.join()
+    wait_until(lambda: not current().forked_views._held, "what the child could read is let go")
+
+
+def test_a_child_of_a_task_may_read_its_arguments_after_it() -> None:
+    @ray.remote
+    class Forks:
+        def start(self, *arrays: Any) -> None:
+            forking = multiprocessing.get_context("fork")
+            self.may_look, self.seen = forking.Event(), forking.Queue()
+            for array in arrays:
+                forking.Process(target=_sees, args=(array, self.may_look, self.seen)).start()
+
+        def result(self) -> list[tuple[int, int]]:
+            self.may_look.set()
+            return [self.seen.get(timeout=DEADLINE_S) for _ in range(3)]
+
+    forks = Forks.remote()
+    get(
+        forks.start.remote(
+            np.ones(1 << 20, np.uint8), np.ones(1 << 20, np.uint8), np.ones(12 << 20, np.uint8)
+        )
+    )
+    _overwrite()
+    assert get(forks.result.remote()) == [(1, 1)] * 3

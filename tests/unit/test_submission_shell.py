@@ -33,6 +33,7 @@ from beamlet.protocol.peer import (
     CancelTask,
     HandedBack,
     InlineDep,
+    InRoom,
     PushTask,
     ReleaseHold,
     Result,
@@ -307,6 +308,20 @@ def test_the_room_of_a_worker_that_was_given_up_is_nobodys_until_the_raylet_says
     own.died(given_up.address)
     assert len(own) == 0
     own.check_invariants()
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1 << 40])
+def test_a_result_that_does_not_fit_its_room_is_refused(caller: Caller, size: int) -> None:
+    own = caller.owner.own
+    own.came(1 << 20, 1 << 20, 1 << 20)
+    caller.outcomes.result_sizes[FunctionKey(b"f")] = 200_000
+    ref = caller.task()
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    with pytest.raises(ValueError, match=f"{size} bytes in a room of"):
+        caller.results.take_results(worker, Results(push.seq, [InRoom(size)]))
+    assert "could not be taken" in str(caller.outcome(ref))
+    assert len(own) == 0, "the room is free again"
 
 
 def test_what_no_node_can_run_is_told_to_those_who_wait_for_it(caller: Caller) -> None:

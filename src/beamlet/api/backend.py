@@ -77,13 +77,22 @@ def _before_fork() -> None:
     if core is not None:
         core.lock.acquire()
         _held = core
+        try:
+            if not core.is_shut:
+                core.forked_views.before()
+        except OSError as error:  # a fork cannot be refused here
+            core.reactor.containment.contain(error, "making sure of arrays that a forked child may read")
 
 
 def _after_fork_in_parent() -> None:
     global _held
     core, _held = _held, None
     if core is not None:
-        core.lock.release()
+        try:
+            if not core.is_shut:
+                core.forked_views.after_in_parent()
+        finally:
+            core.lock.release()
 
 
 def _after_fork_in_child() -> None:
@@ -92,5 +101,6 @@ def _after_fork_in_child() -> None:
     _current = None
     if core is not None:
         _forked_from = "driver" if core.is_driver else "worker"
+        core.forked_views.after_in_child()
         core.abandon()
         core.lock.release()

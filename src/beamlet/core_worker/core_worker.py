@@ -24,6 +24,7 @@ from beamlet.core_worker.functions import FunctionTable
 from beamlet.core_worker.habits import Advisor, NoAdvisor
 from beamlet.core_worker.memory import give_back_memory
 from beamlet.core_worker.node_link import NodeLink
+from beamlet.core_worker.owning.forked_views import ForkedViews
 from beamlet.core_worker.owning.futures import Futures
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.own_slab import OwnSlab
@@ -128,6 +129,7 @@ class CoreWorker:
         own = OwnSlab()
         self.releases = Releases(self.refs, self.peers, self.link, self.unseen, own)
         arena = Arena.attach(arena_fd, identity.arena_bytes)
+        self.forked_views = ForkedViews(self.reactor, arena)
         self.store = StoreClient(
             self.link, self.releases, self.reactor, self.node_id, arena, identity.strict_arrays, own
         )
@@ -433,6 +435,7 @@ class CoreWorker:
             self.link.close()
             self._lose_promised()
             self.futures.close()
+            self.forked_views.close()
             self.refs.objects.clear()
             released.clear()
         self.reactor.close()

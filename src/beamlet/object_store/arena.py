@@ -68,9 +68,9 @@ class Arena:
         #: What (start, size) of the private slabs shows not the arena but copies that somebody keeps, by view
         #: (``keep``). Finalizers take out: each step on these two is one of the interpreter's own.
         self._kept: dict[bool, dict[_ViewToken, tuple[int, int]]] = {False: {}, True: {}}
-        #: Living views in the private slabs, by their ``_Release``; and mappings of single views.
+        #: Living views in the private slabs, by their ``_Release``; mappings of one view, and if it is lent.
         self._living: dict[int, weakref.finalize[[], Any]] = {}
-        self._apart: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+        self._apart: weakref.WeakKeyDictionary[mmap.mmap, bool] = weakref.WeakKeyDictionary()
         #: Writes under way, and whose. No lock: a signal's handler may end them.
         self._writing: dict[object, int] = {}
         self._may_write = True
@@ -289,7 +289,7 @@ class Arena:
             if error.errno not in _OUT_OF_MAPS:
                 raise
             return self._copy_out(offset, size, on_release), None
-        self._apart.add(apart)
+        self._apart[apart] = on_release is None
         if on_release is not None:
             weakref.finalize(apart, on_release).atexit = False
         return memoryview(apart)[offset - start :], apart
@@ -330,12 +330,33 @@ class Arena:
                     release.keep()  # ``alive`` holds the view meanwhile
                 except OSError as error:
                     problems.append(error.args)
-        for apart in list(self._apart):
+        for apart in list(self._apart.keys()):
             try:
                 apart.madvise(_MADV_POPULATE_WRITE)
             except OSError as error:
                 problems.append(error.args)
         return problems
+
+    def before_fork(self) -> list[object]:
+        """Views that the child may read are copied, if they are lent; what holds the others is returned.
+
+        Raises OSError when there is no memory for the copies.
+        """
+        holders: list[object] = []
+        for finalizer in self._living.copy().values():
+            alive = finalizer.peek()
+            if alive is not None:
+                release: Any = alive[1]
+                if release.is_lent:
+                    release.keep()
+                else:
+                    holders.append(alive[0])
+        for apart, is_lent in list(self._apart.items()):
+            if is_lent:
+                apart.madvise(_MADV_POPULATE_WRITE)
+            else:
+                holders.append(apart)
+        return holders
 
     def view_ended(self, writable: bool, offset: int, size: int) -> None:
         """A copy-on-write view is gone: the next reader of this range must see the store's bytes."""
@@ -417,6 +438,10 @@ class _Release:
         self._size = size
         self._token = token
         self._on_release = on_release
+
+    @property
+    def is_lent(self) -> bool:
+        return self._on_release is None
 
     def keep(self) -> None:
         """The view is to outlive our right to what it shows."""

@@ -133,7 +133,9 @@ class Outcomes:
             elif type(item) is StoredAt:
                 self._refs.set_stored(record, (item.node,), item.size, contained[index], guard)
             elif type(item) is InRoom:
-                self._refs.set_stored(record, (), item.size, contained[index], guard, self._moved_in(work))
+                self._refs.set_stored(
+                    record, (), item.size, contained[index], guard, self._moved_in(work, item.size)
+                )
             else:
                 self._refs.set_inline(record, item, contained[index], guard)  # type: ignore[arg-type]
         self.streams.pop(task_id, None)
@@ -186,10 +188,12 @@ class Outcomes:
             work.places.remove(room)
             self._own.let_go(room)
 
-    def _moved_in(self, work: Pending[Any]) -> Place:
+    def _moved_in(self, work: Pending[Any], size: int) -> Place:
         """The room of ``work``, which belongs to its result from now on."""
         room, work.room = work.room, None
         if room is None or work.places is None:
             raise ValueError("its result is said to be in a room that it was not given")
+        if not 0 < size <= room.size:
+            raise ValueError(f"its result is said to be {size} bytes in a room of {room.size}")
         work.places.remove(room)
         return room
