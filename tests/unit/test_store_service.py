@@ -134,3 +134,22 @@ def test_a_dead_process_leaves_nothing_in_the_store() -> None:
     fake.drivers.gone(reader, "killed")
     assert not fake.stores.usage().used_bytes
     fake.check()
+
+
+def test_what_is_stored_for_an_owner_that_has_died_is_nobodys() -> None:
+    """A result, made while its caller was killed. Who pinned it before it was whole may read it."""
+    fake = FakeNode()
+    owner, executor, reader = fake.driver(), fake.driver(), fake.driver()
+    fake.drivers.gone(owner, "killed")
+    for number in (1, 2):
+        fake.stores.create(executor, node.CreateObject(number, oid(number), MIB, "", owner.address))
+    fake.stores.pin(reader, node.PinObject(5, oid(2), owner.address, [NODE]))
+    for number in (1, 2):
+        fake.stores.seal(executor, node.SealObject(oid(number)))
+    assert not fake.store.contains(oid(1))
+    (pinned,) = line_of(reader).take(node.ObjectPinned)
+    assert pinned.req == 5
+    assert fake.stores.usage().used_bytes == MIB
+    fake.stores.unpin(reader, node.UnpinObject(oid(2)))
+    assert not fake.stores.usage().used_bytes
+    fake.check()

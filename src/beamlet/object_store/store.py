@@ -87,6 +87,11 @@ class ObjectStore:
         """The value will not be written; its room is free again."""
         return self._settle(self._lifecycle.abort(client, object_id), now)
 
+    def owner_of(self, object_id: ObjectId) -> Address | None:
+        """Of an object that is here."""
+        stored = self._lifecycle.find(object_id)
+        return stored.owner if stored is not None else None
+
     # --- reading -------------------------------------------------------------------------------------
 
     def contains(self, object_id: ObjectId) -> bool:

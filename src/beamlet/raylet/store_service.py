@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from beamlet.base.ids import Address
+from beamlet.base.ids import Address, node_of
 from beamlet.object_store.arena import Arena
 from beamlet.object_store.lifecycle import Usage
 from beamlet.object_store.outcomes import (
@@ -64,7 +64,13 @@ class StoreService:
         self._room_alarm.by(self._store.next_deadline())
 
     def seal(self, sender: Member, message: node.SealObject) -> None:
-        self._node.perform(self._store.seal(sender.number, message.object_id, self._node.now()))
+        now = self._node.now()
+        self._node.perform(self._store.seal(sender.number, message.object_id, now))
+        owner = self._store.owner_of(message.object_id)
+        if owner is not None and self._is_dead(owner):
+            # What it owned was deleted at its death. This was on its way: a result that nobody waits for.
+            self._node.perform(self._store.delete([message.object_id], now))
+            self._trim_later()
 
     def abort(self, sender: Member, message: node.AbortObject) -> None:
         self._node.perform(self._store.abort(sender.number, message.object_id, self._node.now()))
@@ -117,6 +123,9 @@ class StoreService:
     def close(self) -> None:
         self._room_alarm.cancel()
         self._trim_alarm.cancel()
+
+    def _is_dead(self, owner: Address) -> bool:
+        return self._members.get(owner) is None and node_of(owner) == self._members.node_id
 
     def _answer(self, effect: Answer) -> None:
         asker = self._members.numbered(effect.client)
