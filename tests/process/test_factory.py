@@ -20,6 +20,7 @@ from beamlet.processes import factory as factory_module
 from beamlet.processes.factory import fork_factory
 from beamlet.protocol.factory import Forked, ForkFailed, ForkWorker, KillWorker, LoadModule, Preloaded
 from support.factories import DEADLINE_S, ESCAPES, TESTS, Raylet, Worker, factory, is_gone, obey, tell
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -66,9 +67,13 @@ def test_a_worker_holds_nothing_of_the_factory() -> None:
     with factory(obey) as raylet:
         worker, pid = raylet.fork()
         tell(worker, "answer = 1")  # it is past its birth
-        of_the_factory = open_files(raylet.process.pid) - open_files(os.getpid())
-        assert len(of_the_factory) == 3, "its end of the link and the pair that signals write to"
-        assert not open_files(pid) & of_the_factory
+
+        def of_the_factory() -> set[str]:
+            return open_files(raylet.process.pid) - open_files(os.getpid())
+
+        # Its end of the link and the pair that signals write to; what it gave the worker it closes meanwhile.
+        wait_until(lambda: len(of_the_factory()) == 3, DEADLINE_S, "the factory has three files of its own")
+        assert not open_files(pid) & of_the_factory()
         assert len({name for name in open_files(pid) - open_files(os.getpid()) if "socket" in name}) == 1
 
 
@@ -235,6 +240,7 @@ LOOSE_HEAD = """
 import os, sys
 sys.path.insert(0, {tests!r})
 from support.factories import Raylet, fork_factory, obey, tell
+from support.waiting import wait_until
 
 print("once")
 os.close(0)
@@ -260,4 +266,4 @@ def test_buffered_output_and_closed_streams_of_the_head_do_not_reach_workers() -
 
 def test_the_tests_themselves_have_one_thread() -> None:
     """fork_factory may only be called then; a plugin that starts threads would make every test here flaky."""
-    assert threading.active_count() == 1
+    assert [thread.name for thread in threading.enumerate()] == ["MainThread"]

@@ -190,6 +190,17 @@ def test_idle_work_is_done_now_and_then_busy_or_not() -> None:
         reactor.close()
 
 
+def test_a_background_thread_that_logged_is_forgotten_when_it_ends() -> None:
+    """``threading`` makes an entry for a thread it does not know, and keeps it; programs count threads."""
+    before = threading.active_count()
+    reactor = SharedReactor(on_idle=threading.current_thread)  # as logging does
+    reactor.start()
+    until(lambda: threading.active_count() > before, "an entry")
+    reactor.shut()
+    reactor.close()
+    assert threading.active_count() == before
+
+
 def test_shutting_ends_every_wait(reactor: SharedReactor) -> None:
     results: list[bool] = []
     threads = [in_thread(lambda: results.append(reactor.wait(Waiter()))) for _ in range(5)]

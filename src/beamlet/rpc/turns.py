@@ -400,6 +400,8 @@ class SharedReactor(Reactor):
         try:
             self._background()
         finally:
+            # Logging makes an entry for a thread that ``threading`` does not know, and before 3.13 it stays.
+            threading._active.pop(_thread.get_ident(), None)  # type: ignore[attr-defined]
             self._runs.release()
 
     def _background(self) -> None:
