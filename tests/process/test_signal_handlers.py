@@ -18,12 +18,13 @@ from beamlet.protocol.gcs import QueryCluster
 SEED, COUNT = int(sys.argv[1]), 400
 chance = random.Random(SEED)
 left, raised, caught, known, kept, big = COUNT, 0, 0, [], [], bytes(300_000)
+in_try = False  # else what is raised between ``except`` and the next ``try`` would end the script
 
 class Mine(Exception):
     pass
 
 def handler(number, frame):
-    global left, raised
+    global left, raised, in_try
     left -= 1
     if left > 0:
         signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0002, 0.002))
@@ -36,7 +37,8 @@ def handler(number, frame):
         elif which == 3: ray.wait([known[0]])
         elif which == 4: kept.append(actor.echo.remote(4))
         else: ray.cancel(nap.remote())
-    if dice > 0.2:
+    if dice > 0.2 and in_try:
+        in_try = False
         raised += 1
         raise Mine
 
@@ -67,6 +69,7 @@ core = backend.current()
 signal.setitimer(signal.ITIMER_REAL, 0.001)
 while left > 0:
     try:
+        in_try = True
         while left > 0:
             stored = ray.put(big)
             refs = [square.remote(i) for i in range(20)] + [actor.echo.remote(i) for i in range(5)]
@@ -79,7 +82,7 @@ while left > 0:
                 ray.get(ref)
     except Mine:
         caught += 1
-assert caught == raised, f"{caught} of {raised} reached the user"
+assert caught == raised > COUNT / 8, f"{caught} of {raised} reached the user"
 assert not core.lock.is_held_here
 for ref in kept:
     assert ray.get(ref, timeout=10) in (4, 9)
@@ -129,8 +132,8 @@ def test_a_timeout_by_alarm_ends_a_get_in_the_driver() -> None:
     before = signal.signal(signal.SIGALRM, too_late)
     ref = forever.remote()
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
         with pytest.raises(Late):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
             get(ref)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -139,9 +142,8 @@ def test_a_timeout_by_alarm_ends_a_get_in_the_driver() -> None:
 
 
 @ray.remote  # type: ignore[untyped-decorator]
-def timed(gate: list[object] | None, alarm_s: float) -> str:
-    """What its alarm interrupts: a get of what never comes, or nothing, when it has returned before."""
-    import os
+def timed(gate: list[object], alarm_s: float) -> str:
+    """Its alarm interrupts a get of what never comes."""
     import signal
 
     class Late(Exception):
@@ -151,10 +153,8 @@ def timed(gate: list[object] | None, alarm_s: float) -> str:
         raise Late
 
     signal.signal(signal.SIGALRM, too_late)
-    signal.setitimer(signal.ITIMER_REAL, alarm_s)
-    if gate is None:
-        return str(os.getpid())
     try:
+        signal.setitimer(signal.ITIMER_REAL, alarm_s)
         return str(ray.get(gate[0]))
     except Late:
         return "late"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -65,6 +66,24 @@ def until(condition: Callable[[], Any], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.0005)
+
+
+@contextlib.contextmanager
+def signalled(when: Callable[[], Any]) -> Iterator[None]:
+    """Sends the caller a signal once ``when()``: an alarm could strike before it waits, on a busy machine."""
+    main = threading.get_ident()
+
+    def send() -> None:
+        until(when, "the moment for the signal")
+        time.sleep(0.01)  # as a rule it sleeps by now
+        signal.pthread_kill(main, NUMBER)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        sender.join()
 
 
 def raises(number: int, frame: FrameType | None) -> None:
@@ -183,10 +202,9 @@ def test_a_handler_that_is_replaced_is_run_first(books: Books) -> None:
 
 def test_a_wait_is_ended_at_once(books: Books) -> None:
     reactor = SharedReactor()  # not started: the main thread leads
-    signal.signal(signal.SIGALRM, raises)
-    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    signal.signal(NUMBER, raises)
     started = time.monotonic()
-    with pytest.raises(Mine):
+    with signalled(lambda: reactor._user_leads), pytest.raises(Mine):
         reactor.wait(Waiter(), started + PATIENCE_S)
     assert time.monotonic() - started < PATIENCE_S / 2
     assert not reactor.lock.is_held_here
@@ -206,9 +224,8 @@ def test_a_follower_is_woken_too(books: Books) -> None:
     leader = threading.Thread(target=lead)
     leader.start()
     assert holds.wait(PATIENCE_S)
-    signal.signal(signal.SIGALRM, raises)
-    signal.setitimer(signal.ITIMER_REAL, 0.02)
-    with pytest.raises(Mine):
+    signal.signal(NUMBER, raises)
+    with signalled(lambda: reactor._followers), pytest.raises(Mine):
         reactor.wait(Waiter(), time.monotonic() + PATIENCE_S)
     assert not reactor._followers
     go.set()
@@ -294,9 +311,22 @@ def test_a_fork_forgets_what_its_parent_was_sent(books: Books) -> None:
 IDLE = "def f(reactor, waiter, deadline):\n return reactor.wait(waiter, deadline)"
 
 
-def idle_wait(reactor: SharedReactor) -> None:
+def idle_wait(reactor: SharedReactor, handler: Callable[[], object]) -> None:
     """What a worker's main thread does between tasks: no user code is on its stack."""
-    ours(IDLE)(reactor, Waiter(), time.monotonic() + 0.05)
+    waiter = Waiter()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        waiter.remaining = 0
+        reactor.wake()
+        handler()
+
+    signal.signal(NUMBER, handle)
+    with signalled(lambda: reactor._user_leads):
+        assert ours(IDLE)(reactor, waiter, time.monotonic() + PATIENCE_S), "it was not signalled"
+
+
+def fails() -> None:
+    raise Mine
 
 
 @pytest.mark.parametrize("is_idle", [True, False])
@@ -306,16 +336,14 @@ def test_with_nobody_to_raise_it_in_an_error_is_shown(
     monkeypatch.setattr(interrupts, "_innermost_user", lambda _: None)  # pytest's frames are users'
     interrupts.install(books, lambda: is_idle)
     reactor = SharedReactor()
-    signal.signal(signal.SIGALRM, raises)
-    signal.setitimer(signal.ITIMER_REAL, 0.005)
     if is_idle:
-        idle_wait(reactor)
+        idle_wait(reactor, fails)
         said = capsys.readouterr().err
         assert "raised while nothing ran here" in said
         assert "Mine" in said
     else:
         with pytest.raises(Mine):
-            idle_wait(reactor)
+            idle_wait(reactor, fails)
     reactor.close()
 
 
@@ -323,10 +351,8 @@ def test_exit_ends_a_worker_that_is_idle(books: Books, monkeypatch: pytest.Monke
     monkeypatch.setattr(interrupts, "_innermost_user", lambda _: None)
     interrupts.install(books, lambda: True)
     reactor = SharedReactor()
-    signal.signal(signal.SIGALRM, lambda *_: sys.exit(3))
-    signal.setitimer(signal.ITIMER_REAL, 0.005)
     with pytest.raises(SystemExit):
-        idle_wait(reactor)
+        idle_wait(reactor, lambda: sys.exit(3))
     reactor.close()
 
 
