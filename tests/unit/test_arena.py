@@ -416,6 +416,28 @@ def test_views_that_cannot_be_kept_are_told_of(arena: Arena, monkeypatch: pytest
     arena.keep_all()
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_fork_needs_what_is_pinned_held_and_what_was_lent_copied(arena: Arena, writable: bool) -> None:
+    """In the mapping of all, or one of its own (the second of each)."""
+    arena.write(0, [pattern(2 * MB)])
+    released: list[int] = []
+    mine = [
+        arena.map_object(0, MB, writable_private=writable, on_release=lambda: released.append(1))
+        for _ in range(2)
+    ]
+    lent = [arena.lend(MB, MB, writable_private=writable) for _ in range(2)]
+    arena.keep_lent()
+    held = arena.held()
+    mine.clear()
+    assert (released, len(held)) == ([], 2)
+    arena.write(MB, [pattern(MB, 2)])
+    assert all(bytes(view) == pattern(2 * MB)[MB:] for view, _ in lent)
+    assert len(arena.held()) == 2
+    held.clear()
+    assert released == [1, 1]
+    lent.clear()
+
+
 def test_a_kernel_that_cannot_keep_lends_copies(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("beamlet.object_store.arena._can_keep", lambda: False)
     arena.write(0, [pattern(MB)])

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from beamlet.api.driver import Driver
+from beamlet.api.driver import Driver, _keep_arrays
 from beamlet.api.init_options import checked
+from beamlet.core_worker.core_worker import CoreWorker
 from beamlet.core_worker.node_link import RayletGone
 from beamlet.core_worker.owning.coroutine_wait import CoroutineWait
 from beamlet.processes.session import SessionDirectory
@@ -93,6 +94,7 @@ def test_threads_that_wait_learn_of_shutdown_whatever_breaks_from_then_on(tmp_pa
         link = SimpleNamespace(leave=lambda reason: said.append(f"leave: {reason}"), send=said.append)
         reactor = SimpleNamespace(flush=lambda: None)
         store = SimpleNamespace(end_writing=lambda within_s: None, keep_all=lambda: None)
+        forked_views = SimpleNamespace(close=lambda: 0)
         shut = lambda self: None  # noqa: E731
 
         def end_actors_in_order(self) -> None:
@@ -104,3 +106,27 @@ def test_threads_that_wait_learn_of_shutdown_whatever_breaks_from_then_on(tmp_pa
     driver._left.set()
     driver.leave()
     assert said[:2] == ["leave: shutdown() was called in this process", "end actors"]
+
+
+def test_who_lost_the_raylet_writes_no_more_before_anybody_is_told() -> None:
+    """The head that cut us off gives what was ours to write to others."""
+    done: list[object] = []
+    core: Any = SimpleNamespace(
+        _shut=False,
+        store=SimpleNamespace(end_writing=done.append),
+        _on_raylet_lost=done.append,
+        _refuse=None,
+        _lose_promised=lambda: None,
+    )
+    CoreWorker._raylet_lost(core, "cut off")
+    assert done == [0, "cut off"]
+
+
+def test_who_leaves_while_forks_read_is_warned() -> None:
+    kept: list[str] = []
+    store = SimpleNamespace(keep_all=lambda: kept.append("all"))
+    forked = SimpleNamespace(close=lambda: 2)
+    core: Any = SimpleNamespace(lock=threading.Lock(), store=store, forked_views=forked)
+    with pytest.warns(RuntimeWarning, match=r"forked from this one \(2\) go on"):
+        _keep_arrays(core)
+    assert kept == ["all"]

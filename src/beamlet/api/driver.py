@@ -229,6 +229,15 @@ class Driver:
 
 def _keep_arrays(core: DriverCore) -> None:
     """Once we have left, others write where the arrays lie that we read. Leaving goes on in any case."""
+    with core.lock:
+        readers = core.forked_views.close()
+    if readers:
+        warnings.warn(
+            f"shutdown() while processes forked from this one ({readers}) go on: arrays of the cluster that "
+            "they read will show what other programs store there. Join them first, or copy what they need.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     try:
         core.store.keep_all()
     except OSError as error:

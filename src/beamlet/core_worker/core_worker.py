@@ -402,6 +402,7 @@ class CoreWorker:
         """Nothing that was promised will come, and nothing more can be asked for: say so, never wait."""
         if self._shut:
             return
+        self.store.end_writing(0)  # who cut us off gives to others what was ours to write
         self._on_raylet_lost(reason)
         self.put = self.submit_task = self.submit_call = self._refuse  # type: ignore[method-assign]
         self._lose_promised()

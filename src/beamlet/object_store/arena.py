@@ -337,26 +337,27 @@ class Arena:
                 problems.append(error.args)
         return problems
 
-    def before_fork(self) -> list[object]:
-        """Views that the child may read are copied, if they are lent; what holds the others is returned.
+    def keep_lent(self) -> None:
+        """Before a fork: it shares our copies of what was lent, but not what becomes one later.
 
-        Raises OSError when there is no memory for the copies.
+        Raises OSError when there is no memory for them.
         """
-        holders: list[object] = []
         for finalizer in self._living.copy().values():
             alive = finalizer.peek()
             if alive is not None:
                 release: Any = alive[1]
                 if release.is_lent:
                     release.keep()
-                else:
-                    holders.append(alive[0])
         for apart, is_lent in list(self._apart.items()):
             if is_lent:
                 apart.madvise(_MADV_POPULATE_WRITE)
-            else:
-                holders.append(apart)
-        return holders
+
+    def held(self) -> list[object]:
+        """While these live, so do the views that are not lent, and what they show stays as it is."""
+        found = [finalizer.peek() for finalizer in self._living.copy().values()]
+        views: list[Any] = [alive for alive in found if alive is not None]
+        apart = [view for view, is_lent in list(self._apart.items()) if not is_lent]
+        return [view[0] for view in views if not view[1].is_lent] + apart
 
     def view_ended(self, writable: bool, offset: int, size: int) -> None:
         """A copy-on-write view is gone: the next reader of this range must see the store's bytes."""
@@ -441,7 +442,7 @@ class _Release:
 
     @property
     def is_lent(self) -> bool:
-        return self._on_release is None
+        return self._token is not None and self._on_release is None
 
     def keep(self) -> None:
         """The view is to outlive our right to what it shows."""
