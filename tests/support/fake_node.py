@@ -6,6 +6,7 @@ is a list, and workers that live when the test says so.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
@@ -41,6 +42,7 @@ class FakeLine:
         self.closed = False
         self.sent: list[Message] = []
         self.backlog_bytes = 0
+        self.unread: list[Callable[[], None]] = []
 
     def send(self, message: Message, fd: int = -1) -> None:
         if not self.closed:
@@ -50,6 +52,13 @@ class FakeLine:
 
     def close(self) -> None:
         self.closed = True
+
+    def read(self, buffer: bytearray, /) -> bool:
+        """Handles the next of ``unread``."""
+        if not self.unread:
+            return False
+        self.unread.pop(0)()
+        return True
 
     def limit_frames(self, most_bytes: int) -> None: ...
 

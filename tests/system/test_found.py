@@ -11,6 +11,8 @@ import pytest
 import beamlet as ray
 from beamlet import exceptions
 from beamlet.core_worker.executing.runner import Runner
+from beamlet.protocol.node import CreateObject
+from beamlet.raylet.members import Member
 from beamlet.testing.virtual_cluster import VirtualDriver
 from beamlet.testing.world import sleep
 from system.programs import far
@@ -92,6 +94,35 @@ def test_what_a_cancelled_task_had_stored_is_deleted(stage: Stage, monkeypatch: 
         ray.cancel(ref, force=True)
         with pytest.raises(exceptions.TaskCancelledError):
             ray.get(ref)
+
+    stage.play(script)
+
+
+@pytest.mark.parametrize("seal_takes_s", [0.001, 0.02])
+def test_a_result_of_a_worker_that_is_being_killed_is_in_the_store_if_it_was_announced(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, seal_takes_s: float
+) -> None:
+    """It ends its work between the decision to kill it and its death, which may be told before its seal."""
+    monkeypatch.setattr(stage.world, "latency", lambda: 10e-6)
+    head, factory = stage.cluster.head, stage.cluster.head.factory
+    create = head.raylet._store.create
+
+    def decide(sender: Member, message: CreateObject) -> None:
+        create(sender, message)
+        now = stage.world.time_s
+        factory.process.stalled_until = now + 0.01
+        head.raylet._node.perform(head.raylet._node.pool.kill(sender.worker_id, "a test", now))
+        line: Any = sender.connection
+        line._sock.end.arriving_at = now + seal_takes_s
+
+    monkeypatch.setitem(head.raylet._handlers, CreateObject, decide)
+
+    def script(_: VirtualDriver) -> None:
+        ref = far.blob.options(max_retries=0).remote(200_000, 7)
+        ray.wait([ref])
+        sleep(0.1)
+        assert not any(each.process.ended is False for each in stage.cluster.workers if each.worker), "killed"
+        assert ray.get(ref) == bytes([7]) * 200_000
 
     stage.play(script)
 

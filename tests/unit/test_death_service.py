@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from beamlet.base.ids import Address, ObjectId
 from beamlet.protocol import cluster, node
+from beamlet.raylet.members import is_still_heard
 from support.fake_node import NODE, FakeNode, line_of
 
 
@@ -101,3 +102,34 @@ def test_a_worker_that_does_not_tell_is_counted() -> None:
     fake.events.ask(cluster.AskEvents(5))
     fake.loop.pass_time(1.0)
     assert fake.told(cluster.EventsTold) == [cluster.EventsTold(5, 1)]
+
+
+def test_what_the_dead_had_said_and_nobody_read_counts_as_far_as_it_sealed_something() -> None:
+    """Its answer, by another way, may have been faster than its seal."""
+    fake = FakeNode(CPU=1)
+    driver = fake.driver()
+    fake.ask(driver, 1)
+    (name,) = fake.ready()
+    worker = fake.member(name)
+    object_id = ObjectId(b"%028d" % 1)
+    fake.stores.create(worker, node.CreateObject(1, object_id, 9, "", driver.address))
+    heard: list[object] = []
+
+    def hear(message: node.SealObject | node.Blocked) -> None:
+        if not worker.leaving or is_still_heard(worker, message):
+            heard.append(message)
+            assert isinstance(message, node.SealObject)
+            fake.stores.seal(worker, message)
+
+    line = line_of(worker)
+    line.unread = [lambda: hear(node.Blocked()), lambda: hear(node.SealObject(object_id))]
+    fake.die(name)
+    assert heard == [node.SealObject(object_id)]
+    assert line.closed
+    (told,) = line_of(driver).take(node.StoredByDead)
+    assert told.object_ids == [object_id]
+
+
+def test_a_driver_that_said_goodbye_seals_nothing_more() -> None:
+    driver = FakeNode(CPU=1).driver()
+    assert not is_still_heard(driver, node.SealObject(ObjectId(b"%028d" % 1)))

@@ -19,6 +19,9 @@ from beamlet.raylet.performer import Step
 from beamlet.raylet.store_service import StoreService
 from beamlet.raylet.worker_record import Announce
 
+#: What a dead worker had still said is read in pieces of this size.
+_REST_BYTES = 64 * 1024
+
 
 class _Mourn(Struct, frozen=True):
     """Behind the last lines of output, so that the driver prints them before it learns of the death."""
@@ -69,12 +72,20 @@ class DeathService:
         address = make_address(self._node.node_id, death.worker)
         member = self._node.members.get(address)
         assert member is not None, "a worker is known from its fork to its death"
+        self._read_rest(member)
         member.connection.close()
         now = self._node.now()
         actor_id = death.actor if death.actor is not None else b""
         gone = CoreWorkerGone(address, certificate, death.intended, actor_id, death.incarnation)
         freed = Step("the end of its lease", lambda: self._free_lease(member))
         self._bury(member, gone, now, freed)
+
+    def _read_rest(self, dead: Member) -> None:
+        """It may have sealed what it then announced to others; everything else has lost its meaning."""
+        dead.leaving = True
+        rest = bytearray(_REST_BYTES)
+        while not dead.connection.closed and dead.connection.read(rest):
+            pass
 
     def _free_lease(self, worker: Member) -> None:
         self._node.perform(self._node.leases.worker_gone(worker.worker_id, self._node.now()))

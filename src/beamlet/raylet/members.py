@@ -80,6 +80,7 @@ class Line(Protocol):
     def send(self, message: Message, fd: int = -1, /) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
+    def read(self, buffer: bytearray, /) -> bool: ...
     def limit_frames(self, most_bytes: int, /) -> None: ...
 
 
@@ -101,7 +102,7 @@ class Member(Struct, eq=False):
     is_driver: bool = False
     #: The cluster ends when it goes.
     owns_cluster: bool = False
-    #: It said goodbye, or was killed, or is gone: what else it says is ignored.
+    #: It said goodbye, or was killed, or is gone: what else it says is ignored (but see ``is_still_heard``).
     leaving: bool = False
     joined_at: float = 0.0
     _fds_sent: int = 0
@@ -115,6 +116,11 @@ class Member(Struct, eq=False):
         self._fds_sent += 1
         if self._fds_sent % _FDS_AT_ONCE == 0:
             self.connection.flush()
+
+
+def is_still_heard(leaving: Member, message: object) -> bool:
+    """A worker that is being killed may finish a result, and tell its owner: then it must be in the store."""
+    return type(message) is node.SealObject and not leaving.is_driver
 
 
 class Members:

@@ -26,7 +26,7 @@ from beamlet.raylet.death_service import DeathService
 from beamlet.raylet.driver_service import DriverService
 from beamlet.raylet.event_service import EventService
 from beamlet.raylet.lease_service import LeaseService
-from beamlet.raylet.members import FromCoreWorker, Line, Member, PeerMisuse
+from beamlet.raylet.members import FromCoreWorker, Line, Member, PeerMisuse, is_still_heard
 from beamlet.raylet.node_services import GcsPort, NodeConfig, NodeServices
 from beamlet.raylet.output_service import Logs, OutputService
 from beamlet.raylet.performer import Performer
@@ -194,7 +194,7 @@ class Raylet:
 
     def _on_message(self, connection: Connection, message: Any) -> None:
         member: Member | None = connection.context
-        if member is not None and member.leaving:
+        if member is not None and member.leaving and not is_still_heard(member, message):
             return
         try:
             if member is None:

@@ -235,7 +235,9 @@ class VirtualFactory:
             self._link.send(ChildExited(worker_id, child.pid, child.exit_code, child.signal, 1 << 20))
             self._link.flush()
 
-        child.world.later(child.world.latency(), lambda: self.process.run(report))
+        # What it wrote to a Unix socket lies at the other end before its parent can know of its death.
+        reported_at = max(child.world.time_s + child.world.latency(), child.last_words_at)
+        child.world.at(reported_at, lambda: self.process.run(report))
         # The real kernel closed the worker's pipes: their reader has something to see.
         child.world.later(child.world.latency(), self.head.process.turn_soon)
 

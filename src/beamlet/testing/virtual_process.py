@@ -36,6 +36,8 @@ class VirtualProcess:
         self.exit_code = -1
         self.signal = -1
         self.on_end: Callable[[VirtualProcess], None] = _nobody_waits
+        #: Once it has ended: when all that it wrote has arrived.
+        self.last_words_at = 0.0
         #: What the process leaves to the kernel that is no virtual descriptor.
         self.at_end: list[Callable[[], None]] = []
         #: The API's backend in this process.
@@ -205,7 +207,7 @@ class VirtualProcess:
         for event in (self._turn, self._timer):
             if event is not None:
                 event.cancel()
-        self.descriptors.close_everything()
+        self.last_words_at = self.descriptors.close_everything()
         for let_go in self.at_end:
             let_go()
         for fiber in self.fibers:

@@ -302,10 +302,12 @@ class VirtualDescriptors:
         self.end_of(fd)
         return VirtualWire(self, fd)
 
-    def close_everything(self) -> None:
-        """As the kernel does for a process that ends."""
+    def close_everything(self) -> float:
+        """As the kernel does for a process that ends. When the last of what it wrote arrives."""
+        arrives_at = max((end.other.arriving_at for end in self.open.values()), default=0.0)
         for fd in list(self.open):
             self.close(fd)
+        return arrives_at
 
     # -- passing on ------------------------------------------------------------------------------
 
