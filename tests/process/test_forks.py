@@ -116,7 +116,7 @@ def test_a_child_of_the_driver_may_read_what_its_parent_has_let_go(size: int) ->
     may_look, seen = forking.Event(), forking.Queue()
     get(made(np.full(size, 1, np.uint8)))  # from now on with room for the result
     array = get(made(np.full(size, 1, np.uint8)))
-    child = forking.Process(target=_sees, args=(array, may_look, seen))
+    child = forking.Process(target=_sees, args=(array, may_look, seen), daemon=True)
     child.start()
     del array
     ray.cluster_resources()  # what was let go is passed on
@@ -124,7 +124,7 @@ def test_a_child_of_the_driver_may_read_what_its_parent_has_let_go(size: int) ->
     assert current().forked_views._held
     may_look.set()
     assert seen.get(timeout=DEADLINE_S) == (1, 1)
-    child.join()
+    child.join(DEADLINE_S)
     wait_until(lambda: not current().forked_views._held, "what the child could read is let go")
 
 
@@ -135,7 +135,7 @@ def test_a_child_of_a_task_may_read_its_arguments_after_it() -> None:
             forking = multiprocessing.get_context("fork")
             self.may_look, self.seen = forking.Event(), forking.Queue()
             for array in arrays:
-                forking.Process(target=_sees, args=(array, self.may_look, self.seen)).start()
+                forking.Process(target=_sees, args=(array, self.may_look, self.seen), daemon=True).start()
 
         def result(self) -> list[tuple[int, int]]:
             self.may_look.set()
