@@ -162,6 +162,19 @@ def test_available_resources_fall_and_rise(gate: Any) -> None:
     wait_until(lambda: ray.available_resources().get("widget") == 2, "the task to give back its widgets")
 
 
+def test_available_object_store_memory_falls_and_rises() -> None:
+    def available() -> float:
+        return ray.available_resources()["object_store_memory"]
+
+    total = ray.cluster_resources()["object_store_memory"]
+    wait_until(lambda: available() == total, "what others stored here to be gone")
+    size = 20 * 2**20
+    ref = ray.put(b"x" * size)
+    wait_until(lambda: total - 2 * size < available() <= total - size, "the object to take its room")
+    del ref
+    wait_until(lambda: available() == total, "the room to be free again")
+
+
 def test_get_runtime_context_of_ids_as_strings() -> None:
     assert int(context().get_job_id(), 16) > 0
     assert int(context().get_node_id(), 16) > 0

@@ -16,8 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 from beamlet.base.ids import ActorId
+from beamlet.base.resources import OBJECT_STORE_MEMORY, UNIT
 from beamlet.base.say import say
 from beamlet.object_store.arena import Arena
+from beamlet.object_store.lifecycle import Usage
 from beamlet.object_store.outcomes import StoreMisuse
 from beamlet.object_store.store import ObjectStore
 from beamlet.protocol import cluster, gcs, node
@@ -106,7 +108,7 @@ class Raylet:
 
     def start(self) -> None:
         """Join the cluster and fork the first workers."""
-        self._node.gcs.send(cluster.NodeJoined(self.info()))
+        self._node.gcs.send(cluster.NodeJoined(self.info(self._store.usage())))
         # A machine of 200 CPUs does not need 200 processes before anybody asked for one.
         count = min(self._node.config.warm_workers, MAX_STARTING)
         self._node.perform(self._node.pool.prestart(count, self._node.now()))
@@ -145,10 +147,14 @@ class Raylet:
         usage = self._store.usage()
         demand = self._node.leases.demand()
         used, capacity = usage.used_bytes, usage.capacity_bytes
-        return cluster.NodeReport(self.info(), workers, demand, used, capacity, round)
+        return cluster.NodeReport(self.info(usage), workers, demand, used, capacity, round)
 
-    def info(self) -> gcs.NodeInfo:
+    def info(self, usage: Usage) -> gcs.NodeInfo:
         view = self._node.leases.view[self._node.config.node_id]
+        available = {name: max(0, units) for name, units in view.available.items()}
+        if OBJECT_STORE_MEMORY in available:  # nobody is given it: it is what objects and slabs leave
+            taken = (usage.used_bytes - usage.evictable_bytes) * UNIT
+            available[OBJECT_STORE_MEMORY] = max(0, view.total[OBJECT_STORE_MEMORY] - taken)
         return gcs.NodeInfo(
             node_id=self._node.config.node_id,
             alive=True,
@@ -156,7 +162,7 @@ class Raylet:
             hostname=self._node.config.hostname,
             socket_path=self._node.config.socket_path,
             total=dict(view.total),
-            available={name: max(0, units) for name, units in view.available.items()},
+            available=available,
             labels=dict(view.labels),
         )
 
