@@ -171,6 +171,10 @@ class StoreMachine(RuleBasedStateMachine):
                 self.writing[answer.client, asked.object_id] = (outcome.offset, outcome.size)
             elif isinstance(outcome, AlreadyStored):
                 assert self.store.contains(asked.object_id)
+            elif "in one piece" in outcome.reason and "kept it out" not in outcome.reason:
+                assert max(asked.size, 1) > self.store.usage().largest_free_bytes, (
+                    "refused, and there was room"
+                )
         else:
             assert isinstance(outcome, Located | Missing)
             if isinstance(outcome, Located):
@@ -324,8 +328,8 @@ class StoreMachine(RuleBasedStateMachine):
         for client, offset in list(self.slabs):
             self.return_slab_of(client, offset)
         for dead in list(self.estates):
+            del self.estates[dead]  # all others that knew it are gone by now
             self.perform(self.store.heard(0, dead, self.now))
-        self.estates.clear()
         while self.writing:
             (client, object_id), _ = self.writing.popitem()
             self.perform(self.store.seal(client, object_id, self.now))

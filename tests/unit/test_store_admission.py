@@ -94,12 +94,55 @@ def test_waiting_requests_are_granted_in_order_when_room_appears() -> None:
     assert granted(store.delete([oid(2)], 2.0)) == [4]
 
 
-def test_small_requests_do_not_starve_a_large_one() -> None:
+def test_what_fits_goes_ahead_of_what_does_not() -> None:
     store = make_store(4)
     put(store, 1, 2)
     assert create(store, 2, 3) == []
-    assert create(store, 3, 1) == []  # there is room, but it is not its turn
-    assert granted(store.delete([oid(1)], 1.0)) == [2, 3]
+    assert granted(create(store, 3, 1, now=1.0)) == [3]
+    assert create(store, 4, 2, now=2.0) == [], "one page is left"
+    store.seal(1, oid(3), 2.0)
+    assert granted(store.delete([oid(3)], 3.0)) == [4], "not the oldest, which needs three"
+
+
+def test_small_requests_do_not_starve_a_large_one() -> None:
+    """Small ones that come and go for ever: from half of its time on, what becomes free is kept for it."""
+    store = make_store(4)
+    put(store, 1, 2)
+    put(store, 2, 2)
+    assert create(store, 3, 4) == []
+    living = [1, 2]
+    for now in range(1, 10):
+        assert create(store, 10 + now, 2, now=now) == []
+        let_in = granted(store.delete([oid(living.pop(0))], now))
+        if let_in == [3]:
+            return
+        assert let_in == ([10 + now] if now < 5 else []), f"at {now} s"
+        for number in let_in:
+            store.seal(1, oid(number), now)
+            living.append(number)
+    raise AssertionError("the large one waited in vain")
+
+
+def test_a_small_request_is_refused_only_for_want_of_room() -> None:
+    """Both have waited too long at the same moment: it was refused, with words that told of room for it."""
+    store = make_store(4)
+    put(store, 1, 3)
+    assert create(store, 2, 4, now=0.0) == []
+    assert granted(create(store, 3, 1, now=0.0)) == [3]
+    store.seal(1, oid(3), 0.0)
+    assert create(store, 4, 1, now=0.1) == []
+    assert store.delete([oid(3)], 7.0) == [], "kept for the large one"
+    refused, let_in = store.expire(20.0)
+    assert "16.0 KiB, created at user.py:2, found no place" in refusal([refused])
+    assert "4.0 KiB free" in refusal([refused])
+    assert granted([let_in]) == [4]
+
+
+def test_a_result_that_is_here_already_is_found_whoever_waits_for_room() -> None:
+    store = make_store(4)
+    put(store, 1, 3)
+    assert create(store, 2, 4, now=0.0) == []
+    assert create(store, 1, 3, client=2, now=6.0) == [Answer(2, 1, AlreadyStored())]
 
 
 def test_a_late_request_is_refused_with_the_biggest_holders_and_their_call_sites() -> None:
@@ -140,8 +183,8 @@ def test_a_lost_client_leaves_the_queue_unanswered() -> None:
     store = make_store(4)
     put(store, 1, 3)
     assert create(store, 2, 2, client=8) == []
-    assert create(store, 3, 1, client=9) == []
-    assert granted(store.disconnect(8, 1.0)) == [3]
+    assert create(store, 3, 1, client=9, now=6.0) == [], "kept for the other"
+    assert granted(store.disconnect(8, 7.0)) == [3]
     assert store.next_deadline() is None
 
 

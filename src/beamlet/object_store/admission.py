@@ -1,11 +1,12 @@
 """Who waits for room in the store, in what order, and when waiting ends.
 
-Requests are granted in the order they came: a large one at the head is not starved by small ones behind it.
-One exception: a request for an id whose former bearer is still being written, or deleted and still read,
-waits for that one to go and lets others pass.
+Requests are tried in the order they came. What fits goes ahead of one that does not, for the first half of
+that one's time; in the other half everything that becomes free is kept for it, so that small ones without
+end do not starve a large one. A request for an id whose former bearer is still being written, or deleted and
+still read, waits for that one to go and keeps nothing from others.
 
     bigger than the store           refused at once
-    no room                         waits until room appears or ``timeout_s`` is over, then refused
+    no room                         waits until there is or ``timeout_s`` is over, then refused
     the id is here, sealed          answered AlreadyStored
 
 Knows neither objects nor memory: ``attempt`` (the store's) tries to place a request and names the obstacle;
@@ -14,6 +15,7 @@ Knows neither objects nor memory: ``attempt`` (the store's) tries to place a req
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from enum import Enum
 
@@ -37,7 +39,8 @@ class Waiting(msgspec.Struct):
     obstacle: Obstacle = Obstacle.NO_ROOM
 
 
-Attempt = Callable[[CreateRequest, float], Created | AlreadyStored | Obstacle]
+#: ``attempt(request, now, too_much)``: requests of ``too_much`` bytes and more are not to be placed.
+Attempt = Callable[[CreateRequest, float, int], Created | AlreadyStored | Obstacle]
 Describe = Callable[[Waiting, float], str]
 
 
@@ -48,6 +51,8 @@ class Admission:
         self._attempt = attempt
         self._describe = describe
         self._timeout_s = timeout_s
+        #: From then on nobody goes ahead of one that waits.
+        self._patience_s = timeout_s / 2
         #: (client, request id) → request, oldest first; one timeout for all, so deadlines are in order too.
         self._waiting: dict[tuple[int, int], Waiting] = {}
 
@@ -65,26 +70,28 @@ class Admission:
     def admit(self, now: float) -> list[Answer]:
         """Grant whoever can be granted; to be called after anything was freed, sealed or withdrawn."""
         answers = []
+        too_much = sys.maxsize
         for waiting in self._waiting.values():
-            found = self._attempt(waiting.request, now)
-            if isinstance(found, Obstacle):
-                waiting.obstacle = found
-                if found is Obstacle.NO_ROOM:
-                    break
-            else:
-                answers.append(Answer(waiting.request.client, waiting.request.request_id, found))
+            request = waiting.request
+            found = self._attempt(request, now, too_much)
+            if not isinstance(found, Obstacle):
+                answers.append(Answer(request.client, request.request_id, found))
+                continue
+            waiting.obstacle = found
+            if found is Obstacle.NO_ROOM:
+                has_waited_long = now - waiting.since >= self._patience_s
+                too_much = 0 if has_waited_long else min(too_much, request.size)
         for answer in answers:
             del self._waiting[answer.client, answer.request_id]
         return answers
 
     def expire(self, now: float) -> list[Answer]:
-        """Refuse whoever has waited long enough."""
-        late = []
-        for waiting in self._waiting.values():
-            if waiting.deadline > now:
-                break
-            late.append(waiting)
-        return [self._refuse(waiting, self._describe(waiting, now)) for waiting in late]
+        """Refuse whoever has waited long enough; then there may be room for those behind."""
+        answers: list[Answer] = []
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
+            oldest = next(iter(self._waiting.values()))
+            answers += [self._refuse(oldest, self._describe(oldest, now)), *self.admit(now)]
+        return answers
 
     def next_deadline(self) -> float | None:
         """When ``expire`` will next have something to do."""

@@ -225,9 +225,13 @@ class ObjectStore:
         found = stored.owner if stored is not None else self._admission.owner_of(object_id)
         return found == owner
 
-    def _attempt(self, request: CreateRequest, now: float) -> Created | AlreadyStored | Obstacle:
+    def _attempt(
+        self, request: CreateRequest, now: float, too_much: int
+    ) -> Created | AlreadyStored | Obstacle:
         stored = self._lifecycle.find(request.object_id)
         if stored is None:
+            if request.size >= too_much:
+                return Obstacle.NO_ROOM
             return self._lifecycle.create(request, now) or Obstacle.NO_ROOM
         return AlreadyStored() if stored.state is ObjectState.SEALED else Obstacle.SAME_ID
 
