@@ -126,6 +126,28 @@ def test_a_failed_argument_lets_the_calls_behind_it_go(caller: Caller) -> None:
     caller.answer(peer, call, 1)
 
 
+def test_calls_behind_a_failed_argument_fail_of_it_and_are_never_sent(caller: Caller) -> None:
+    actor = caller.actor()
+    peer = caller.tell(actor, "ALIVE")
+    argument = caller.promise()
+    first = caller.call(actor, argument)
+    behind = [caller.call(actor, first) for _ in range(3)]
+    caller.owner.keep_promise(argument, dump_error(ValueError("argument")))
+    assert caller.pushed(peer) == [], "their argument has no value"
+    assert [str(caller.outcome(ref)) for ref in (first, *behind)] == ["argument"] * 4
+    assert not caller.owner.reactor.containment.count
+
+
+def test_two_failed_arguments_fail_an_actor_once(caller: Caller) -> None:
+    argument = caller.promise()
+    both = caller.task(argument, num_returns=2)
+    caller.actor(*both)
+    caller.owner.keep_promise(argument, dump_error(ValueError("argument")))
+    (ready,) = caller.raylet.took(ActorReady)
+    assert ready.error
+    assert str(caller.outcome(both[0])) == "argument"
+
+
 # -- creation ------------------------------------------------------------------------------------
 
 

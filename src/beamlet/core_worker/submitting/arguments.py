@@ -236,13 +236,16 @@ class Arguments:
             arrived = partial(self._arrived, work, deps, slot, object_id, when_complete, when_failed)
             self._objects.share(object_id, record, arrived)
             return
-        work.unresolved -= 1
-        if work.settled:
+        if work.settled or work.deps is not deps:
             return
         failed = self._fill_in(work, deps, slot, object_id, record)
         if failed is not None:
+            # It stays unresolved, for it is told later, and nobody may send it until then.
+            work.deps = ()
             self._tell(partial(when_failed, work, failed))
-        elif not work.unresolved:
+            return
+        work.unresolved -= 1
+        if not work.unresolved:
             when_complete(work)
 
     def _tell(self, failure: Callable[[], None]) -> None:
