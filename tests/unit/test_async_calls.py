@@ -268,3 +268,27 @@ def test_the_end_waits_for_the_calls_that_run_and_ready_does_not(narrow: Desk) -
         assert len(narrow.worker.answered()) == 1
 
     narrow.run(steps)
+
+
+def test_ready_makes_no_room_for_a_call_when_it_ends(narrow: Desk) -> None:
+    go_on, most = asyncio.Event(), 0
+
+    async def alone() -> None:
+        nonlocal most
+        most = max(most, len(narrow.worker.work.running))
+        await go_on.wait()
+
+    narrow.actor.methods["alone"] = alone
+
+    async def steps() -> None:
+        narrow.call("alone")
+        narrow.call("alone")
+        narrow.call(READY)
+        await narrow.settle()
+        assert len(narrow.worker.answered()) == 1
+        assert len(narrow.worker.work.running) == most == 1, "max_concurrency is 1"
+        go_on.set()
+        await narrow.settle()
+        assert len(narrow.worker.answered()) == 2
+
+    narrow.run(steps)

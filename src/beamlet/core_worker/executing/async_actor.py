@@ -318,7 +318,8 @@ class AsyncCalls:
         del self._calls[call.task_id]
         self._running_counts[group] -= 1
         waiting = self._waiting[group]
-        while waiting:
+        # What was begun beyond the limit (READY) makes no room when it ends.
+        while waiting and self._running_counts[group] < self._limits[group]:
             item = waiting.popleft()
             if self._is_wanted(item):
                 self._start(group, item)
