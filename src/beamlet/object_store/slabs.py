@@ -24,6 +24,8 @@ from beamlet.object_store.outcomes import StoreMisuse
 #: Of the store's capacity: what one slab, and what all of them may take.
 _ONE = 1 / 8
 _ALL = 1 / 4
+#: Who was asked for its slab, and had something in it, is asked again after so long if others still want it.
+_ASK_AGAIN_S = 1.0
 
 
 class _Estate(Struct):
@@ -44,8 +46,8 @@ class SlabTable:
         #: client → offset → size.
         self._leased: dict[int, dict[int, int]] = {}
         self._estates: dict[Address, _Estate] = {}
-        #: Lessees that were asked to return theirs.
-        self._recalled: set[int] = set()
+        #: Lessees that were asked to return theirs, and when.
+        self._recalled: dict[int, float] = {}
         self.total_bytes = 0
 
     def lease(self, client: int, size: int) -> Range | None:
@@ -57,7 +59,7 @@ class SlabTable:
         if found is not None:
             self._leased.setdefault(client, {})[found.offset] = found.size
             self.total_bytes += found.size
-            self._recalled.discard(client)
+            self._recalled.pop(client, None)
         return found
 
     def give_back(self, client: int, offset: int) -> None:
@@ -67,13 +69,14 @@ class SlabTable:
         del slabs[offset]
         if not slabs:
             del self._leased[client]
-            self._recalled.discard(client)
+            self._recalled.pop(client, None)
         self._free(offset)
 
-    def recall(self) -> list[int]:
-        """Somebody waits for room: the lessees to be asked, each once."""
-        asked = [client for client in self._leased if client not in self._recalled]
-        self._recalled.update(asked)
+    def recall(self, now: float) -> list[int]:
+        """Somebody waits for room: the lessees to be asked, each once a second."""
+        before = now - _ASK_AGAIN_S
+        asked = [client for client in self._leased if self._recalled.get(client, before) <= before]
+        self._recalled.update(dict.fromkeys(asked, now))
         return asked
 
     def has(self, client: int) -> bool:
@@ -86,7 +89,7 @@ class SlabTable:
         for dead, estate in list(self._estates.items()):
             estate.unheard.discard(client)
             self._settle(dead)
-        self._recalled.discard(client)
+        self._recalled.pop(client, None)
         slabs = self._leased.pop(client, None)
         if slabs:
             self._estates[address] = _Estate(list(slabs), set(knew_it))
@@ -111,7 +114,7 @@ class SlabTable:
 
     def check_invariants(self) -> None:
         assert all(self._leased.values()), "an empty row was left"
-        assert self._recalled <= self._leased.keys(), "one is asked who has nothing"
+        assert self._recalled.keys() <= self._leased.keys(), "one is asked who has nothing"
         assert all(estate.unheard and estate.offsets for estate in self._estates.values()), "kept for nobody"
         assert 0 <= self.total_bytes <= self._most
         held = sum(sum(slabs.values()) for slabs in self._leased.values())

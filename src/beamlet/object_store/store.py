@@ -76,7 +76,7 @@ class ObjectStore:
             )
         effects: list[Effect] = [*self._admission.request(request, now)]
         if self._admission:
-            effects += [RecallSlab(client) for client in self._slabs.recall()]
+            effects += [RecallSlab(client) for client in self._slabs.recall(now)]
         return effects
 
     def seal(self, client: int, object_id: ObjectId, now: float) -> list[Effect]:

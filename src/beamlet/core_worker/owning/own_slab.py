@@ -13,7 +13,8 @@ A place is free again when nobody is left who
 An executor that keeps what it was lent beyond its answer makes it its own copy first (``Arena.lend``).  One
 that dies is believed dead only by the raylet's word.  Our own death: ``object_store/slabs.py``.
 
-A slab that was not used for a while, or that others want, goes back when it is empty.
+A slab that was not used for a while, or that others want, goes back when it is empty. What lives on there may
+keep it from that: once those who wanted it have stopped waiting it is used again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ _LARGEST = 1 / 2
 _QUIET_TICKS = 8
 #: So many looks until a refused request is made again.
 _REFUSED_TICKS = 8
+#: So many looks nothing new is put into a slab that others wanted and that could not be given: by then (10 s)
+#: those who waited have got room elsewhere or were refused. If others still wait, it is wanted again.
+_WANTED_TICKS = 40
 
 
 class Place(msgspec.Struct, eq=False):
@@ -87,7 +91,8 @@ class OwnSlab:
         self._asked = False
         #: Looks until another request is worth while.
         self._patience = 0
-        self._recalled = False
+        #: Looks for which it is to become empty, not used.
+        self._wanted = 0
         self._quiet = 0
 
     def __len__(self) -> int:
@@ -105,7 +110,7 @@ class OwnSlab:
                 self._asked = True
                 self.outbox.append(AskSlab(self._slab_bytes))
             return None
-        if self._recalled:
+        if self._wanted:
             return None
         rounded = book.rounded(size)
         spare = self._spare.get(rounded)
@@ -162,7 +167,7 @@ class OwnSlab:
             return
         del self._places[place.offset]
         self._spare.setdefault(place.size, []).append(place.offset - self._start)
-        if self._recalled:
+        if self._wanted:
             self._give_if_empty()
 
     # -- the slab --------------------------------------------------------------------------------
@@ -172,7 +177,7 @@ class OwnSlab:
         self._start = offset
         self._book = Allocator(size, warm=warm)
         self._largest = int(self._book.capacity * _LARGEST)
-        self._recalled = False
+        self._wanted = 0
         self._quiet = 0
 
     def refused(self) -> None:
@@ -182,12 +187,13 @@ class OwnSlab:
     def recall(self) -> None:
         """Others wait for room."""
         if self._book is not None:
-            self._recalled = True
+            self._wanted = _WANTED_TICKS
             self._give_if_empty()
 
     def tick(self) -> None:
         """To be called now and then."""
         self._patience = max(0, self._patience - 1)
+        self._wanted = max(0, self._wanted - 1)
         self._quiet += 1
         if self._quiet > _QUIET_TICKS:
             self._give_if_empty()
@@ -196,7 +202,7 @@ class OwnSlab:
         if self._book is not None and not self._places:
             self._book = None
             self._spare = {}
-            self._recalled = False
+            self._wanted = 0
             self._patience = _REFUSED_TICKS if self._quiet <= _QUIET_TICKS else 0
             self._largest = int(self._slab_bytes * _LARGEST)
             self.outbox.append(GiveSlab(self._start))
