@@ -226,6 +226,37 @@ def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:
     assert run_script(tmp_path / "p.py", source) == "7\n"
 
 
+def test_a_driver_that_may_not_map_the_whole_store_uses_it_all_the_same(tmp_path: Path) -> None:
+    """``ulimit -v``: put, get and calls with arrays failed with a bare "Cannot allocate memory"."""
+    source = """
+        import resource
+        import numpy as np
+        ray.init(num_cpus=1, object_store_memory=2**30)
+        with open("/proc/self/status") as status:
+            used = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmSize"))
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
+        twice = ray.remote(lambda array: array * 2)
+        for size in (30_000, 3_000_000):
+            for _ in range(3):
+                ref = ray.put(np.ones(size))
+                assert ray.get(twice.remote(ref)).sum() == 2 * size
+                assert ray.get(twice.remote(np.ones(size))).sum() == 2 * size
+            array = ray.get(ref)
+            array += 1
+            assert array.sum() == 2 * size and ray.get(ref).sum() == size
+        del array
+        ref = ray.put(np.zeros(150 * 2**17))
+        try:
+            first, second = ray.get([ref, ref])
+        except MemoryError as error:
+            assert isinstance(error, ray.exceptions.RayError)
+            print(error)
+        assert ray.get(twice.remote(np.ones(30_000))).sum() == 60_000
+    """
+    printed = run_script(tmp_path / "p.py", source)
+    assert "ulimit -v" in printed, printed
+
+
 def test_a_head_that_was_stopped_does_not_hold_up_the_end(tmp_path: Path) -> None:
     source = (
         "import os, signal, time\nray.init(num_cpus=1)\nray.get(ray.remote(lambda: 7).remote())\n"

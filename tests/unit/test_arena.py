@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from beamlet.object_store.arena import Arena, Buffer
+from beamlet.object_store.arena import Arena
+from beamlet.object_store.buffers import Buffer
 from beamlet.object_store.extents import ExtentSet
 
 PAGE = mmap.PAGESIZE
@@ -73,7 +74,7 @@ def test_large_cold_writes(arena: Arena) -> None:
 
 
 def test_a_kernel_that_cannot_populate_costs_only_time(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arena, "_populate", lambda *_: False)
+    monkeypatch.setattr("beamlet.object_store.arena._populate", lambda *_: False)
     data = pattern(3 * MB)
     arena.write(0, [data], warm=len(data))
     assert stored(arena, 0, len(data)) == data

@@ -30,6 +30,7 @@ ActorAlreadyExistsError ActorHandleNotFoundError: ValueError RayError
 StreamingGeneratorReplayInconsistentError RayChannelError RayCgraphCapacityExceeded: RaySystemError
 RayDirectTransportError: RaySystemError
 RayChannelTimeoutError: RayChannelError TimeoutError
+ProcessMemoryError: RayError MemoryError
 InfeasibleError DeadlockError BlockingInAsyncError: RayError
 """
 BASES = {
@@ -57,6 +58,7 @@ SAMPLES = [
     family.ActorUnavailableError("restarting", b"\xab\x12"),
     family.ActorUnavailableError("restarting", b"\xab\x12", was_sent=False),
     family.WorkerCrashedError(),
+    family.ProcessMemoryError("no memory"),
     family.WorkerCrashedError("f died", certificate=CERTIFICATE),
     family.NodeDiedError("node b"),
     family.OutOfMemoryError("used 3 GiB"),

@@ -13,6 +13,7 @@
     ├─ TaskUnschedulableError   ActorUnschedulableError   TaskPlacementGroupRemoved
     ├─ ActorPlacementGroupRemoved
     ├─ InfeasibleError   DeadlockError   BlockingInAsyncError                    (Beamlet's own)
+    ├─ ProcessMemoryError (MemoryError)                                          (Beamlet's own)
     ├─ RuntimeEnvSetupError   AuthenticationError   RpcError   CrossLanguageError
     ├─ AsyncioActorExit   ObjectRefStreamEndOfStreamError                        (control flow, not failures)
     └─ RaySystemError ── StreamingGeneratorReplayInconsistentError, RayDirectTransportError,
@@ -59,6 +60,7 @@ from beamlet.exceptions.system import (
     ObjectStoreFullError,
     OutOfDiskError,
     OutOfMemoryError,
+    ProcessMemoryError,
     RayCgraphCapacityExceeded,
     RayChannelError,
     RayChannelTimeoutError,
@@ -165,6 +167,7 @@ __all__ = [
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
     "PlasmaObjectNotAvailable",
+    "ProcessMemoryError",
     "RayActorError",
     "RayCancellationError",
     "RayCgraphCapacityExceeded",

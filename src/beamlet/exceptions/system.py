@@ -24,6 +24,10 @@ class OutOfMemoryError(WithMessage):
     """The worker was killed to save the node from running out of memory."""
 
 
+class ProcessMemoryError(WithMessage, MemoryError):
+    """This process may not have the memory for a value: a limit of its own (ulimit) is reached."""
+
+
 class OutOfDiskError(Worded):
     """Neither the object store nor the disk behind it has room."""
 

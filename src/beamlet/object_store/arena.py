@@ -9,6 +9,9 @@ Every process has up to three views of the whole arena, each made on first use:
     private    copy-on-write: arrays are the user's own  map_object(writable_private=True)
     read-only  the same for compat="ray"                 map_object(writable_private=False)
 
+A process whose address space is too small for these (ulimit -v) does without: it writes with pwrite, and
+reads copies.
+
 One mapping for all objects costs no descriptor and no VMA per object, and page tables stay filled from one
 read to the next, which is where the time goes (figures: docs/decisions.md, "Arena writes").
 """
@@ -26,10 +29,10 @@ from functools import cache
 from time import monotonic, sleep
 from typing import Any
 
+from beamlet.object_store.buffers import Buffer, flat, split
 from beamlet.object_store.extents import ExtentSet
+from beamlet.object_store.own_copy import own_copy
 from beamlet.object_store.private_pages import PrivatePages, page_faults
-
-Buffer = bytes | bytearray | memoryview
 
 _PAGE = mmap.PAGESIZE
 #: Linux constants that CPython's mmap module does not name in every version.
@@ -105,11 +108,11 @@ class Arena:
 
         warm: how many bytes from ``offset`` on have pages already (``Created.warm``); wrong is only slow.
         """
-        views = [_flat(buffer) for buffer in buffers]
+        views = [flat(buffer) for buffer in buffers]
         total = sum(view.nbytes for view in views)
         if offset < 0 or offset + total > self.capacity:
             raise ValueError(f"{total} bytes at {offset} reach past the arena's {self.capacity}")
-        head, tail = _split(views, min(warm, total))
+        head, tail = split(views, min(warm, total))
         me = object()
         self._writing[me] = threading.get_ident()
         try:
@@ -137,11 +140,15 @@ class Arena:
 
     def _write_warm(self, offset: int, views: list[memoryview]) -> None:
         """Pages exist: make this process's page tables know them, then it is a memcpy."""
+        shared = self._shared_view()
+        if shared is None:
+            self._pwrite(offset, views)
+            return
         total = sum(view.nbytes for view in views)
         known = self._on_mapped(self._mapped.covers, offset, total)
-        if not known and self._populate(offset, total):
+        if not known and _populate(shared, offset, total):
             self._on_mapped(self._mapped.merge, offset, total)
-        self._copy(offset, views)
+        self._copy(shared, offset, views)
 
     def _write_cold(self, offset: int, views: list[memoryview]) -> None:
         """No pages yet: pwrite makes them without clearing and mapping them first."""
@@ -162,25 +169,15 @@ class Arena:
                 )
                 raise
             position += written
-            _, views = _split(views, written)
+            _, views = split(views, written)
 
-    def _copy(self, offset: int, views: list[memoryview]) -> None:
-        shared = self._shared_view()
+    def _copy(self, shared: mmap.mmap, offset: int, views: list[memoryview]) -> None:
         for view in views:
             for start in range(0, view.nbytes, _COPY_STEP):
                 self._check_may_write()
                 piece = view[start : start + _COPY_STEP]
                 shared[offset : offset + piece.nbytes] = piece
                 offset += piece.nbytes
-
-    def _populate(self, offset: int, size: int) -> bool:
-        """Fill page tables for a range in one call; False where the kernel cannot (< 5.14) or will not."""
-        start = offset - offset % _PAGE
-        try:
-            self._shared_view().madvise(_MADV_POPULATE_READ, start, offset + size - start)
-        except OSError:
-            return False
-        return True
 
     def _on_mapped(self, step: Callable[[int, int], bool | None], offset: int, size: int) -> bool | None:
         """``step`` of ``_mapped``; None, and nothing is done, while somebody is at it."""
@@ -191,15 +188,24 @@ class Arena:
         finally:
             self._mapped_lock.release()
 
-    def _shared_view(self) -> mmap.mmap:
+    def _shared_view(self) -> mmap.mmap | None:
+        """None: our address space is too small for it."""
         shared = self._shared
         if shared is None:  # two threads may each make one: the one that is not kept costs nothing
-            shared = self._shared = mmap.mmap(self.fd, self.capacity, mmap.MAP_SHARED)
+            try:
+                shared = self._shared = mmap.mmap(self.fd, self.capacity, mmap.MAP_SHARED)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
         return shared
 
     def release_pages(self, offset: int, size: int) -> None:
         """Give the pages of a free range back to the kernel; it reads as zeros and is cold afterwards."""
-        self._shared_view().madvise(mmap.MADV_REMOVE, offset, size)
+        if (shared := self._shared_view()) is not None:
+            shared.madvise(mmap.MADV_REMOVE, offset, size)
+        else:
+            with mmap.mmap(self.fd, size, mmap.MAP_SHARED, offset=offset) as part:
+                part.madvise(mmap.MADV_REMOVE)
         self._on_mapped(self._mapped.discard, offset, size)
 
     # --- reading -------------------------------------------------------------------------------------
@@ -223,6 +229,9 @@ class Arena:
         if self._shows_kept(writable_private, offset, size):
             view, _ = self._map_apart(offset, size, on_release)
             return view if writable_private else view.toreadonly()
+        if self._slab(writable_private) is None:
+            view = self._copy_out(offset, size, on_release)
+            return view if writable_private else view.toreadonly()
         if not writable_private:
             return self._view(False, offset, size, None, on_release)[0].toreadonly()
         token = _ViewToken(page_faults() if size >= _COUNT_FAULTS_FROM else None)
@@ -237,7 +246,7 @@ class Arena:
         """
         if offset < 0 or size <= 0 or offset + size > self.capacity:
             raise ValueError(f"{size} bytes at {offset} do not lie in the arena of {self.capacity}")
-        if not _can_keep():
+        if not _can_keep() or self._slab(writable_private) is None:
             view = self._copy_out(offset, size, None)
             return (view if writable_private else view.toreadonly()), None
         token = _ViewToken(page_faults() if size >= _COUNT_FAULTS_FROM else None)
@@ -267,13 +276,13 @@ class Arena:
     ) -> tuple[memoryview, object]:
         """A view in a private slab, and what dies with its last holder."""
         try:
-            exporter = self._slab(writable).exporter(offset, size)
+            exporter = self._slabs[writable].exporter(offset, size)
+            release = _Release(self, writable, offset, size, token, on_release)
+            finalizer = weakref.finalize(exporter, release)
         except BaseException:
             if token is not None:
                 del self._viewed[writable, offset]
             raise
-        release = _Release(self, writable, offset, size, token, on_release)
-        finalizer = weakref.finalize(exporter, release)
         finalizer.atexit = False
         self._living[id(release)] = finalizer
         return memoryview(exporter).cast("B")[:size], exporter
@@ -295,19 +304,22 @@ class Arena:
         return memoryview(apart)[offset - start :], apart
 
     def _copy_out(self, offset: int, size: int, on_release: Callable[[], None] | None) -> memoryview:
-        """The process has no map entry left: its own copy, and the pin is not needed any more."""
-        copy = memoryview(bytearray(size))
-        done = 0
-        while done < size:
-            done += os.preadv(self.fd, [copy[done:]], offset + done)
+        """The process can map no more: its own copy, and the pin is not needed any more."""
+        copy = own_copy(self.fd, offset, size)
         if on_release is not None:
             on_release()
         return copy
 
-    def _slab(self, writable: bool) -> PrivatePages:
+    def _slab(self, writable: bool) -> PrivatePages | None:
+        """None: our address space is too small for it."""
         slab = self._slabs.get(writable)
         if slab is None:
-            made = PrivatePages(mmap.mmap(self.fd, self.capacity, mmap.MAP_PRIVATE | _MAP_NORESERVE))
+            try:
+                made = PrivatePages(mmap.mmap(self.fd, self.capacity, mmap.MAP_PRIVATE | _MAP_NORESERVE))
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+                return None
             slab = self._slabs.setdefault(writable, made)  # all views are in one: of two, the first
         return slab
 
@@ -457,6 +469,16 @@ class _Release:
             self._on_release()
 
 
+def _populate(shared: mmap.mmap, offset: int, size: int) -> bool:
+    """Fill page tables for a range in one call; False where the kernel cannot (< 5.14) or will not."""
+    start = offset - offset % _PAGE
+    try:
+        shared.madvise(_MADV_POPULATE_READ, start, offset + size - start)
+    except OSError:
+        return False
+    return True
+
+
 @cache
 def _can_keep() -> bool:
     """Whether this kernel makes private copies at a word (from 5.14 on)."""
@@ -471,22 +493,3 @@ def _can_keep() -> bool:
 def _paged(offset: int, size: int) -> int:
     """The bytes of all pages that ``[offset, offset + size)`` touches."""
     return -(-(offset + size) // _PAGE) * _PAGE - (offset - offset % _PAGE)
-
-
-def _flat(buffer: Buffer) -> memoryview:
-    """One-dimensional bytes; ``buffer`` must be contiguous."""
-    view = memoryview(buffer)
-    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
-
-
-def _split(views: list[memoryview], at: int) -> tuple[list[memoryview], list[memoryview]]:
-    """The first ``at`` bytes of ``views``, and the rest; nothing is copied, empty views are dropped."""
-    head: list[memoryview] = []
-    for index, view in enumerate(views):
-        if view.nbytes > at:
-            cut = [view[:at]] if at else []
-            return head + cut, [view[at:], *(later for later in views[index + 1 :] if later.nbytes)]
-        if view.nbytes:
-            head.append(view)
-        at -= view.nbytes
-    return head, []

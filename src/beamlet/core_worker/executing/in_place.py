@@ -79,7 +79,7 @@ class Lending:
         try:
             for view in views:
                 view.end()
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             # Somebody would see another's bytes in his array.
             problem = f"there is no memory to keep an argument of {context.name}: {error}"
             raise InvariantBroken(problem) from error

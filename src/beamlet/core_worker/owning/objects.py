@@ -363,7 +363,10 @@ class ObjectAccess:
             if is_stored:
                 record.nodes = (*record.nodes, self._store.node_id)
             else:
-                record.payload = self._packed(place, record.size)
+                try:
+                    record.payload = self._packed(place, record.size)
+                except MemoryError as error:  # nor has this process: better an error than no answer
+                    record.payload = dump_error(error)
                 record.state = INLINE
             record.place = None
             self._store.own.let_go(place)

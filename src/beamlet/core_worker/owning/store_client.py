@@ -106,9 +106,11 @@ class StoreClient:
     def read_own(self, place: Place, size: int) -> StoredValue:
         """Look into a place that the caller has counted a view of."""
         unviewed = self._releases.unviewed
+        viewed = [place]
 
         def release() -> None:
-            unviewed.append(place)
+            if viewed:
+                unviewed.append(viewed.pop())
 
         try:
             memory = self._arena.map_object(
@@ -259,7 +261,7 @@ class StoreClient:
             if answer.offset >= 0:
                 try:
                     self._arena.write(answer.offset, [self.bytes_at(place, size)], answer.warm)
-                except OSError:  # the machine has no memory for it
+                except (OSError, MemoryError):  # the machine, or this process, has no memory for it
                     self._link.send(AbortObject(object_id))
                     then(False)
                     return
