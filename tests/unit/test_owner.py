@@ -198,6 +198,20 @@ def test_a_returned_list_that_was_changed_in_place_is_seen_as_it_is(owner: Owner
     assert owner.selecting.wait(rest, 1, None)[0] == [new]
 
 
+def test_what_was_taken_out_of_a_returned_list_ends_no_wait_for_it(owner: Owner) -> None:
+    """A loop that replaces a straggler: rest[i] = f.remote()."""
+    refs = [owner.promise(number) for number in range(100)]
+    _, rest = owner.selecting.wait(refs, 1, 1.0)
+    straggler, rest[40] = rest[40], owner.promise(500)
+    expected = rest[70]
+    owner.blocking.script = [
+        lambda: owner.keep_promise(straggler, ONE),
+        lambda: owner.keep_promise(expected, ONE),
+    ]
+    assert owner.selecting.wait(rest, 1, None)[0] == [expected]
+    assert not owner.blocking.script
+
+
 def test_two_threads_may_wait_for_the_same_list(owner: Owner) -> None:
     """The second one comes while the first is in its wait: a nested call stands for it."""
     refs = [owner.promise(number) for number in range(100)]

@@ -62,12 +62,14 @@ class Group:
     def watch(self, pending: list[ObjectRecord], ready_count: int, needed: int) -> Waiter:
         """For ``needed`` of a list that was looked at from end to end."""
         on_ready = self.on_ready
+        for record in self.pending.difference(pending):
+            stop_waiting(record, on_ready)
         for record in pending:
             if record.waiters is None:
                 record.waiters = {on_ready: None}
             else:
                 record.waiters[on_ready] = None
-        self.pending.update(pending)
+        self.pending = set(pending)
         self.ready_count = ready_count
         return self.wait_for(needed)
 
@@ -119,13 +121,11 @@ class Selecting:
                     group.watch(pending, len(ready), num_returns)
         if group is not None and group.waiter is not None:
             try:
-                self._block(group, refs, num_returns, timeout_s, is_trusted=waiter is not None)
+                ready = self._block(group, refs, num_returns, timeout_s, is_trusted=waiter is not None)
             except BaseException:
                 with self._lock:
                     group.dissolve()
                 raise
-            with self._lock:
-                ready, _ = self._look(refs, num_returns)
         if len(ready) == 1:
             position = ready[0]
             rest = refs[position + 1 :] if position == 0 else refs[:position] + refs[position + 1 :]
@@ -141,24 +141,27 @@ class Selecting:
 
     def _block(
         self, group: Group, refs: list[R], num_returns: int, timeout_s: float | None, is_trusted: bool
-    ) -> None:
+    ) -> list[int]:
+        """Wait for enough of them, or until the time is over; where the ready ones stand."""
         blocking = self._objects.blocking
         deadline = None if timeout_s is None else monotonic() + timeout_s
-        waiter = group.waiter
-        assert waiter is not None
+        until = deadline
         if is_trusted:
             trusted_until = monotonic() + TRUSTED_S
-            first = trusted_until if deadline is None else min(deadline, trusted_until)
-            done = blocking.block_until(waiter, first, refs)
-            if not done and first != deadline:
-                with self._lock:
-                    ready, pending = self._look(refs, num_returns)
-                    waiter = group.watch(pending, len(ready), num_returns)
-                is_trusted = False
-        if not is_trusted:
-            blocking.block_until(waiter, deadline, refs, num_returns == len(refs))
-        group.waiter = None
-        blocking.raise_if_shut()
+            until = trusted_until if deadline is None else min(deadline, trusted_until)
+        while True:
+            waiter = group.waiter
+            assert waiter is not None
+            done = blocking.block_until(waiter, until, refs, num_returns == len(refs))
+            blocking.raise_if_shut()
+            with self._lock:
+                ready, pending = self._look(refs, num_returns)
+                if len(ready) >= num_returns or (not done and until == deadline):
+                    group.waiter = None
+                    return ready
+                # Not enough after all: what became ready does not stand in this list any more.
+                group.watch(pending, len(ready), num_returns)
+            until = deadline
 
     def _known(self, refs: list[R]) -> Group | None:
         """The group of this list."""
