@@ -440,6 +440,26 @@ def test_a_program_without_main_guard_runs(tmp_path: Path) -> None:
     assert out == "[0, 1, 2]\n"
 
 
+def test_threads_may_wait_for_futures_when_the_main_thread_has_ended(tmp_path: Path) -> None:
+    program = """
+        import threading
+
+        @ray.remote
+        def late():
+            threading.Event().wait(0.2)
+            return "late"
+
+        def wait():
+            threading.main_thread().join()
+            print(late.remote().future().result(), future.result())
+
+        ray.init(num_cpus=2)
+        future = late.remote().future()
+        threading.Thread(target=wait).start()
+    """
+    assert run_script(tmp_path / "p.py", program) == "late late\n"
+
+
 def test_importing_starts_nothing(tmp_path: Path) -> None:
     program = """
         import psutil, threading

@@ -344,22 +344,6 @@ def test_an_awaited_value_comes_back_through_the_loop(owner: Owner) -> None:
     assert asyncio.run(await_it()) == 1
 
 
-def test_a_cancelled_future_leaves_nothing_behind(owner: Owner) -> None:
-    ref = owner.promise()
-    future = owner.futures.future_of(ref)
-    assert owner.record(ref).waiters
-    future.cancel()
-    assert not owner.record(ref).waiters
-
-
-def test_futures_hear_of_the_end(owner: Owner) -> None:
-    future = owner.futures.future_of(owner.promise())
-    owner.objects.lose_promised(RaySystemError(ValueError("over")))
-    owner.futures.close()
-    with pytest.raises(RaySystemError, match="over"):
-        future.result(timeout=30)
-
-
 def test_a_step_of_a_stream_that_is_given_up_leaves_nothing_behind(owner: Owner) -> None:
     stream = Stream(TASK, limit=-1)
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import queue
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from beamlet.base.own_code import hide_our_frames
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord, stop_waiting
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.ports import Ref
+from beamlet.processes.prompt_thread import PromptThread
 from beamlet.rpc.turns import SharedReactor
 
 if TYPE_CHECKING:
     import concurrent.futures
+
+
+#: Put there, it is called in a thread that may run users' code; None: no more will come.
+_ToResolve = queue.SimpleQueue[Callable[[], None] | None]
 
 
 class Futures:
@@ -20,7 +27,8 @@ class Futures:
     def __init__(self, objects: ObjectAccess, reactor: SharedReactor) -> None:
         self._objects = objects
         self._reactor = reactor
-        self._threads: concurrent.futures.ThreadPoolExecutor | None = None
+        #: What resolves futures, one after another; None: it ends. Unset while there is no thread for it.
+        self._ready: _ToResolve | None = None
 
     async def await_ref(self, ref: Ref) -> Any:
         """The value, for a coroutine on any loop."""
@@ -55,41 +63,85 @@ class Futures:
 
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         record = self._objects.record_of(ref)
-        threads = self._threads
-        if threads is None:
-            threads = self._threads = concurrent.futures.ThreadPoolExecutor(1, "beamlet-futures")
-            threads.submit(int)  # starts its thread, which is waited for: not under the lock
-
-        def resolve() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                value = self._objects.get([ref], None)[0]
-            except BaseException as error:
-                hide_our_frames(error)
-                future.set_exception(error)
-            else:
-                future.set_result(value)
-
-        def ready(_: ObjectRecord) -> None:
-            # Unpickling is user code: never on the thread that reads the sockets, under the lock.
-            threads.submit(resolve)
-
-        def stop_if_cancelled(future: concurrent.futures.Future[Any]) -> None:
-            if future.cancelled():
-                stop_waiting(record, ready)
-
+        resolving = _Resolving(self._objects, future, ref, record, self._resolver())
         with self._reactor.lock:
             if record.state == PENDING:
-                self._objects.when_ready(ref._id, record, ready)
-                future.add_done_callback(stop_if_cancelled)
+                self._objects.when_ready(ref._id, record, resolving.on_ready)
+                future.add_done_callback(resolving.stop_if_cancelled)
             else:
-                ready(record)
+                resolving.on_ready(record)
             self._reactor.flush()
         self._reactor.nudge()
         return future
 
+    def _resolver(self) -> _ToResolve:
+        """Where to put what resolves a future, for a thread that runs users' code.
+
+        No executor of ``concurrent.futures``: those end with the main thread, before others that still wait.
+        """
+        with self._reactor.lock:
+            ready = self._ready
+            if ready is None:
+                ready = queue.SimpleQueue()
+                PromptThread(
+                    target=self._resolve_all, args=(ready,), name="beamlet-futures", daemon=True
+                ).start()
+                self._ready = ready
+            return ready
+
+    def _resolve_all(self, ready: _ToResolve) -> None:
+        while (resolve := ready.get()) is not None:
+            try:
+                resolve()
+            except BaseException as error:  # of a callback, SystemExit, say: there are other futures
+                self._reactor.containment.contain(error, "resolving a future")
+            del resolve  # or the value would live until the next one comes
+
     def close(self) -> None:
         """Whoever waits hears that there is nothing to wait for any more."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
+        if self._ready is not None:
+            self._ready.put(None)
+
+
+class _Resolving:
+    """One future on its way to its value; keeps it, and the reference, for so long."""
+
+    __slots__ = ("_future", "_objects", "_record", "_ref", "_to_resolve")
+
+    def __init__(
+        self,
+        objects: ObjectAccess,
+        future: concurrent.futures.Future[Any],
+        ref: Ref,
+        record: ObjectRecord,
+        to_resolve: _ToResolve,
+    ) -> None:
+        self._objects = objects
+        self._future: concurrent.futures.Future[Any] | None = future
+        self._ref: Ref | None = ref
+        self._record = record
+        self._to_resolve = to_resolve
+
+    def on_ready(self, _: ObjectRecord) -> None:
+        """Unpickling is user code: never on the thread that reads the sockets, under the lock."""
+        self._to_resolve.put(self._resolve)
+
+    def stop_if_cancelled(self, future: concurrent.futures.Future[Any]) -> None:
+        if future.cancelled():
+            stop_waiting(self._record, self.on_ready)
+            self._future = self._ref = None
+
+    def _resolve(self) -> None:
+        future, ref = self._future, self._ref
+        self._future = self._ref = None
+        if future is None or ref is None or not future.set_running_or_notify_cancel():
+            return
+        try:
+            value = self._objects.get([ref], None)[0]
+        except BaseException as error:
+            hide_our_frames(error)
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+        finally:
+            del future, ref  # an error that is kept keeps this frame
