@@ -127,7 +127,7 @@ class PoolInAnyOrder(RuleBasedStateMachine):
         elif how == "ask":
             self.perform(self.pool.ask_to_exit(worker, "a test", self.now))
         else:
-            self.pool.leaves_on_purpose(worker)
+            self.perform(self.pool.leaves_on_purpose(worker, self.now))
 
     @rule(job=st.sampled_from(JOBS))
     def job_ends(self, job: JobDescription) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from beamlet.base.ids import ActorId, NodeId, WorkerId
 from beamlet.raylet.start_trouble import PATIENCE_S
-from beamlet.raylet.worker_pool import MAX_STARTING, START_S, START_TRIES, WARM_S, WorkerPool
+from beamlet.raylet.worker_pool import LEAVE_S, MAX_STARTING, START_S, START_TRIES, WARM_S, WorkerPool
 from beamlet.raylet.worker_record import (
     Announce,
     AskExit,
@@ -304,7 +304,7 @@ def test_an_exit_on_purpose_is_intended_and_any_other_is_not(pool: WorkerPool) -
     for ticket in (1, 2):
         pool.want(Want(ticket, J1), 0.0)
         pool.ready(worker(ticket), ticket, 0.0)
-    pool.leaves_on_purpose(worker(1))
+    pool.leaves_on_purpose(worker(1), 1.0)
     assert only_death(die(pool, worker(1), 1.0, 0)).intended
     assert not only_death(die(pool, worker(2), 1.0, 0)).intended
 
@@ -312,7 +312,7 @@ def test_an_exit_on_purpose_is_intended_and_any_other_is_not(pool: WorkerPool) -
 def test_an_exit_for_a_forced_cancel_is_told_as_that_and_not_by_its_code(pool: WorkerPool) -> None:
     pool.want(Want(1, J1), 0.0)
     pool.ready(worker(1), 1, 0.0)
-    pool.leaves_on_purpose(worker(1), "cancel(force=True) of task f", b"task")
+    pool.leaves_on_purpose(worker(1), 1.0, "cancel(force=True) of task f", b"task")
     certificate = only_death(die(pool, worker(1), 1.0, 1)).certificate
     assert certificate.cancelled == b"task"
     assert "was ended by beamlet (cancel(force=True) of task f)" in certificate.describe()
@@ -374,6 +374,27 @@ def test_an_idle_worker_that_is_needed_stays_and_is_asked_again_later(pool: Work
         asked.append(effect.worker)
         assert pool.stays(effect.worker, now) == []
     assert asked == [worker(2), worker(3), worker(1)]
+
+
+def test_a_worker_that_does_not_answer_whether_it_is_needed_may_be(pool: WorkerPool) -> None:
+    """Killed for its silence, it took with it what others still used: a slow machine was enough."""
+    pool.prestart(3, 0.0)
+    for n in range(1, 4):
+        pool.ready(worker(n), n, 0.0)
+    assert pool.tick(5.0) == [AskExit(worker(1), "it was idle", graceful=True, optional=True)]
+    assert pool.tick(60.0) == [
+        AskExit(w, "it was idle", graceful=True, optional=True) for w in (worker(2), worker(3))
+    ]
+    assert pool.tick(1e6) == []
+    assert pool.stays(worker(1), 1e6) == []
+    assert Found(1, worker(1)) in pool.want(Want(1, J1), 1e6)
+    # One that has said that it leaves must do so.
+    pool.leaves_on_purpose(worker(2), 1e6)
+    wake = pool.next_wake()
+    assert wake == 1e6 + LEAVE_S
+    (kill,) = pool.tick(wake)
+    assert isinstance(kill, Kill)
+    assert kill.worker == worker(2)
 
 
 def test_a_worker_that_was_not_asked_cannot_stay(pool: WorkerPool) -> None:

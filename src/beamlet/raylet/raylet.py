@@ -263,8 +263,8 @@ class Raylet:
             node.Staying: lambda sender, _: self._node.perform(
                 pool.stays(sender.worker_id, self._node.now())
             ),
-            node.ExitedOnPurpose: lambda sender, message: pool.leaves_on_purpose(
-                sender.worker_id, message.reason, message.cancelled
+            node.ExitedOnPurpose: lambda sender, message: self._node.perform(
+                pool.leaves_on_purpose(sender.worker_id, self._node.now(), message.reason, message.cancelled)
             ),
             node.DescribeTask: lambda sender, message: self._workers.described(sender, message.name),
             node.EventsTold: self._events.told,

@@ -147,13 +147,19 @@ class WorkerPool:
         if worker in self._workers:
             self._workers[worker].task_name = task_name
 
-    def leaves_on_purpose(self, worker: WorkerId, reason: str = "", cancelled: bytes = b"") -> None:
+    def leaves_on_purpose(
+        self, worker: WorkerId, now: float, reason: str = "", cancelled: bytes = b""
+    ) -> list[Effect]:
         """Its own last words: exit_actor, max_calls, or as told; or the task it ends for was cancelled."""
         record = self._workers.get(worker)
         if record is not None:
             record.intended = True
             if cancelled and not record.killed_by:
                 record.killed_by, record.cancelled = reason, cancelled
+            if record.is_asked and record.usable:
+                record.is_asked = False
+                self._set_deadline(record, now + LEAVE_S)
+        return []
 
     # ---- ending workers ----
 
@@ -175,7 +181,9 @@ class WorkerPool:
     ) -> list[Effect]:
         """It may finish what it has queued. ``patient``: as long as that takes; else killed after LEAVE_S.
 
-        optional: an idle worker that owns what others use answers that it ``stays``.
+        optional: an idle worker that owns what others use answers that it ``stays``.  Until it has answered
+        it is left alone: one that is slow (an extension keeps its interpreter, the machine swaps) may be
+        such a one, and idle it does no harm.
         """
         record = self._workers.get(worker)
         if record is None or not record.usable:
@@ -183,7 +191,8 @@ class WorkerPool:
         record.intended = True
         record.killed_by = record.killed_by or reason
         self._take_from_idle(record)
-        if not patient:
+        record.is_asked = optional
+        if not (patient or optional):
             self._set_deadline(record, now + LEAVE_S)
         return [AskExit(worker, reason, graceful=True, optional=optional)]
 
@@ -192,7 +201,7 @@ class WorkerPool:
         record = self._workers.get(worker)
         if record is None or record.state is not WorkerState.IDLE or not record.intended:
             return []
-        record.intended, record.killed_by = False, ""
+        record.intended, record.killed_by, record.is_asked = False, "", False
         record.since, record.deadline = now, None
         return self._offer(record, now)
 

@@ -75,6 +75,8 @@ class WorkerRecord(Struct, eq=False):
     cancelled: bytes = b""
     #: It said, or was told, that it would end: nobody should be surprised.
     intended: bool = False
+    #: It was asked whether it can leave, and has not said; perhaps others use what it owns.
+    is_asked: bool = False
     #: It said WorkerReady once.
     reported: bool = False
     exited: bool = False
