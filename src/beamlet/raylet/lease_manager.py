@@ -21,7 +21,7 @@ from enum import Enum
 from msgspec import Struct
 
 from beamlet.base.ids import Address, JobId, NodeId, TaskId, WorkerId
-from beamlet.base.resources import show
+from beamlet.base.resources import lacking, show
 from beamlet.raylet.lease_effects import (
     NO_TASK,
     AskBack,
@@ -91,6 +91,8 @@ class LeaseManager:
         self._wanting: dict[RequestKey, Lease] = {}
         #: Holders who were asked to give back what they do not use; forgotten when their leases change.
         self._asked_back: set[Address] = set()
+        #: What those who wait lack, as of the last look at them.
+        self._lacking: set[str] = set()
         self._order = 0
         self._last_lease_id = 0
 
@@ -109,7 +111,8 @@ class LeaseManager:
             self._queue.remove(request)
             return [Refused(request, decision.reason, infeasible=True)]
         if isinstance(decision, Wait):
-            return self._ask_back(decision)
+            self._lacking.update(decision.lacking)
+            return self._ask_back()
         return self._pump(now) if isinstance(decision, Here) else []
 
     def cancel(self, key: RequestKey, reason: str, now: float) -> list[Effect]:
@@ -132,7 +135,8 @@ class LeaseManager:
         worker = lease.worker
         assert worker is not None
         self._forget(lease)
-        return [WorkerFree(worker), *self._pump(now)]
+        wanting = self._pump(now)
+        return [WorkerFree(worker), *(wanting or self._ask_back())]
 
     def force_cancel(self, holder: Address, lease_id: int, reason: str, task: TaskId) -> list[Effect]:
         """Kill the worker under a task of ``holder``'s that did not stop when asked."""
@@ -158,7 +162,8 @@ class LeaseManager:
         del self._wanting[lease.request.key]
         self._by_worker[worker] = lease
         self._asked_back.discard(lease.request.client)
-        return [Granted(lease.request, lease_id, worker, lease.allocation.indices())]
+        # Its task may be over long before somebody else asks, who would have its holder asked.
+        return [Granted(lease.request, lease_id, worker, lease.allocation.indices()), *self._ask_back()]
 
     def no_worker(self, lease_id: int, reason: str, now: float) -> list[Effect]:
         """No process could be made for it: the call that needed one is told so."""
@@ -332,12 +337,22 @@ class LeaseManager:
         return self._placement.decide(request.demand, self.view)
 
     def _fits(self, request: Request) -> bool:
-        return isinstance(self._decide(request), Here) and self._ledger.fits(request.resources)
+        wanted, available = request.resources, self._ledger.available
+        for name in self._lacking:
+            if wanted.get(name, 0) > available.get(name, 0):
+                return False  # nearly always the CPUs
+        if not self._ledger.fits(wanted):
+            short = lacking(wanted, available)
+            self._lacking.update(short or wanted)  # none is short: it is the devices' sizes
+            return False
+        return isinstance(self._decide(request), Here)
 
     def _pump(self, now: float) -> list[Effect]:
         """Grant resources while anything fits, and ask for the workers."""
         effects: list[Effect] = []
+        self._lacking.clear()
         while (request := self._queue.next(self._fits)) is not None:
+            self._lacking.clear()
             self._queue.remove(request)
             self._last_lease_id += 1
             lease = Lease(self._last_lease_id, request, self._ledger.take(request.resources), now)
@@ -361,12 +376,12 @@ class LeaseManager:
                 del self._queue.held[lease.request.client]
         self._ledger.give_back(lease.allocation, cpus_are_back=lease.blocked)
 
-    def _ask_back(self, wait: Wait) -> list[Effect]:
+    def _ask_back(self) -> list[Effect]:
         """Ask those who hold what is lacking for what they do not use: once each, until something changes."""
         effects: list[Effect] = []
-        for lease in self._by_worker.values():
+        for lease in self._by_worker.values() if self._queue else ():
             holder = lease.request.client
-            useful = any(name in lease.allocation.amounts for name in wait.lacking)
+            useful = not self._lacking.isdisjoint(lease.allocation.amounts)
             if useful and lease.request.actor is None and holder not in self._asked_back:
                 self._asked_back.add(holder)
                 effects.append(AskBack(holder))

@@ -116,15 +116,15 @@ class LeaseQueue:
         return [request for request in self._by_key.values() if request.client == client]
 
     def next(self, shape_is_open: Callable[[Request], bool]) -> Request | None:
-        """The request to serve now; ``shape_is_open`` is asked once per shape, with one of its requests."""
+        """The request to serve now; ``shape_is_open`` is asked at most once per shape, with one of its
+        requests: of every shape, if none is open."""
         best: Request | None = None
-        for clients in self._shapes.values():
-            heads = [waiting[0] for waiting in clients.values()]
-            if not shape_is_open(heads[0]):
-                continue
-            first = min(heads, key=self._rank)
-            if best is None or self._rank(first) < self._rank(best):
-                best = first
+        best_rank = (0, 0)
+        for clients in self._shapes.values():  # there may be thousands: each task may ask for its own memory
+            first = min((waiting[0] for waiting in clients.values()), key=self._rank)
+            rank = self._rank(first)
+            if (best is None or rank < best_rank) and shape_is_open(first):
+                best, best_rank = first, rank
         return best
 
     def _rank(self, request: Request) -> tuple[int, int]:
