@@ -126,6 +126,29 @@ def test_a_detached_actor_still_queued_when_its_job_ends_is_started_as_its_job_s
     fake.check()
 
 
+def test_a_driver_does_not_wait_for_what_outlives_its_job() -> None:
+    """Its ``shutdown()`` took 10 s while a detached actor of its had a task running."""
+    fake = FakeNode(CPU=2)
+    driver = fake.driver()
+    fake.ask(driver, 1)
+    (mine,) = fake.ready()
+    fake.place(a_spec(driver, detached=True))
+    (actor,) = fake.ready()
+    fake.ask(fake.member(actor), 1)
+    (its,) = fake.ready()
+    assert driver.job is not None
+    fake.drivers.goodbye(driver)
+    fake.drivers.farewells()
+    assert not line_of(driver).closed, "its job has not ended yet"
+    fake.drivers.end_job(driver.job.job_id)
+    assert list(fake.killed) == [mine]
+    assert not line_of(driver).closed, "its worker is not down yet"
+    fake.bury_the_killed()
+    assert line_of(driver).closed
+    assert fake.member(its).job == driver.job
+    fake.check()
+
+
 def test_an_actor_that_is_not_detached_and_still_queued_is_not_started() -> None:
     fake = FakeNode(CPU=1)
     driver = fake.driver()

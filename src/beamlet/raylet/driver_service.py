@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from beamlet.base.ids import Address, JobId, make_address
+from msgspec import Struct
+
+from beamlet.base.ids import Address, JobId, WorkerId, make_address
 from beamlet.object_store.arena import Arena
 from beamlet.protocol import cluster, node
 from beamlet.raylet.death_service import DeathService
@@ -18,6 +20,14 @@ from beamlet.raylet.performer import Step
 
 #: What an observer (the CLI) is told in place of a job.
 NO_JOB = JobId(b"\0\0\0\0")
+
+
+class _Leaving(Struct):
+    """A driver that said goodbye and waits, by our closing the connection, to hear that all is down."""
+
+    connection: Line
+    #: Which processes that concerns; None: the GCS has not ended the job yet.
+    doomed: set[WorkerId] | None = None
 
 
 class DriverService:
@@ -31,8 +41,7 @@ class DriverService:
         self._deaths = deaths
         #: What those said who wait for the GCS to give their job an id.
         self._arriving: dict[Address, node.DriverHello] = {}
-        #: Drivers that said goodbye and wait, by our closing the connection, to hear that all is down.
-        self._leaving: dict[JobId, Line] = {}
+        self._leaving: dict[JobId, _Leaving] = {}
         #: Whether anybody ever came who may submit work.
         self.has_joined = False
         self._owner_came = False
@@ -143,7 +152,7 @@ class DriverService:
         job = driver.job
         if job is not None:
             self._output.pass_on_all(job.job_id)
-            self._leaving[job.job_id] = driver.connection
+            self._leaving[job.job_id] = _Leaving(driver.connection)
         self.gone(driver, "it said goodbye", intended=True)
         if job is None:
             driver.connection.close()
@@ -164,6 +173,9 @@ class DriverService:
         detached = [each.worker_id for each in pool if each.job == job and each.detached]
         spared = self._node.leases.survivors(detached)
         addresses = {make_address(self._config.node_id, worker) for worker in spared}
+        if (leaving := self._leaving.get(job)) is not None:
+            ours = (each for each in pool if each.job == job and not each.detached)
+            leaving.doomed = {each.worker_id for each in ours if each.worker_id not in spared}
         leases, perform = self._node.leases, self._node.perform
         perform(
             [
@@ -174,11 +186,12 @@ class DriverService:
         )
 
     def farewells(self) -> None:
-        """Let those drivers go whose jobs' processes are all down."""
-        for job, connection in list(self._leaving.items()):
-            if not any(each.job == job and not each.detached for each in self._node.pool):
+        """Let those drivers go whose jobs' processes are all down, but for those that outlive the job."""
+        for job, leaving in list(self._leaving.items()):
+            doomed = leaving.doomed
+            if doomed is not None and not any(self._node.pool.get(worker) for worker in doomed):
                 del self._leaving[job]
-                connection.close()
+                leaving.connection.close()
 
     def last_output(self) -> None:
         """The node ends: what its workers have printed must not end with it."""
