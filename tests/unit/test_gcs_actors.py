@@ -21,6 +21,7 @@ from beamlet.gcs.actor_history import ActorHistory
 from beamlet.gcs.actor_states import IllegalTransition, State, Step, next_state
 from beamlet.gcs.actors import ActorTable
 from beamlet.gcs.effects import Effect, ToCoreWorker
+from beamlet.gcs.restart_pauses import AT_ONCE, LONGEST_PAUSE_S, SHORT_LIFE_S
 from beamlet.gcs.storage import MemoryStorage
 from beamlet.protocol.cluster import ActorPlaced, ActorUnplaceable, CoreWorkerGone, StopActor
 from beamlet.protocol.gcs import (
@@ -115,6 +116,49 @@ def test_restarts_until_none_is_left(world: World, most: int, restarts: int) -> 
     assert (final.state, final.intended) == ("DEAD", False)
     for told in ("Counter", A.hex(), "app.py:12", f"max_restarts={most}", "SIGKILL"):
         assert told in final.cause
+
+
+def test_one_that_keeps_dying_at_once_is_restarted_slower_and_slower(world: World) -> None:
+    """A constructor that ends its process was run 118 times a second, for ever, with a log file each time."""
+    world.create(max_restarts=-1)
+    now, waited = 4.0, []
+    for incarnation in range(20):
+        world.table.handle_placed(ActorPlaced(A, incarnation, WORKER, 4711), now)
+        certificate = DeathCertificate(b"", NODE, 4711, signal=9, uptime_s=2.0)
+        gone = CoreWorkerGone(WORKER, certificate, False, A, incarnation)
+        if "PlaceActor" not in kinds(world.table.handle_core_worker_gone(gone, now + 0.1)):
+            due = world.table.pauses.next_end
+            assert due is not None
+            assert f"restarted in {due - now - 0.1:.1f} s" in world.now().cause
+            assert world.table.start_due(due - 0.01) == []
+            assert kinds(world.table.start_due(due)) == ["PlaceActor"]
+            waited.append(round(due - now - 0.1, 3))
+            now = due
+    assert waited[:4] == [0.1, 0.2, 0.4, 0.8]
+    assert waited[-1] == LONGEST_PAUSE_S
+    assert len(waited) == 20 - AT_ONCE
+    # One that has lived is restarted at once, as is one that was killed for that.
+    world.table.handle_placed(ActorPlaced(A, 20, WORKER, 4711), now)
+    world.table.handle_kill(DRIVER, KillActor(2, A, False), now)
+    assert "PlaceActor" in kinds(
+        world.table.handle_core_worker_gone(CoreWorkerGone(WORKER, certificate, True, A, 20), now)
+    )
+    world.table.handle_placed(ActorPlaced(A, 21, WORKER, 4711), now)
+    later = now + SHORT_LIFE_S
+    assert "PlaceActor" in kinds(
+        world.table.handle_core_worker_gone(CoreWorkerGone(WORKER, certificate, False, A, 21), later)
+    )
+
+
+def test_one_that_ends_in_its_pause_is_not_started(world: World) -> None:
+    world.create(max_restarts=-1)
+    for incarnation in range(AT_ONCE + 1):
+        world.table.handle_placed(ActorPlaced(A, incarnation, WORKER, 4711), 4.0)
+        world.die(incarnation)
+    world.kill()
+    assert world.now().state == "DEAD"
+    assert world.table.start_due(10.0) == []
+    assert world.table.pauses.next_end is None
 
 
 def test_exit_actor_is_final(world: World) -> None:

@@ -317,7 +317,7 @@ def test_holders_of_what_is_lacking_are_asked_for_it_once_until_something_change
 
 
 def test_a_holder_is_asked_again_with_every_lease_for_which_others_wait() -> None:
-    """Asked by newcomers only, it kept each lease for its idle time: tasks of many shapes ran at 10 a second."""
+    """It was by newcomers only, and kept each lease idle: tasks of many shapes ran at 10 a second."""
     node = Node(CPU=1, memory=9)
     for n in (1, 2, 3):
         node.ask("a", n, f"f{n}", CPU=1, memory=n)

@@ -35,10 +35,11 @@ def crashed(spec: ActorSpec, restarts: int, how: str) -> Cause:
     return Cause(f"{who(spec)} died and {why_final}: {how}", False)
 
 
-def restarting(spec: ActorSpec, restarts: int, how: str) -> str:
+def restarting(spec: ActorSpec, restarts: int, how: str, pause_s: float) -> str:
     """``restarts``: how many there have been, with this one."""
     allowed = "any number" if spec.max_restarts < 0 else str(spec.max_restarts)
-    return f"{who(spec)} is being restarted ({restarts} of {allowed}): {how}"
+    when = f" in {pause_s:.1f} s, as it keeps dying soon after its start" if pause_s else ""
+    return f"{who(spec)} is being restarted{when} ({restarts} of {allowed}): {how}"
 
 
 def killed(spec: ActorSpec, killer: str) -> Cause:

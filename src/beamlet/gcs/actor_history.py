@@ -89,9 +89,13 @@ class ActorHistory:
     def get(self, actor_id: ActorId) -> DeadActor | None:
         return self._dead.get(actor_id)
 
-    def last_bearer(self, namespace: str, name: str) -> DeadActor | None:
+    def hint(self, namespace: str, name: str, now: float) -> list[str]:
+        """What became of the last actor of that name, for who looks for it."""
         actor_id = self._bearers.get((namespace, name))
-        return None if actor_id is None else self._dead[actor_id]
+        if actor_id is None:
+            return []
+        dead = self._dead[actor_id]
+        return [f"The last actor of that name ended {now - dead.died_at:.1f} s ago: {dead.cause}"]
 
     def last_update(self, actor_id: ActorId) -> ActorUpdate | None:
         """What a late subscriber hears; None if no such actor is known to have ended."""

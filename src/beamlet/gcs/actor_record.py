@@ -30,6 +30,10 @@ class ActorRecord(msgspec.Struct):
     #: The process given this incarnation; NOWHERE until ActorPlaced.
     address: Address = NOWHERE
     pid: int = 0
+    #: When that was; never, until it was.
+    placed_at: float = float("inf")
+    #: How many of its processes ended soon after that, one after the other (``RestartPauses``).
+    short_lives: int = 0
     #: Why it was told to finish what is queued and exit; its end will be final.
     leaving: Cause | None = None
     #: kill(no_restart=False): its process was told to die, so that the next incarnation may start.
@@ -62,7 +66,7 @@ class ActorRecord(msgspec.Struct):
         """What was true of the process before is not true of the next."""
         self.incarnation += 1
         self.node, self.address, self.pid = None, NOWHERE, 0
-        self.recycling, self.waits_for = None, ""
+        self.recycling, self.waits_for, self.placed_at = None, "", float("inf")
 
     def update(self) -> ActorUpdate:
         alive = self.state is State.ALIVE

@@ -30,6 +30,7 @@ from beamlet.gcs.actor_record import STARTING, ActorRecord
 from beamlet.gcs.actor_states import State, Step
 from beamlet.gcs.effects import Effect, ToCoreWorker, ToRaylet
 from beamlet.gcs.living_actors import LivingActors
+from beamlet.gcs.restart_pauses import RestartPauses
 from beamlet.gcs.storage import Storage
 from beamlet.gcs.subscriptions import Subscriptions
 from beamlet.protocol.cluster import (
@@ -100,9 +101,9 @@ class ActorTable:
         self._validate = validate
         self._live = LivingActors()
         self._subscriptions = Subscriptions()
+        self.pauses = RestartPauses()
         self._gone: dict[Address, None] = {}
-        #: → who killed it.
-        self._killed_early: dict[ActorId, str] = {}
+        self._killed_early: dict[ActorId, str] = {}  # → who killed it
         #: Driver that ends → its actors that clean up before.
         self._farewells: dict[Address, Farewell] = {}
         self._effects: list[Effect] = []
@@ -180,7 +181,7 @@ class ActorTable:
             self._effects.append(ToRaylet(node_of(message.address), stop))
         elif record.address in (NOWHERE, message.address):
             self._live.settle(record, message.address)
-            record.pid, record.waits_for = message.pid, ""
+            record.pid, record.waits_for, record.placed_at = message.pid, "", now
             record.tell(now, f"given to process {message.pid}")
         return self._done()
 
@@ -202,7 +203,7 @@ class ActorTable:
             return self._done()  # its raylet said ActorPlaced first: nobody else can have started it
         if message.init_error:
             cause = actor_causes.constructor_raised(record.spec, message.init_error)
-            self._end(record, cause, now, graceful=True)  # what the constructor printed is still on its way
+            self._end(record, cause, now, graceful=True)  # what it printed is still on its way
         else:
             record.step(Step.STARTED, now, "constructor returned")
             record.remark, record.waits_for, record.certificate = "", "", None
@@ -326,8 +327,7 @@ class ActorTable:
             if self._is_parting(record):
                 continue
             owner = self._describe(address, record.spec)
-            cause = actor_causes.owner_gone(record.spec, owner, intended, how)
-            self._end(record, cause, now)
+            self._end(record, actor_causes.owner_gone(record.spec, owner, intended, how), now)
 
     def _died(
         self, record: ActorRecord, how: str, certificate: DeathCertificate | None, intended: bool, now: float
@@ -345,19 +345,26 @@ class ActorTable:
         if final:
             self._end(record, final._replace(certificate=certificate), now)
         else:
-            how = record.recycling.text if record.recycling else how
-            self._restart(record, actor_causes.restarting(spec, record.restarts + 1, how), certificate, now)
+            self._restart(record, record.recycling.text if record.recycling else how, certificate, now)
 
-    def _restart(
-        self, record: ActorRecord, why: str, certificate: DeathCertificate | None, now: float
-    ) -> None:
+    def _restart(self, record: ActorRecord, how: str, proof: DeathCertificate | None, now: float) -> None:
+        pause_s = self.pauses.begin(record, now)
+        why = actor_causes.restarting(record.spec, record.restarts + 1, how, pause_s)
         record.restarts += 1
         record.next_incarnation()
         record.step(Step.RESTART, now, why)
-        record.remark, record.certificate = why, certificate
+        record.remark, record.certificate = why, proof
         self._save(record)
         self._publish(record.update())
-        self._place(record, now)
+        if not pause_s:
+            self._place(record, now)
+
+    def start_due(self, now: float) -> list[Effect]:
+        """Actors that were not to be restarted at once (``pauses``) are, when their time has come."""
+        for record in map(self._live.get, self.pauses.over(now)):
+            if record is not None and record.state is State.RESTARTING and record.node is None:
+                self._place(record, now)
+        return self._done()
 
     def handle_node_gone(self, node_id: NodeId, reason: str, now: float) -> list[Effect]:
         """All its processes are gone at once, and nobody is left there to send their certificates."""
@@ -421,17 +428,10 @@ class ActorTable:
         if record := self._live.named(message.namespace, message.name):
             self._tell(sender, ActorFound(message.req, record.introduction()))
         else:
-            hint = self._hint(message.namespace, message.name, now)
+            where = message.namespace, message.name, now
+            hint = " ".join([*self._live.names.hint(*where), *self._history.hint(*where)])
             self._tell(sender, ActorNotFound(message.req, hint))
         return self._done()
-
-    def _hint(self, namespace: str, name: str, now: float) -> str:
-        sentences = self._live.names.hint(namespace, name, now)
-        if dead := self._history.last_bearer(namespace, name):
-            sentences.append(
-                f"The last actor of that name ended {now - dead.died_at:.1f} s ago: {dead.cause}"
-            )
-        return " ".join(sentences)
 
     def handle_list(self, sender: Address, message: ListNamedActors) -> list[Effect]:
         names = self._live.names.listing(None if message.all_namespaces else message.namespace)

@@ -94,6 +94,7 @@ class Gcs:
         self._timelines: RollCall[NodeId, Asker] = RollCall(REPORT_S)
         self._reports_alarm = Alarm(clock, self._reports_late)
         self._timelines_alarm = Alarm(clock, self._timelines_late)
+        self._starts_alarm = Alarm(clock, self._start_due)
         #: Workers that have not told what they ran, in the round under way.
         self._silent = 0
         self._on_core_worker = self._core_worker_handlers()
@@ -125,6 +126,11 @@ class Gcs:
         if self._outlived:
             self._bury_jobs()
         self._perform(effects)
+        self._starts_alarm.by(self.actors.pauses.next_end)
+
+    def _start_due(self) -> None:
+        self._perform(self.actors.start_due(self._clock.now()))
+        self._starts_alarm.by(self.actors.pauses.next_end)
 
     def node_gone(self, node_id: NodeId, reason: str) -> None:
         """Its connection has closed for good, or it stopped answering."""
@@ -133,6 +139,7 @@ class Gcs:
             log.warning("node gone node=%s reason=%s", short(node_id), reason)
             now, alive = self._clock.now(), self.nodes.alive_ids()
             self._perform(self.actors.handle_node_gone(node_id, reason, now))
+            self._starts_alarm.by(self.actors.pauses.next_end)
             self._perform(self._report_steps(self._reports.gone(node_id, alive, now)))
             self._perform(self._timeline_steps(self._timelines.gone(node_id, alive, now)))
 
