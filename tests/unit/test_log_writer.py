@@ -100,6 +100,50 @@ def test_a_log_ends_at_its_limit(writer: LogWriter, tmp_path: Path) -> None:
     assert (tmp_path / "log").read_bytes()[2 << 20 :] == b"[beamlet: this log ends here, it reached 2 MiB]\n"
 
 
+def test_of_files_that_have_ended_the_newest_are_kept(
+    writer: LogWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file for each process that printed: a cluster that lives for months has millions of those."""
+    monkeypatch.setattr(log_writer, "ENDED_FILES", 3)
+    monkeypatch.setattr(log_writer, "ENDED_BYTES", 100)
+    living = writer.open("living")
+    living.write(b"x" * 1000)
+    for number in range(5):
+        log = writer.open(f"ended-{number}")
+        log.write(b"x" * 10)
+        log.close()
+    writer.close(10)
+    assert sorted(os.listdir(tmp_path)) == ["ended-2", "ended-3", "ended-4", "living"]
+    large = writer.open("large")
+    large.write(b"x" * 85)
+    large.close()
+    writer.close(10)
+    assert sorted(os.listdir(tmp_path)) == ["ended-4", "large", "living"]
+
+
+def test_while_there_is_no_thread_to_be_had_lines_are_dropped_and_the_end_is_none_the_worse(
+    writer: LogWriter, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It raised at whoever wrote, and again when the head ended, which then left its session behind."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    log = writer.open("log")
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", refuse)
+        log.write(b"lost")
+        log.write(b"lost")
+        log.close()
+        writer.close()
+    assert len(said) == 1
+    assert "no thread for it (ulimit -u)" in said[0]
+    log.write(b"last\n")
+    writer.close(10)
+    note = "[beamlet: 8 bytes are missing here, the disk was slow]"
+    assert (tmp_path / "log").read_text() == f"{note}\nlast\n"
+
+
 def test_removed_files_are_made_again(writer: LogWriter, tmp_path: Path) -> None:
     log = writer.open("log")
     log.write(b"before")

@@ -4,17 +4,20 @@
 
 The thread holds no lock and touches nothing of the loop's.  A disk that stands still fills the queue, then
 what does not fit is dropped; a disk that is full loses what is written to it.  Both are counted, noted in the
-file as soon as it can be written again, and said once per trouble through ``on_trouble``.
+file as soon as it can be written again, and said once per trouble through ``on_trouble``.  So it is while the
+system has no thread for us.  A cluster may outlive any number of processes: of their logs the oldest go.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +25,9 @@ from pathlib import Path
 QUEUE_BYTES = 16 * 1024 * 1024
 #: A file is not continued beyond this.
 LOG_BYTES = 128 * 1024 * 1024
+#: Of files that were closed, the newest are kept: so many, and of so many bytes.
+ENDED_FILES = 10_000
+ENDED_BYTES = 4 << 30
 #: The same trouble is said again after this at the earliest.
 _SAY_AGAIN_S = 60.0
 
@@ -97,6 +103,10 @@ class LogFile:
             os.close(self._fd)
             self._fd = -1
 
+    @property
+    def written_bytes(self) -> int:
+        return self._size
+
 
 class LogWriter:
     """``on_trouble(text)``: what to tell people; called in any thread."""
@@ -120,32 +130,49 @@ class LogWriter:
         self._is_dropping = False
         self._disk_said_at = -_SAY_AGAIN_S
         self._thread: threading.Thread | None = None
+        # The thread's: files that were closed, oldest first, and what they take.
+        self._ended: deque[tuple[Path, int]] = deque()
+        self._ended_bytes = 0
 
     def open(self, name: str, limit_bytes: int = LOG_BYTES) -> LogFile:
         return LogFile(self, self.directory / name, limit_bytes)
 
     @property
     def has_room(self) -> bool:
-        return self._accepted - self._written < QUEUE_BYTES
+        """Whether something can be queued, and will be written."""
+        return self._accepted - self._written < QUEUE_BYTES and self._runs()
 
     def note_drop(self, size: int) -> None:
         self._dropped += size
         if not self._is_dropping:
             self._is_dropping = True
+            why = f"the disk of {self.directory} does not take logs as fast as they are written"
+            if self._thread is None:
+                why = (
+                    f"logs cannot be written to {self.directory}: the system has no thread for it (ulimit -u)"
+                )
             self.on_trouble(
-                f"the disk of {self.directory} does not take logs as fast as they are written: some are "
-                f"dropped from the files ({self._dropped} bytes so far); what drivers are shown is whole"
+                f"{why}: some are dropped from the files ({self._dropped} bytes so far); what drivers are "
+                "shown is whole"
             )
 
     def put(self, file: LogFile, data: bytes | None) -> None:
-        if self._thread is None:
-            # First needed when there is something to write: a fork before that copies no thread.
-            self._thread = threading.Thread(target=self._run, name="beamlet-logs", daemon=True)
-            self._thread.start()
+        """None: the end of it. The rest is for who found that it ``has_room``."""
         if data is not None:
             self._is_dropping = False
             self._accepted += len(data)
         self._queue.put((file, data))
+
+    def _runs(self) -> bool:
+        """Whether the thread does. First needed to write something: a fork before that copies no thread."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="beamlet-logs", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # there are too many: perhaps not when the next line comes
+                return False
+            self._thread = thread
+        return True
 
     def make_again(self) -> None:
         """The files were removed: what comes now goes into new ones."""
@@ -165,12 +192,22 @@ class LogWriter:
             file, data = item
             if data is None:
                 file.shut()
+                self._forget_oldest(file)
                 continue
             try:
                 file.append(data)
             except OSError as error:
                 self._disk_failed(file, error)
             self._written += len(data)
+
+    def _forget_oldest(self, ended: LogFile) -> None:
+        self._ended.append((ended.path, ended.written_bytes))
+        self._ended_bytes += ended.written_bytes
+        while len(self._ended) > ENDED_FILES or self._ended_bytes > ENDED_BYTES:
+            path, size = self._ended.popleft()
+            self._ended_bytes -= size
+            with contextlib.suppress(OSError):  # somebody removed it before us
+                path.unlink()
 
     def _disk_failed(self, file: LogFile, error: OSError) -> None:
         now = self._clock()
