@@ -208,3 +208,37 @@ def test_an_alarm_that_a_call_left_behind_does_not_end_its_worker() -> None:
     pid = get(host.set_alarm.remote())
     time.sleep(0.2)  # the worker waits for its next call meanwhile
     assert get(host.has_rung.remote()) == (True, pid)
+
+
+def test_a_handler_may_join_a_thread_that_is_in_a_get(tmp_path: Path) -> None:
+    """As programs do that stop their threads at SIGTERM."""
+    program = """
+        import signal, threading
+
+        ray.init(num_cpus=2)
+
+        @ray.remote
+        def nap(seconds):
+            threading.Event().wait(seconds)
+            return seconds
+
+        stop = threading.Event()
+
+        def loop():
+            while not stop.wait(0.2):  # meanwhile it is the main thread that reads
+                ray.get(nap.remote(0.5))
+
+        def handler(*_):
+            stop.set()
+            thread.join()
+            raise SystemExit(0)
+
+        signal.signal(signal.SIGALRM, handler)
+        thread = threading.Thread(target=loop)
+        thread.start()
+        signal.setitimer(signal.ITIMER_REAL, 1.1)
+        for _ in range(50):
+            ray.get(nap.remote(0))
+        ray.get(nap.remote(60))
+    """
+    assert run_script(tmp_path / "p.py", program) == ""

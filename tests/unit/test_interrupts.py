@@ -33,6 +33,11 @@ class Mine(Exception):
 class Books:
     is_held_here = False
 
+    def step_aside(self) -> bool | None:
+        return None
+
+    def step_back(self, led: bool | None) -> None: ...
+
 
 @pytest.fixture
 def books(monkeypatch: pytest.MonkeyPatch) -> Iterator[Books]:

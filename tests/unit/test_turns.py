@@ -251,6 +251,59 @@ def test_a_signal_handler_may_wait_where_it_interrupts_a_wait() -> None:
     assert waited == [True, True], "and whoever it interrupted leads as before"
 
 
+@pytest.mark.parametrize("ends", ["returns", "raises"])
+def test_a_signal_handler_may_wait_for_another_thread_that_waits(ends: str) -> None:
+    """It joins a thread that is in ``get``: somebody must read meanwhile. Its own answer comes then, too."""
+    reactor = SharedReactor()
+    echo = Echo(reactor)
+    outer, others = echo.expect(1), echo.expect(2)
+    waited: list[bool] = []
+
+    class Ended(Exception):
+        pass
+
+    def handler(*_: object) -> None:
+        follower = in_thread(lambda: waited.append(reactor.wait(others, monotonic() + PATIENCE_S)))
+        echo.answer(1, 2)
+        follower.join(PATIENCE_S)
+        if ends == "raises":
+            raise Ended
+
+    def in_wait(number: int, frame: Any) -> None:
+        led = reactor.lock.step_aside()  # as processes/interrupts.py does
+        try:
+            handler(number, frame)
+        finally:
+            reactor.lock.step_back(led)
+
+    def interrupt() -> None:
+        until(lambda: reactor._user_leads, "the wait")
+        with reactor.lock:
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, in_wait)
+    began = monotonic()
+    try:
+        with reactor._turn:  # so that it is the main thread that leads
+            reactor.start()
+            in_thread(interrupt)
+            try:
+                ended = reactor.wait(outer, monotonic() + 2 * PATIENCE_S)
+            except Ended:
+                ended = ends == "raises"
+            assert reactor._aside == 0
+            assert reactor.wait(outer, monotonic() + PATIENCE_S)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        reactor.shut()
+        echo.close()
+        reactor.close()
+    assert ended
+    assert waited == [True]
+    assert monotonic() - began < PATIENCE_S / 2, "it was woken"
+
+
 def test_who_waits_in_the_middle_of_our_books_is_refused(reactor: SharedReactor) -> None:
     """A ``__del__`` under the lock: to handle messages there would be to read half-written ones."""
     with reactor.lock, pytest.raises(RuntimeError, match="in the middle of Beamlet's own work"):

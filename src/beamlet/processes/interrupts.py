@@ -40,6 +40,13 @@ class Lock(Protocol):
     @property
     def is_held_here(self) -> bool: ...
 
+    def step_aside(self) -> bool | None:
+        """A handler begins, perhaps in a wait: other threads' waits go on meanwhile."""
+        ...
+
+    def step_back(self, led: bool | None) -> None:
+        """It is over; with what ``step_aside`` returned."""
+
 
 # -- whether -------------------------------------------------------------------------------------
 
@@ -105,6 +112,8 @@ def _deliver(frame: FrameType | None) -> None:
 
 
 def _run(handler: Handler, number: int, frame: FrameType | None) -> None:
+    books = _books
+    led = books.step_aside() if books is not None else None
     try:
         handler(number, frame)
     except BaseException as error:
@@ -116,6 +125,9 @@ def _run(handler: Handler, number: int, frame: FrameType | None) -> None:
             traceback.print_exception(error)
             return
         raise
+    finally:
+        if books is not None:
+            books.step_back(led)
 
 
 def _is_lost(handler: Handler, error: BaseException, frame: FrameType | None) -> bool:

@@ -22,8 +22,9 @@ and the last of them is not forgotten.
 
 User code can run in the middle of ours: a signal handler where we wait, anywhere the ``__del__`` of what
 the garbage collector found.  If it waits where its thread polls, it leads a turn within the turn (``_turn``
-may be taken again by its holder).  Where its thread holds the lock (``is_in_the_middle``) books are half
-written: what it asks for is ``put_off``, or refused.
+may be taken again by its holder); while such a handler runs, and does not wait, the background thread leads
+beside it (``step_aside``).  Where its thread holds the lock (``is_in_the_middle``) books are half written:
+what it asks for is ``put_off``, or refused.
 """
 
 from __future__ import annotations
@@ -111,6 +112,13 @@ class CoreLock(_thread.RLock):  # type: ignore[misc]  # CPython's can be derived
         """By the calling thread."""
         return bool(self._is_owned())  # type: ignore[attr-defined]  # threading.Condition relies on it, too
 
+    def step_aside(self) -> bool | None:
+        """The calling thread, which may lead, is about to run a signal's handler. For ``step_back``."""
+        return self._reactor.step_aside()
+
+    def step_back(self, led: bool | None) -> None:
+        self._reactor.step_back(led)
+
     def __enter__(self) -> bool:  # type: ignore[override]
         # What fits in here fits where it is let go, which takes as many frames; see also StackRoom.
         if FOR_A_SECTION.may_lack():
@@ -157,6 +165,8 @@ class SharedReactor(Reactor):
         #: Counts turns taken by user threads; the background thread watches it move.
         self._turns_taken = 0
         self._user_leads = False
+        #: Handlers of signals that run in the thread that has the turn: it does not lead meanwhile.
+        self._aside = 0
         #: The background thread is parked in ``acquire``; released: it shall run.
         self._bell = _thread.allocate_lock()
         self._bell.acquire()
@@ -318,6 +328,25 @@ class SharedReactor(Reactor):
         self._turn.release()
         return True
 
+    def step_aside(self) -> bool | None:
+        """A handler of the user's begins, here. It may wait for other threads, which wait for messages.
+
+        None if that is no concern of theirs; else to be given to ``step_back``.
+        """
+        if not self._turn._is_owned():  # type: ignore[attr-defined]
+            return None
+        led, self._user_leads = self._user_leads, False
+        self._aside += 1
+        self._unpark()
+        return led
+
+    def step_back(self, led: bool | None) -> None:
+        """It is over. What the caller waits for may be here by now: it looks, before it sleeps on."""
+        if led is not None:
+            self._aside -= 1
+            self._user_leads = led
+            self.wake()
+
     def leave(self) -> None:
         """The calling thread is about to let go of the lock: what is queued leaves, or is seen to."""
         if self.is_dispatching:
@@ -414,12 +443,16 @@ class SharedReactor(Reactor):
             quiet = seen == self._turns_taken
             seen = self._turns_taken
             try:
-                if (quiet or self._wanted or self._somebody_waits()) and self._turn.acquire(blocking=False):
+                is_due = quiet or self._wanted or self._somebody_waits()
+                if is_due and self._turn.acquire(blocking=False):
                     try:
                         self._lead_in_background(seen)
                     finally:
                         self._turn.release()
                     park_s = _GLANCE_S
+                elif is_due and self._stands_in():
+                    self._lead_in_background(seen, beside=True)
+                    self.wake()  # who has stepped back may sleep, and what it waits for have come here
                 else:
                     self._park(park_s, deep=quiet and self._user_leads)
                     park_s = min(2 * park_s, PARK_S)
@@ -461,9 +494,16 @@ class SharedReactor(Reactor):
         """A follower's waiter is still to be completed. (One that is complete may not have noticed yet.)"""
         return any(waiter.remaining > 0 for waiter in tuple(self._followers))
 
-    def _lead_in_background(self, seen: int) -> None:
+    def _stands_in(self) -> bool:
+        """Who has the turn has stepped aside, and does not wait."""
+        return self._aside > 0 and not self._user_leads
+
+    def _lead_in_background(self, seen: int, beside: bool = False) -> None:
+        """beside: without the turn, for as long as who has it does not lead."""
         self._wanted = False
         while not self._closing and (seen == self._turns_taken or self._somebody_waits()):
+            if beside and not self._stands_in():
+                return
             with self.bare_lock:
                 self.flush()
                 self._sleeping = True
