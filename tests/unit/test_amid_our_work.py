@@ -13,6 +13,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from beamlet.base.deferring import deferred
@@ -28,6 +29,7 @@ from support.submitting import Caller
 
 NUMBER = 99
 TOO_LONG = 20_000
+LARGE = np.ones(20_000)
 
 
 class Mine(Exception):
@@ -50,6 +52,8 @@ class Scene:
         caller.owner.blocking.script = [self.finish] * 3
         self.made: list[Any] = []
         del self.queued[1]
+        caller.owner.own.take(1)  # asks for a slab
+        caller.owner.own.came(0, 1 << 20, 0)
 
     def put(self, value: Any) -> FakeRef:
         return FakeRef(self.caller.owner.objects.put(value), SELF)
@@ -90,6 +94,7 @@ class Scene:
         with caller.reactor.lock:
             caller.owner.releases.drain()
         assert not caller.submission.tasks
+        assert not len(caller.owner.own), "a place in our slab is taken for nobody"
         actors_own = {self.actor.handle_ref._id} if hasattr(self.actor, "handle_ref") else set()
         left = {i: r for i, r in caller.owner.refs.objects.items() if i not in actors_own and not r.watched}
         assert not left
@@ -114,6 +119,14 @@ def a_call(scene: Scene) -> None:
 
 def a_call_with_references(scene: Scene) -> None:
     scene.made.append(scene.caller.call(scene.actor, scene.ready, Holds(scene.ready)))
+
+
+def a_task_with_a_large_argument(scene: Scene) -> None:
+    scene.made.append(scene.caller.task(LARGE, Holds(scene.ready)))
+
+
+def a_call_with_a_large_argument(scene: Scene) -> None:
+    scene.made.append(scene.caller.call(scene.actor, Holds(scene.ready), LARGE))
 
 
 def a_put(scene: Scene) -> None:
@@ -158,6 +171,7 @@ class Holds:
 
 
 CALLS = [
+    *(a_task_with_a_large_argument, a_call_with_a_large_argument),
     *(a_task, a_task_with_references, several_results, a_call, a_call_with_references, a_put),
     a_put_of_references,
     *(a_get, a_get_of_one, a_wait, a_cancel, letting_go),
