@@ -301,7 +301,7 @@ class Busy(Plain):
 class OnlyDel:
     def ping(self): pass
     def __del__(self):
-        time.sleep(0.05)
+        time.sleep(0.3)
         (folder / "del").touch()
 
 class Parent(Plain):  # has an actor of its own, which takes longer to end
@@ -340,6 +340,41 @@ def test_clean_up_methods_run_at_the_end_of_the_driver(tmp_path: Path, busy: boo
     run_script(tmp_path / "program.py", CLEANS_UP, str(tmp_path), *(["busy"] if busy else []))
     done = {path.name for path in tmp_path.iterdir()} - {"program.py", "working"}
     assert done == {"plain", "async", "del", "parent", "child of parent", "task's"}
+
+
+@beamlet_only
+def test_an_actor_with_only_del_does_not_hold_up_the_end_of_the_driver_by_a_call(tmp_path: Path) -> None:
+    """Many classes inherit one. shutdown() waited the full second for a call that nobody reads any more."""
+    source = """
+        import asyncio, pathlib, sys, time
+        folder = pathlib.Path(sys.argv[1])
+        ray.init(num_cpus=8)
+        class Finalized:
+            def __init__(self, name, seconds=0):
+                self.name = name
+                (folder / name).touch()
+                time.sleep(seconds)
+            def work(self):
+                (folder / ("call of " + self.name)).touch()
+                time.sleep(600)
+            def __del__(self): pass
+        class Async(Finalized):
+            async def work(self):
+                (folder / "call of async").touch()
+                await asyncio.sleep(600)
+        actors = [
+            ray.remote(Finalized).remote("plain"), ray.remote(Async).remote("async"),
+            ray.remote(max_concurrency=3)(Finalized).remote("threaded"),
+        ]
+        calls = [actor.work.remote() for actor in actors for _ in range(2)]
+        constructing = ray.remote(Finalized).remote("constructing", 600)
+        begun = ["call of plain", "call of async", "call of threaded", "constructing"]
+        while not all((folder / name).exists() for name in begun): time.sleep(0.01)
+        began = time.monotonic()
+        ray.shutdown()
+        print(time.monotonic() - began)
+    """
+    assert float(run_script(tmp_path / "program.py", source, str(tmp_path))) < 0.8
 
 
 @ray.remote

@@ -14,6 +14,7 @@ import pytest
 
 from beamlet.api.object_ref import ObjectRef
 from beamlet.base.ids import ActorId, Address, FunctionKey, ObjectId, TaskId
+from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.executing.leaving import Leaving
 from beamlet.core_worker.executing.runner import ActorExit
 from beamlet.core_worker.submitting.actor_submitter import ActorLink
@@ -524,6 +525,26 @@ def test_an_order_is_followed_after_what_was_queued_before(worker: Worker) -> No
     assert worker.orders == []
     worker.execution.run_next()
     assert worker.orders == [order]
+
+
+def test_a_worker_in_a_hurry_waits_a_moment_for_what_it_runs(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for what it does after it: clean-up of the user's may take longer."""
+    later: list[Any] = []
+    ends: list[int] = []
+    monkeypatch.setattr(worker.reactor, "call_later", lambda *timer: later.append(timer), raising=False)
+    monkeypatch.setattr("os._exit", ends.append)
+    worker.execution.exit_asked(ExitWorker("the program ends", graceful=True))
+    assert not later
+    worker.execution.exit_asked(ExitWorker("the program ends", graceful=True, hurried=True))
+    ((seconds, call),) = later
+    assert seconds <= 0.2
+    call()
+    assert not ends, "it runs nothing"
+    worker.work.running[b"a call"] = TaskContext(TaskId(b"t" * 24))
+    call()
+    assert ends == [0]
 
 
 def test_a_worker_that_is_needed_stays_if_it_may(worker: Worker) -> None:

@@ -249,6 +249,14 @@ def test_at_the_end_of_the_program_all_its_actors_that_clean_up_do_so_at_the_sam
     assert ToCoreWorker(DRIVER, Done(7)) in world.table.handle_core_worker_gone(gone, 6.0)
 
 
+def test_at_the_end_of_the_program_what_has_only_del_hurries(world: World) -> None:
+    world.create(A, cleans_up=True, only_del=True)
+    world.start()
+    world.create(B, cleans_up=True)
+    world.start(at=OTHER_WORKER, actor_id=B)
+    assert {order.actor_id: order.hurried for order in program_ends(world)} == {A: True, B: False}
+
+
 def test_at_the_end_of_the_program_nothing_else_is_waited_for(world: World) -> None:
     assert program_ends(world) == [Done(7)]
     world.create(A)

@@ -83,7 +83,7 @@ SANS_IO = (
     *("raylet.lease_manager", "raylet.worker_pool", "raylet.resource_ledger", "raylet.output_router"),
     *("raylet.lease_queue", "raylet.lease_effects", "raylet.worker_record"),
     *("gcs.nodes", "gcs.jobs", "gcs.kv", "gcs.task_events", "gcs.actor*", "gcs.living_actors", "gcs.storage"),
-    *("api.option*", "api.signatures"),
+    *("gcs.farewells", "api.option*", "api.signatures"),
 )
 #: May be used by decisions although they are not decisions themselves: what an error is, it is everywhere.
 NEUTRAL = ("", "exceptions", "exceptions.*", *SANS_IO)

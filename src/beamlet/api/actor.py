@@ -274,6 +274,7 @@ class ActorClass(Generic[T]):
                 self._key = core.functions.export(self._cls, pickled)
             self._bound_to = core
         assert self._key is not None
+        has_hook, has_del = any(hasattr(self._cls, hook) for hook in HOOKS), hasattr(self._cls, "__del__")
         return ActorSpec(
             actor_id=ActorId(b""),
             job=core.job_description(),
@@ -298,7 +299,8 @@ class ActorClass(Generic[T]):
             strategy=strategy_of(options.scheduling_strategy),
             handle_info=pickle.dumps(info, 5),
             call_site=call_site,
-            cleans_up=any(hasattr(self._cls, hook) for hook in (*HOOKS, "__del__")),
+            cleans_up=has_hook or has_del,
+            only_del=has_del and not has_hook,
         )
 
     @for_users

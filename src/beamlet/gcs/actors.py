@@ -17,7 +17,6 @@ Names of the states and what may follow what: actor_states.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import msgspec
 
@@ -29,6 +28,7 @@ from beamlet.gcs.actor_history import NOWHERE, ActorHistory
 from beamlet.gcs.actor_record import STARTING, ActorRecord
 from beamlet.gcs.actor_states import State, Step
 from beamlet.gcs.effects import Effect, ToCoreWorker, ToRaylet
+from beamlet.gcs.farewells import Farewells
 from beamlet.gcs.living_actors import LivingActors
 from beamlet.gcs.restart_pauses import RestartPauses
 from beamlet.gcs.storage import Storage
@@ -65,20 +65,12 @@ from beamlet.protocol.gcs import (
 )
 
 TABLE = "actors"
-NOBODY = ActorId(b"")
 #: Processes known to be gone: what arrives from them is late, and creates nothing.
 MOST_GONE = 10_000
 #: Actors killed by somebody who heard of them sooner than we did.
 MOST_KILLED_EARLY = 1_000
 #: How many of the dead a listing shows.
 MOST_DEAD_SHOWN = 1_000
-
-
-class Farewell(NamedTuple):
-    """Whom to tell, under which request, when these have ended."""
-
-    req: int
-    actors: set[ActorId]
 
 
 class ActorTable:
@@ -103,9 +95,9 @@ class ActorTable:
         self._subscriptions = Subscriptions()
         self.pauses = RestartPauses()
         self._gone: dict[Address, None] = {}
-        self._killed_early: dict[ActorId, str] = {}  # → who killed it
-        #: Driver that ends → its actors that clean up before.
-        self._farewells: dict[Address, Farewell] = {}
+        #: → who killed it.
+        self._killed_early: dict[ActorId, str] = {}
+        self._farewells = Farewells(lambda driver, req: self._tell(driver, Done(req)))
         self._effects: list[Effect] = []
 
     # --- creation ---------------------------------------------------------------------------------
@@ -240,12 +232,12 @@ class ActorTable:
         self._let_finish(record, actor_causes.out_of_scope(record.spec), now)
         return self._done()
 
-    def _let_finish(self, record: ActorRecord, cause: Cause, now: float) -> None:
+    def _let_finish(self, record: ActorRecord, cause: Cause, now: float, hurried: bool = False) -> None:
         if record.address and record.recycling is None:
             self._live.free_name(record)
             record.leaving = cause
             record.tell(now, "told to finish what is queued, and to end")
-            self._stop(record, cause.text, graceful=True)
+            self._stop(record, cause.text, True, hurried)
         else:
             self._end(record, cause, now)
 
@@ -255,12 +247,12 @@ class ActorTable:
         Answered when they have ended. Until then no owner's end takes one of them along.
         """
         wanted = [record for record in self._live if self._parts_with(record, sender)]
-        ids = {record.spec.actor_id for record in wanted}
-        self._farewells[sender] = Farewell(message.req, ids)
+        self._farewells.begin(sender, message.req, [record.spec.actor_id for record in wanted])
         for record in wanted:
             if not record.leaving:
-                self._let_finish(record, actor_causes.job_ended(record.spec, record.spec.job.job_id), now)
-        self._told_farewell(sender)
+                cause = actor_causes.job_ended(record.spec, record.spec.job.job_id)
+                self._let_finish(record, cause, now, record.spec.only_del)
+        self._farewells.settle(sender)
         return self._done()
 
     def _parts_with(self, record: ActorRecord, driver: Address) -> bool:
@@ -268,25 +260,14 @@ class ActorTable:
         return spec.cleans_up and spec.job.driver == driver and not self._live.outlives_job(record)
 
     def _is_parting(self, record: ActorRecord) -> bool:
-        farewell = self._farewells.get(record.spec.job.driver)
-        return farewell is not None and record.spec.actor_id in farewell.actors
+        return self._farewells.is_awaited(record.spec.job.driver, record.spec.actor_id)
 
     def _wait_no_longer(self, driver: Address, now: float) -> None:
         """It is gone: what outlived its owner for its sake ends."""
-        farewell = self._farewells.pop(driver, None)
-        for actor_id in farewell.actors if farewell is not None else ():
+        for actor_id in self._farewells.gone(driver):
             record = self._live.get(actor_id)
             if record is not None and record.spec.owner in self._gone:
                 self._end(record, actor_causes.job_ended(record.spec, record.spec.job.job_id), now)
-
-    def _told_farewell(self, driver: Address, actor_id: ActorId = NOBODY) -> None:
-        """One of its actors has ended: was it the last that is waited for?"""
-        farewell = self._farewells.get(driver)
-        if farewell is not None:
-            farewell.actors.discard(actor_id)
-            if not farewell.actors:
-                del self._farewells[driver]
-                self._tell(driver, Done(farewell.req))
 
     def any_of_job(self, job_id: JobId) -> bool:
         """Whether one of its actors lives: after the job's end, a detached one, or what works for it."""
@@ -405,10 +386,10 @@ class ActorTable:
         self._history.add(dead)
         self._publish(dead.update())
         self._subscriptions.drop_actor(spec.actor_id)
-        self._told_farewell(spec.job.driver, spec.actor_id)
+        self._farewells.ended(spec.job.driver, spec.actor_id)
 
-    def _stop(self, record: ActorRecord, reason: str, graceful: bool) -> None:
-        stop = StopActor(record.spec.actor_id, record.incarnation, reason, graceful)
+    def _stop(self, record: ActorRecord, reason: str, graceful: bool, hurried: bool = False) -> None:
+        stop = StopActor(record.spec.actor_id, record.incarnation, reason, graceful, hurried)
         self._effects.append(ToRaylet(node_of(record.address), stop))
 
     # --- who asks ---------------------------------------------------------------------------------
@@ -489,10 +470,7 @@ class ActorTable:
             assert not outlives, f"{who(spec)} outlives its owner"
         for actor_id in self._subscriptions.actors():
             assert actor_id not in self._history, f"somebody still waits for {short(actor_id)}, which is dead"
-        for driver, farewell in self._farewells.items():
-            assert driver not in self._gone, "the dead wait for their actors"
-            assert farewell.actors, "nobody is waited for, and the driver was not told"
-            assert all(self._live.get(actor_id) for actor_id in farewell.actors), "the dead are waited for"
+        self._farewells.check_invariants(self._gone.__contains__, self._live.get)
 
 
 def _keep_newest(table: dict[Address, None] | dict[ActorId, str], most: int) -> None:

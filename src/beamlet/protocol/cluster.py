@@ -74,6 +74,8 @@ class StopActor(Message, tag=158):
     incarnation: int
     reason: str
     graceful: bool
+    #: What it runs when it hears of this may take a moment, not more.
+    hurried: bool = False
 
 
 class CoreWorkerGone(Message, tag=159):

@@ -97,6 +97,8 @@ class ActorSpec(Message, tag=97):
     call_site: str = ""
     #: Its class has methods to be called at its end.
     cleans_up: bool = False
+    #: Of these it has only ``__del__``, which many classes inherit: nobody waits long for that.
+    only_del: bool = False
 
 
 class CreateActor(Message, tag=98):

@@ -253,6 +253,8 @@ class ExitWorker(Message, tag=51):
     graceful: bool
     #: Only if nobody needs it: a worker whose objects or actors others use answers Staying instead.
     optional: bool = False
+    #: What runs when it hears of this may take a moment, not more.
+    hurried: bool = False
 
 
 class CreateObject(Message, tag=52):

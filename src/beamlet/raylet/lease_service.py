@@ -134,7 +134,8 @@ class LeaseService:
         if worker is None:
             self._node.perform(self._manager.cancel(key, message.reason, now))
         elif message.graceful:
-            self._node.perform(self._pool.ask_to_exit(worker, message.reason, now, patient=True))
+            hurried = message.hurried
+            self._node.perform(self._pool.ask_to_exit(worker, message.reason, now, True, hurried=hurried))
         else:
             self._events.last_words(worker, lambda: self._kill(key, worker, message.reason))
 

@@ -177,13 +177,20 @@ class WorkerPool:
         return [Kill(worker, signals.SIGKILL, reason)]
 
     def ask_to_exit(
-        self, worker: WorkerId, reason: str, now: float, patient: bool = False, optional: bool = False
+        self,
+        worker: WorkerId,
+        reason: str,
+        now: float,
+        patient: bool = False,
+        optional: bool = False,
+        hurried: bool = False,
     ) -> list[Effect]:
         """It may finish what it has queued. ``patient``: as long as that takes; else killed after LEAVE_S.
 
         optional: an idle worker that owns what others use answers that it ``stays``.  Until it has answered
         it is left alone: one that is slow (an extension keeps its interpreter, the machine swaps) may be
-        such a one, and idle it does no harm.
+        such a one, and idle it does no harm. hurried: it is to wait only a moment for
+        what it runs.
         """
         record = self._workers.get(worker)
         if record is None or not record.usable:
@@ -194,7 +201,7 @@ class WorkerPool:
         record.is_asked = optional
         if not (patient or optional):
             self._set_deadline(record, now + LEAVE_S)
-        return [AskExit(worker, reason, graceful=True, optional=optional)]
+        return [AskExit(worker, reason, True, optional, hurried)]
 
     def stays(self, worker: WorkerId, now: float) -> list[Effect]:
         """It was asked whether it could leave, and is needed: idle again, to be asked again later."""

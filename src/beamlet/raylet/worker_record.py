@@ -131,6 +131,8 @@ class AskExit(Struct, frozen=True):
     graceful: bool
     #: It may answer that it is needed: see ``WorkerPool.stays``.
     optional: bool = False
+    #: It waits only a moment for what it runs.
+    hurried: bool = False
 
 
 class Assign(Struct, frozen=True):

@@ -179,4 +179,4 @@ class WorkerService:
 
     def _ask_exit(self, effect: AskExit) -> None:
         if (worker := self._members.worker(effect.worker)) is not None:
-            worker.send(node.ExitWorker(effect.reason, effect.graceful, effect.optional))
+            worker.send(node.ExitWorker(effect.reason, effect.graceful, effect.optional, effect.hurried))

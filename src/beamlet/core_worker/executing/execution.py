@@ -29,6 +29,9 @@ from beamlet.protocol import node
 from beamlet.protocol.peer import CallActor, CancelTask, HandedBack, PushTask, StealTasks
 from beamlet.rpc.turns import SharedReactor, Waiter
 
+#: For so long a worker in a hurry goes on with what it runs.
+_HURRIED_S = 0.1
+
 
 class Execution:
     """The executing side of a worker. ``run(item)`` runs one item in the calling thread."""
@@ -88,7 +91,14 @@ class Execution:
             self._link.send(node.Staying())
         elif order.graceful:
             self.order_arrived(order)
+            if order.hurried:
+                self._reactor.call_later(_HURRIED_S, self._end_amid_calls)
         else:
+            os._exit(0)
+
+    def _end_amid_calls(self) -> None:
+        """What keeps it is none of its clean-up: that has not begun."""
+        if self._work.running or self._work.is_constructing:
             os._exit(0)
 
     def peer_gone(self, peer: Peer) -> None:
