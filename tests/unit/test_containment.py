@@ -293,7 +293,9 @@ def test_what_this_process_did_itself_is_why_even_if_the_node_says_more(shared: 
     far.close()
     wait_until(lambda: lost, 10.0, "the end of the link")
     assert lost == ["shutdown() was called in this process"]
-    assert "shutdown() was called in this process" in str(link.gone())
+    text = str(link.gone())
+    assert "has left the cluster: shutdown() was called in this process. Its session was shut down" in text
+    assert "Its processes are ending" not in text, "others go on with that cluster"
 
 
 def test_a_request_that_cannot_be_encoded_raises_at_the_caller_and_the_link_stays(

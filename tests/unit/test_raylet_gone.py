@@ -29,6 +29,9 @@ def test_it_points_to_the_log_that_is_there(tmp_path: Path) -> None:
     (tmp_path / "logs" / "head.log").touch()
     assert f"{tmp_path}/logs/head.log may say why" in str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    left = RayletGone("shutdown() was called", str(tmp_path), True)
+    assert "head.log" not in str(left)
+    assert str(pickle.loads(pickle.dumps(left))) == str(left)
 
 
 class WantsLock(logging.Handler):

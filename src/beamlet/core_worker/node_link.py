@@ -82,11 +82,18 @@ class Reply(Waiter):
 class RayletGone(RaySystemError):
     """The connection to the raylet is closed: this process has no cluster any more."""
 
-    def __init__(self, reason: str, session_dir: str) -> None:
-        super().__init__(f"lost the connection to the cluster: {reason}")
-        self._arguments = (reason, session_dir)
+    def __init__(self, reason: str, session_dir: str, has_left: bool = False) -> None:
+        """has_left: of its own accord; the cluster may live on."""
+        lost = "this program has left the cluster" if has_left else "lost the connection to the cluster"
+        super().__init__(f"{lost}: {reason}")
+        self._arguments = (reason, session_dir, has_left)
 
     def __str__(self) -> str:
+        if self._arguments[2]:
+            return (
+                f"{super().__str__()}. Its session was shut down while this was under way, and what it owned "
+                "went with it. Call init() to begin another."
+            )
         log = f"{self._arguments[1]}/logs/head.log"
         # Asked when the text is wanted: a cluster that ends in order removes its logs a moment later.
         if os.path.exists(log):
@@ -98,7 +105,7 @@ class RayletGone(RaySystemError):
             "Call shutdown() and init() to go on with a new one."
         )
 
-    def __reduce__(self) -> tuple[type[RayletGone], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[RayletGone], tuple[str, str, bool]]:
         return RayletGone, self._arguments
 
 
@@ -118,8 +125,9 @@ class NodeLink:
         self._on_message = on_message
         self._on_close = on_close
         self._next_req = 1
-        #: Why the node ends, if it told us before it closed the connection.
+        #: Why the node ends, if it told us before it closed the connection; or why we leave it.
         self._farewell = ""
+        self._has_left = False
         self._awaited: dict[int, Callable[[Any], None]] = {}
         self.connection = Connection(
             sock,
@@ -243,11 +251,12 @@ class NodeLink:
 
     def leave(self, reason: str) -> None:
         """This process is about to leave the cluster: what its other threads wait for ends by that."""
+        self._has_left = not self._farewell
         self._farewell = self._farewell or reason
 
     def gone(self) -> RayletGone:
         reason = self._farewell or self.connection.end_reason or "it was shut down"
-        return RayletGone(reason, self._session_dir)
+        return RayletGone(reason, self._session_dir, self._has_left)
 
     def _closed(self, _: Connection, reason: str) -> None:
         awaited, self._awaited = self._awaited, {}
