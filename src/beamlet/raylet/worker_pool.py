@@ -189,8 +189,7 @@ class WorkerPool:
 
         optional: an idle worker that owns what others use answers that it ``stays``.  Until it has answered
         it is left alone: one that is slow (an extension keeps its interpreter, the machine swaps) may be
-        such a one, and idle it does no harm. hurried: it is to wait only a moment for
-        what it runs.
+        such a one, and idle it does no harm.  hurried: it is to wait only a moment for what it runs.
         """
         record = self._workers.get(worker)
         if record is None or not record.usable:
