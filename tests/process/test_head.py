@@ -61,7 +61,8 @@ class Driver:
 
     def _on_message(self, link: Connection, message: Any) -> None:
         if isinstance(message, node.Welcome):
-            os.close(link.take_fd())
+            for _ in range(2):
+                os.close(link.take_fd())
         elif isinstance(message, node.LeaseGranted) and message.fresh:
             self.workers[message.worker] = Connection(
                 socket.socket(fileno=link.take_fd()),

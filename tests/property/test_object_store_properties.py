@@ -150,6 +150,8 @@ class StoreMachine(RuleBasedStateMachine):
         #: Dead lessee → (who has not heard of it, its ranges).
         self.estates: dict[Address, tuple[set[int], list[tuple[int, int]]]] = {}
         self.deaths = 0
+        #: Cut off, and alive.
+        self.silent: set[int] = set()
 
     def perform(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -281,7 +283,21 @@ class StoreMachine(RuleBasedStateMachine):
         self.perform(self.store.delete_owned_by(owner, self.now))
 
     @rule(client=clients, knew_it=st.sets(clients))
+    def client_is_cut_off(self, client: int, knew_it: set[int]) -> None:
+        """It is not answered and says nothing any more; what it has, it keeps until ``client_crashes``."""
+        self.deaths += 1
+        address = Address(b"%056d" % self.deaths)
+        left = [(offset, size) for (who, offset), size in self.slabs.items() if who == client]
+        self.slabs = {key: size for key, size in self.slabs.items() if key[0] != client}
+        if left:
+            self.estates[address] = {client, *knew_it}, left
+        self.asked = {key: asked for key, asked in self.asked.items() if key[0] != client}
+        self.silent.add(client)
+        self.perform(self.store.cut_off(client, self.now, address, sorted(knew_it), "it"))
+
+    @rule(client=clients, knew_it=st.sets(clients))
     def client_crashes(self, client: int, knew_it: set[int]) -> None:
+        self.silent.discard(client)
         self.deaths += 1
         address = Address(b"%056d" % self.deaths)
         unheard = knew_it - {client}

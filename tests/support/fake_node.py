@@ -21,6 +21,7 @@ from beamlet.raylet.death_service import DeathService
 from beamlet.raylet.driver_service import DriverService
 from beamlet.raylet.event_service import EventService
 from beamlet.raylet.lease_service import LeaseService
+from beamlet.raylet.lifelines import Lifelines
 from beamlet.raylet.members import Member
 from beamlet.raylet.node_services import NodeConfig, NodeServices
 from beamlet.raylet.performer import Performer
@@ -41,12 +42,15 @@ class FakeLine:
         self.label = ""
         self.closed = False
         self.sent: list[Message] = []
+        #: What went along.
+        self.fds: list[int] = []
         self.backlog_bytes = 0
         self.unread: list[Callable[[], None]] = []
 
-    def send(self, message: Message, fd: int = -1) -> None:
+    def send(self, message: Message, fd: int = -1, *more_fds: int) -> None:
         if not self.closed:
             self.sent.append(message)
+            self.fds += [each for each in (fd, *more_fds) if each >= 0]
 
     def flush(self) -> None: ...
 
@@ -74,6 +78,11 @@ class FakeDescriptors:
 
     exhausted = False
 
+    def __init__(self) -> None:
+        self._numbers = count(100)
+        #: Ends that were made, by descriptor.
+        self.ends: dict[int, FakeEnd] = {}
+
     def dup(self, fd: int) -> int:
         if self.exhausted:
             raise OSError(24, "Too many open files")
@@ -84,16 +93,25 @@ class FakeDescriptors:
     def pair(self) -> tuple[Any, Any]:
         if self.exhausted:
             raise OSError(24, "Too many open files")
-        return FakeEnd(), FakeEnd()
+        one, other = FakeEnd(next(self._numbers)), FakeEnd(next(self._numbers))
+        self.ends |= {one.fd: one, other.fd: other}
+        return one, other
 
 
 class FakeEnd(AbstractContextManager[None]):
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.closed = False
+
     def __exit__(self, *_: object) -> None: ...
 
-    def fileno(self) -> int:
-        return 99
+    def setblocking(self, flag: bool) -> None: ...
 
-    def close(self) -> None: ...
+    def fileno(self) -> int:
+        return self.fd
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class FakeOutput:
@@ -167,8 +185,16 @@ class FakeNode:
         self.events = EventService(s)
         self.leases = LeaseService(s, self.events)
         self.stores = StoreService(s, self.store, self.arena)  # type: ignore[arg-type]
-        self.deaths = DeathService(s, self.output, self.stores, self.events, self._mourned)  # type: ignore[arg-type]
-        self.drivers = DriverService(s, self.arena, self.output, self.deaths)  # type: ignore[arg-type]
+        self.lifelines = Lifelines(self.descriptors, self.loop, self.stores)
+        self.deaths = DeathService(
+            s,
+            self.output,
+            self.stores,
+            self.lifelines,
+            self.events,
+            self._mourned,  # type: ignore[arg-type]
+        )
+        self.drivers = DriverService(s, self.arena, self.output, self.deaths, self.lifelines)  # type: ignore[arg-type]
 
     # -- the GCS ---------------------------------------------------------------------------------
 
@@ -198,6 +224,14 @@ class FakeNode:
         self.give_job(line)
         member: Member = line.context
         return member
+
+    def lifeline_ends(self, driver: Member) -> None:
+        """It has ended, or let go of the store; and so have its forks."""
+        self.loop.readers[self.lifelines._tied[driver.address].ours.fileno()]()
+
+    def killed_driver(self, driver: Member) -> None:
+        self.drivers.gone(driver, "killed")
+        self.lifeline_ends(driver)
 
     def give_job(self, line: FakeLine) -> None:
         self.drivers.job_started(cluster.JobStarted(line.context.address, job_id_of_int(next(self._jobs))))

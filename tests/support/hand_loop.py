@@ -16,12 +16,21 @@ class HandTimer:
 
 
 class HandLoop:
-    """Fits ``rpc.alarm.Clock`` and ``rpc.loopback.Loop``."""
+    """Fits ``rpc.alarm.Clock``, ``rpc.loopback.Loop`` and ``raylet.lifelines.Loop``."""
 
     def __init__(self, now: float = 100.0) -> None:
         self._now = now
         self._soon: deque[Callable[[], None]] = deque()
         self.timers: list[HandTimer] = []
+        #: To be called by the test.
+        self.readers: dict[int, Callable[[], None]] = {}
+
+    def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
+        assert fd not in self.readers
+        self.readers[fd] = on_readable
+
+    def remove_reader(self, fd: int) -> None:
+        del self.readers[fd]
 
     def now(self) -> float:
         return self._now

@@ -11,7 +11,7 @@ import beamlet as ray
 from beamlet import exceptions
 from beamlet.core_worker.core_worker import CoreWorker
 from beamlet.core_worker.executing.in_place import Uses
-from beamlet.object_store.arena import LentView
+from beamlet.object_store.views import LentView
 from beamlet.testing.virtual_cluster import VirtualDriver
 from beamlet.testing.world import Broken, sleep
 from system.programs import far, filled, lend

@@ -6,6 +6,8 @@ import errno
 import gc
 import mmap
 import os
+import select
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -15,6 +17,7 @@ import pytest
 from beamlet.object_store.arena import Arena
 from beamlet.object_store.buffers import Buffer
 from beamlet.object_store.extents import ExtentSet
+from beamlet.object_store.lifeline import Lifeline
 
 PAGE = mmap.PAGESIZE
 MB = 1 << 20
@@ -440,7 +443,7 @@ def test_a_fork_needs_what_is_pinned_held_and_what_was_lent_copied(arena: Arena,
 
 
 def test_a_kernel_that_cannot_keep_lends_copies(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("beamlet.object_store.arena._can_keep", lambda: False)
+    monkeypatch.setattr("beamlet.object_store.arena.can_keep", lambda: False)
     arena.write(0, [pattern(MB)])
     view, lent = arena.lend(0, MB, writable_private=False)
     assert lent is None
@@ -485,3 +488,139 @@ def test_what_runs_in_the_middle_of_the_books_may_read_and_write(
     assert not thread.is_alive(), "it waits for itself"
     assert done == [b"ab", b"ab"]
     arena.close()
+
+
+class Ends:
+    """Stands for a lifeline; ``told`` is when it ended."""
+
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    def __del__(self) -> None:
+        self._told.append("ended")
+
+
+@pytest.fixture
+def tied() -> Iterator[tuple[Arena, list[str]]]:
+    """An arena with a lifeline, and whether that has ended."""
+    told: list[str] = []
+    made = Arena.create(CAPACITY)
+    yield Arena.attach(os.dup(made.fd), CAPACITY, Ends(told)), told
+    made.close()
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_who_has_left_holds_its_lifeline_for_the_views_that_live(
+    tied: tuple[Arena, list[str]], writable: bool
+) -> None:
+    """In the mapping of all, and in one of its own."""
+    arena, told = tied
+    views = [arena.map_object(0, MB, writable_private=writable, on_release=lambda: None) for _ in range(2)]
+    arena.leave()
+    for _ in range(2):
+        assert not told
+        views.pop()
+    assert told == ["ended"]
+
+
+def test_views_that_became_copies_need_no_lifeline(tied: tuple[Arena, list[str]]) -> None:
+    arena, told = tied
+    views = [arena.map_object(0, MB, writable_private=True, on_release=lambda: None) for _ in range(2)]
+    arena.keep_all()
+    assert not told
+    arena.close()
+    assert told == ["ended"]
+    del views
+
+
+def test_a_view_that_could_not_be_copied_keeps_the_lifeline(
+    tied: tuple[Arena, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arena, told = tied
+    view = arena.map_object(0, MB, writable_private=True)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr("beamlet.object_store.private_pages.PrivatePages.make_private", refuse)
+    with pytest.raises(OSError, match="no memory"):
+        arena.keep_all()
+    arena.leave()
+    assert not told
+    del view
+    assert told == ["ended"]
+
+
+def test_a_write_that_is_under_way_keeps_the_lifeline(
+    tied: tuple[Arena, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arena, told = tied
+    real, seen = os.pwritev, []
+
+    def meanwhile(fd: int, views: list[memoryview], offset: int) -> int:
+        arena.leave()
+        seen.append(list(told))
+        return real(fd, [views[0][:PAGE]], offset)
+
+    monkeypatch.setattr(os, "pwritev", meanwhile)
+    with pytest.raises(OSError, match="has left the cluster"):
+        arena.write(0, [pattern(MB)])
+    assert (seen, told) == ([[]], ["ended"])
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_who_has_left_reads_nothing_more(arena: Arena, writable: bool) -> None:
+    kept = arena.map_object(0, MB, writable_private=writable)
+    arena.leave()
+    for offset in (0, MB):
+        with pytest.raises(OSError, match="has left the cluster"):
+            arena.map_object(offset, MB, writable_private=writable)
+    assert len(kept) == MB
+    assert len(arena._living) == 1
+    assert len(arena._viewed) == writable
+
+
+def test_a_lifeline_is_a_descriptor_open_in_forks_that_have_views() -> None:
+    """One child has a view and one has none; each has left, as every fork does at once."""
+    reads, writes = os.pipe()
+    made = Arena.create(CAPACITY)
+    arena = Arena.attach(os.dup(made.fd), CAPACITY, Lifeline(writes))
+    children = []
+    for with_view in (True, False):
+        view = arena.map_object(0, MB, writable_private=True) if with_view else None
+        child = os.fork()
+        if not child:
+            arena.leave()
+            signal.alarm(30)
+            signal.pause()
+        children.append(child)
+        del view
+    try:
+        arena.leave()
+        assert select.select([reads], [], [], 0.2) == ([], [], [])
+        os.kill(children[0], signal.SIGKILL)
+        assert select.select([reads], [], [], 20.0)[0], "the other child lives, but has let go"
+        assert os.read(reads, 1) == b""
+        assert os.waitpid(children[1], os.WNOHANG) == (0, 0)
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    os.close(reads)
+    made.close()
+
+
+def test_a_lifeline_closes_nothing_but_itself() -> None:
+    """Programs that become daemons close descriptors that they do not know, and open others."""
+    reads, writes = os.pipe()
+    lifeline = Lifeline(writes)
+    os.close(writes)
+    assert os.open(os.devnull, os.O_RDONLY) == writes
+    del lifeline
+    os.fstat(writes)
+    os.close(writes)
+    lifeline = Lifeline(os.dup(reads))
+    number = lifeline._fd
+    os.close(number)
+    del lifeline
+    os.close(reads)

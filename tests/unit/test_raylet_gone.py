@@ -96,8 +96,9 @@ def test_threads_that_wait_learn_of_shutdown_whatever_breaks_from_then_on(tmp_pa
         lock = threading.RLock()
         link = SimpleNamespace(leave=lambda reason: said.append(f"leave: {reason}"), send=said.append)
         reactor = SimpleNamespace(flush=lambda: None)
-        store = SimpleNamespace(end_writing=lambda within_s: None, keep_all=lambda: None)
-        forked_views = SimpleNamespace(close=lambda: 0)
+        store = SimpleNamespace(end_writing=lambda within_s: None, keep_all=lambda: None, leave=lambda: None)
+        forked_views = SimpleNamespace(close=lambda: None)
+        releases = SimpleNamespace(keep_pins=lambda: None)
         shut = lambda self: None  # noqa: E731
 
         def end_actors_in_order(self) -> None:
@@ -112,7 +113,7 @@ def test_threads_that_wait_learn_of_shutdown_whatever_breaks_from_then_on(tmp_pa
 
 
 def test_who_lost_the_raylet_writes_no_more_before_anybody_is_told() -> None:
-    """The head that cut us off gives what was ours to write to others."""
+    """Nobody will read it."""
     done: list[object] = []
     core: Any = SimpleNamespace(
         _shut=False,
@@ -125,11 +126,28 @@ def test_who_lost_the_raylet_writes_no_more_before_anybody_is_told() -> None:
     assert done == [0, "cut off"]
 
 
-def test_who_leaves_while_forks_read_is_warned() -> None:
-    kept: list[str] = []
-    store = SimpleNamespace(keep_all=lambda: kept.append("all"))
-    forked = SimpleNamespace(close=lambda: 2)
-    core: Any = SimpleNamespace(lock=threading.Lock(), store=store, forked_views=forked)
-    with pytest.warns(RuntimeWarning, match=r"forked from this one \(2\) go on"):
+def test_who_leaves_gives_no_pins_back_that_forks_may_need() -> None:
+    done: list[str] = []
+    core: Any = SimpleNamespace(
+        lock=threading.Lock(),
+        store=SimpleNamespace(keep_all=lambda: done.append("copy what lives")),
+        forked_views=SimpleNamespace(close=lambda: done.append("let go of what forks have")),
+        releases=SimpleNamespace(keep_pins=lambda: done.append("keep pins")),
+    )
+    _keep_arrays(core)
+    assert done == ["keep pins", "let go of what forks have", "copy what lives"]
+
+
+def test_who_cannot_copy_its_arrays_is_told_what_that_costs() -> None:
+    def fail() -> None:
+        raise OSError("no memory")
+
+    nothing = lambda: None  # noqa: E731
+    core: Any = SimpleNamespace(
+        lock=threading.Lock(),
+        store=SimpleNamespace(keep_all=fail),
+        forked_views=SimpleNamespace(close=nothing),
+        releases=SimpleNamespace(keep_pins=nothing),
+    )
+    with pytest.warns(RuntimeWarning, match=r"\(no memory\): the rest keep their room in the object store"):
         _keep_arrays(core)
-    assert kept == ["all"]

@@ -44,6 +44,12 @@ def test_an_idle_cluster() -> None:
     assert text.endswith("Pending Demands:\n (no resource demands)")
 
 
+def test_memory_that_is_kept_for_somebody_is_named_under_its_sum() -> None:
+    cluster = state(node(1, {"object_store_memory": GIB}, {}))
+    cluster.kept = ["7.0 MiB are kept for process 4711"]
+    assert "object_store_memory\n   of which 7.0 MiB are kept for process 4711\n" in page(cluster)
+
+
 def test_usage_adds_up_over_living_nodes() -> None:
     text = page(
         state(

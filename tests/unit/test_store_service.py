@@ -128,10 +128,10 @@ def test_a_dead_process_leaves_nothing_in_the_store() -> None:
     create(fake, owner, 2, MIB, req=2, seal=False)
     fake.stores.pin(reader, node.PinObject(5, oid(1), owner.address, [NODE]))
     fake.stores.pin(reader, node.PinObject(6, oid(2), owner.address, [NODE]))
-    fake.drivers.gone(owner, "killed")
+    fake.killed_driver(owner)
     (not_here,) = line_of(reader).take(node.ObjectNotHere)
     assert not_here.req == 6
-    fake.drivers.gone(reader, "killed")
+    fake.killed_driver(reader)
     assert not fake.stores.usage().used_bytes
     fake.check()
 
@@ -140,7 +140,7 @@ def test_what_is_stored_for_an_owner_that_has_died_is_nobodys() -> None:
     """A result, made while its caller was killed. Who pinned it before it was whole may read it."""
     fake = FakeNode()
     owner, executor, reader = fake.driver(), fake.driver(), fake.driver()
-    fake.drivers.gone(owner, "killed")
+    fake.killed_driver(owner)
     for number in (1, 2):
         fake.stores.create(executor, node.CreateObject(number, oid(number), MIB, "", owner.address))
     fake.stores.pin(reader, node.PinObject(5, oid(2), owner.address, [NODE]))

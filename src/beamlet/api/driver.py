@@ -27,6 +27,7 @@ from beamlet.base.ids import Address, make_address
 from beamlet.base.version import VERSION
 from beamlet.core_worker.core_worker import Identity
 from beamlet.core_worker.driver import DriverCore
+from beamlet.object_store.lifeline import Lifeline
 from beamlet.processes import interrupts
 from beamlet.processes.fate_sharing import is_stopped
 from beamlet.processes.prompt_thread import PromptThread
@@ -76,7 +77,7 @@ class Driver:
         sock = join(self.session)
         hello = self._hello()
         sock.sendall(encode_frame([hello]))
-        welcome, arena_fd = _await_welcome(sock)
+        welcome, arena_fd, lifeline_fd = _await_welcome(sock)
         identity = Identity(
             node_id=welcome.node_id,
             worker_id=welcome.worker_id,
@@ -96,6 +97,7 @@ class Driver:
             on_raylet_lost=self._lost,
             on_output=self._shower.put,
             on_notice=self._shower.put,
+            lifeline=Lifeline(lifeline_fd),
         )
         core.job = _job(hello, welcome, make_address(identity.node_id, identity.worker_id))
         core.runtime_env = dict(self.options.runtime_env)
@@ -188,6 +190,7 @@ class Driver:
                 if keeps_arrays and self.head is None:
                     _keep_arrays(core)
                 core.store.end_writing(_GOODBYE_S)
+                core.store.leave()
                 with core.lock:
                     core.link.send(Goodbye())
                     core.reactor.flush()
@@ -228,29 +231,24 @@ class Driver:
 
 
 def _keep_arrays(core: DriverCore) -> None:
-    """Once we have left, others write where the arrays lie that we read. Leaving goes on in any case."""
+    """The room that our arrays take becomes others'. Leaving goes on in any case."""
     with core.lock:
-        readers = core.forked_views.close()
-    if readers:
-        warnings.warn(
-            f"shutdown() while processes forked from this one ({readers}) go on: arrays of the cluster that "
-            "they read will show what other programs store there. Join them first, or copy what they need.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        # Forks may read on what only they still have: its pins end with them.
+        core.releases.keep_pins()
+        core.forked_views.close()
     try:
         core.store.keep_all()
     except OSError as error:
         warnings.warn(
-            f"shutdown() could not copy every array that was read from the cluster ({error}): the rest will "
-            "show what other programs store there. Copy what you need before shutdown().",
+            f"shutdown() could not copy every array that was read from the cluster ({error}): the rest keep "
+            "their room in the object store until they are deleted, or this process ends.",
             RuntimeWarning,
             stacklevel=2,
         )
 
 
-def _await_welcome(sock: socket.socket) -> tuple[Welcome, int]:
-    """The raylet's answer to our hello. Raises ConnectionError saying why it refused."""
+def _await_welcome(sock: socket.socket) -> tuple[Welcome, int, int]:
+    """The raylet's answer to our hello, the arena, our lifeline. Raises ConnectionError: why it refused."""
     try:
         message, fds = receive_first(sock, Welcome | Refused, _JOIN_S)
     except TimeoutError as error:
@@ -266,10 +264,12 @@ def _await_welcome(sock: socket.socket) -> tuple[Welcome, int]:
     if isinstance(message, Refused):
         sock.close()
         raise ConnectionError(f"the cluster refused this driver: {message.reason}")
-    if len(fds) != 1:
+    if len(fds) != 2:
+        for fd in fds:
+            os.close(fd)
         sock.close()
         raise ConnectionError("the object store's memory did not reach this process (too many open files?)")
-    return message, fds[0]
+    return message, fds[0], fds[1]
 
 
 def _job(hello: DriverHello, welcome: Welcome, address: Address) -> JobDescription:

@@ -111,6 +111,8 @@ def _usage(state: ClusterState) -> list[str]:
             used, whole = state.store_used, state.store_capacity
         if name in (MEMORY, OBJECT_STORE_MEMORY):
             lines.append(f" {shown_bytes(used)}/{shown_bytes(whole)} {name}")
+            if name == OBJECT_STORE_MEMORY:
+                lines += [f"   of which {sentence}" for sentence in state.kept]
         else:
             lines.append(f" {_number(used)}/{_number(whole)} {name}")
     return lines or [" (no resources)"]

@@ -10,7 +10,7 @@ import msgspec
 
 from beamlet.base.ids import ActorId, ChildIds, ObjectId, TaskId, put_id
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
-from beamlet.object_store.arena import LentView
+from beamlet.object_store.views import LentView
 
 if TYPE_CHECKING:
     from beamlet.core_worker.peers import Peer

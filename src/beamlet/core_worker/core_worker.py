@@ -104,6 +104,7 @@ class CoreWorker:
         make_generator: MakeGenerator,
         on_raylet_lost: Callable[[str], None],
         reactor: SharedReactor | None = None,
+        lifeline: object | None = None,
     ) -> None:
         self.identity = identity
         self.node_id = identity.node_id
@@ -128,7 +129,7 @@ class CoreWorker:
         self.unseen = UnseenErrors()
         own = OwnSlab()
         self.releases = Releases(self.refs, self.peers, self.link, self.unseen, own)
-        arena = Arena.attach(arena_fd, identity.arena_bytes)
+        arena = Arena.attach(arena_fd, identity.arena_bytes, lifeline)
         self.forked_views = ForkedViews(self.reactor, arena)
         self.store = StoreClient(
             self.link, self.releases, self.reactor, self.node_id, arena, identity.strict_arrays, own
@@ -402,7 +403,7 @@ class CoreWorker:
         """Nothing that was promised will come, and nothing more can be asked for: say so, never wait."""
         if self._shut:
             return
-        self.store.end_writing(0)  # who cut us off gives to others what was ours to write
+        self.store.end_writing(0)  # nobody will read it
         self._on_raylet_lost(reason)
         self.put = self.submit_task = self.submit_call = self._refuse  # type: ignore[method-assign]
         self._lose_promised()
@@ -423,6 +424,7 @@ class CoreWorker:
         for connection in (self.link.connection, *self.peers.connections()):
             connection.abandon()
         self.reactor.abandon()
+        self.store.leave()
 
     def shut(self) -> None:
         """Close everything; every wait ends. Idempotent."""

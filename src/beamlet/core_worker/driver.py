@@ -20,7 +20,10 @@ from beamlet.rpc.turns import SharedReactor
 
 
 class DriverCore(CoreWorker):
-    """``on_output`` and ``on_notice`` show the user what workers print and what the node has to say."""
+    """``on_output`` and ``on_notice`` show the user what workers print and what the node has to say.
+
+    lifeline: what of the store is ours stays so while anybody has it (``raylet/lifelines.py``).
+    """
 
     is_driver = True
 
@@ -36,9 +39,12 @@ class DriverCore(CoreWorker):
         on_output: Callable[[node.OutputLines], None],
         on_notice: Callable[[node.Notice], None],
         reactor: SharedReactor | None = None,
+        lifeline: object | None = None,
     ) -> None:
         context = TaskContext(own_task_id(identity.worker_id, identity.job_id))
-        super().__init__(identity, sock, arena_fd, context, make_ref, make_generator, on_raylet_lost, reactor)
+        super().__init__(
+            *(identity, sock, arena_fd, context, make_ref, make_generator, on_raylet_lost, reactor, lifeline)
+        )
         explaining = Explaining(self.reactor, self.link, *self.wait_view)
         blocking = DriverBlocking(self.reactor, self.link, explaining)
         self.compose_waiting(Waits(self.reactor, *self.wait_view), explaining, blocking)

@@ -276,6 +276,7 @@ class Gcs:
             store_used=sum(report.store_used for report in reports),
             store_capacity=sum(report.store_capacity for report in reports),
             session_dir=self._session_dir,
+            kept=[sentence for report in reports for sentence in report.kept],
         )
 
     def _task_events(self, sender: Address, job: JobId, message: gcs.TaskEvents) -> list[Effect]:

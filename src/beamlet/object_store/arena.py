@@ -25,19 +25,18 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from functools import cache
 from time import monotonic, sleep
 from typing import Any
 
 from beamlet.object_store.buffers import Buffer, flat, split
 from beamlet.object_store.extents import ExtentSet
 from beamlet.object_store.own_copy import own_copy
-from beamlet.object_store.private_pages import PrivatePages, page_faults
+from beamlet.object_store.private_pages import MADV_POPULATE_WRITE, PrivatePages, can_keep, page_faults
+from beamlet.object_store.views import LentView, Release, ViewToken
 
 _PAGE = mmap.PAGESIZE
 #: Linux constants that CPython's mmap module does not name in every version.
 _MADV_POPULATE_READ = 22
-_MADV_POPULATE_WRITE = 23
 _MAP_NORESERVE = 0x4000
 #: memoryview assignment holds the GIL: at most about a millisecond at a time.
 _COPY_STEP = 8 << 20
@@ -46,19 +45,23 @@ _IOV_MAX = 1024
 _COUNT_FAULTS_FROM = 1 << 18
 #: mmap refused for want of map entries, memory or descriptors.
 _OUT_OF_MAPS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+#: Stands for the lifeline of a process whose end others hear of in another way.
+_NONE_NEEDED = object()
 
 
 class WritingEnded(OSError):
-    """After ``end_writing``."""
+    """After ``end_writing``, or ``leave``."""
 
 
 class Arena:
     """One process's access to the node's arena. Thread-safe, as long as ranges are the caller's own."""
 
-    def __init__(self, fd: int, capacity: int) -> None:
+    def __init__(self, fd: int, capacity: int, lifeline: object | None = None) -> None:
         """Takes ownership of ``fd``. Prefer ``create`` and ``attach``."""
         self.fd = fd
         self.capacity = capacity
+        #: While anybody holds it, what we read and write is not given to others. None: we have left.
+        self._lifeline: object | None = lifeline or _NONE_NEEDED
         self._shared: mmap.mmap | None = None
         self._slabs: dict[bool, PrivatePages] = {}
         #: What of ``_shared`` this process's page tables are known to have. Being wrong costs only time: who
@@ -67,13 +70,14 @@ class Arena:
         self._mapped = ExtentSet()
         self._mapped_lock = threading.Lock()
         #: (writable, offset) with a live view in that private slab: one that is copy-on-write, or was lent.
-        self._viewed: dict[tuple[bool, int], _ViewToken] = {}
+        self._viewed: dict[tuple[bool, int], ViewToken] = {}
         #: What (start, size) of the private slabs shows not the arena but copies that somebody keeps, by view
         #: (``keep``). Finalizers take out: each step on these two is one of the interpreter's own.
-        self._kept: dict[bool, dict[_ViewToken, tuple[int, int]]] = {False: {}, True: {}}
-        #: Living views in the private slabs, by their ``_Release``; mappings of one view, and if it is lent.
+        self._kept: dict[bool, dict[ViewToken, tuple[int, int]]] = {False: {}, True: {}}
+        #: Living views in the private slabs, by their ``Release``; mappings of one view: if it is lent, and
+        #: our lifeline until it is a copy.
         self._living: dict[int, weakref.finalize[[], Any]] = {}
-        self._apart: weakref.WeakKeyDictionary[mmap.mmap, bool] = weakref.WeakKeyDictionary()
+        self._apart: weakref.WeakKeyDictionary[mmap.mmap, tuple[bool, object]] = weakref.WeakKeyDictionary()
         #: Writes under way, and whose. No lock: a signal's handler may end them.
         self._writing: dict[object, int] = {}
         self._may_write = True
@@ -87,12 +91,15 @@ class Arena:
         return cls(fd, capacity)
 
     @classmethod
-    def attach(cls, fd: int, capacity: int) -> Arena:
-        """Use an arena made by another process, through a descriptor that becomes this object's own."""
+    def attach(cls, fd: int, capacity: int, lifeline: object | None = None) -> Arena:
+        """Use an arena made by another process, through a descriptor that becomes this object's own.
+
+        lifeline: see ``object_store/lifeline.py``; None where nobody waits for one.
+        """
         found = os.fstat(fd).st_size
         if found < capacity:
             raise ValueError(f"the arena behind descriptor {fd} has {found} bytes, {capacity} were announced")
-        return cls(fd, capacity)
+        return cls(fd, capacity, lifeline)
 
     def close(self) -> None:
         """Let go of the descriptor. Views that live keep their memory; nothing new can be mapped."""
@@ -100,6 +107,12 @@ class Arena:
             os.close(self.fd)
             self.fd = -1
         self._shared = None
+        self.leave()
+
+    def leave(self) -> None:
+        """Nothing is written, and nothing more is read; with the last view that lives our lifeline ends."""
+        self._may_write = False
+        self._lifeline = None
 
     # --- writing -------------------------------------------------------------------------------------
 
@@ -113,7 +126,7 @@ class Arena:
         if offset < 0 or offset + total > self.capacity:
             raise ValueError(f"{total} bytes at {offset} reach past the arena's {self.capacity}")
         head, tail = split(views, min(warm, total))
-        me = object()
+        me = (object(), self._lifeline)
         self._writing[me] = threading.get_ident()
         try:
             self._check_may_write()
@@ -136,7 +149,7 @@ class Arena:
 
     def _check_may_write(self) -> None:
         if not self._may_write:
-            raise WritingEnded(errno.EBADF, "this process has left the cluster, and writes to it no more")
+            raise _ended()
 
     def _write_warm(self, offset: int, views: list[memoryview]) -> None:
         """Pages exist: make this process's page tables know them, then it is a memcpy."""
@@ -234,7 +247,7 @@ class Arena:
             return view if writable_private else view.toreadonly()
         if not writable_private:
             return self._view(False, offset, size, None, on_release)[0].toreadonly()
-        token = _ViewToken(page_faults() if size >= _COUNT_FAULTS_FROM else None)
+        token = ViewToken(page_faults() if size >= _COUNT_FAULTS_FROM else None)
         if self._viewed.setdefault((True, offset), token) is not token:
             return self._map_apart(offset, size, on_release)[0]
         return self._view(True, offset, size, token, on_release)[0]
@@ -246,10 +259,10 @@ class Arena:
         """
         if offset < 0 or size <= 0 or offset + size > self.capacity:
             raise ValueError(f"{size} bytes at {offset} do not lie in the arena of {self.capacity}")
-        if not _can_keep() or self._slab(writable_private) is None:
+        if not can_keep() or self._slab(writable_private) is None:
             view = self._copy_out(offset, size, None)
             return (view if writable_private else view.toreadonly()), None
-        token = _ViewToken(page_faults() if size >= _COUNT_FAULTS_FROM else None)
+        token = ViewToken(page_faults() if size >= _COUNT_FAULTS_FROM else None)
         key = (writable_private, offset)
         is_apart = self._shows_kept(writable_private, offset, size)
         if is_apart or self._viewed.setdefault(key, token) is not token:
@@ -271,13 +284,14 @@ class Arena:
         writable: bool,
         offset: int,
         size: int,
-        token: _ViewToken | None,
+        token: ViewToken | None,
         on_release: Callable[[], None] | None,
     ) -> tuple[memoryview, object]:
         """A view in a private slab, and what dies with its last holder."""
         try:
+            lifeline = self._held_lifeline()
             exporter = self._slabs[writable].exporter(offset, size)
-            release = _Release(self, writable, offset, size, token, on_release)
+            release = Release(self, writable, offset, size, token, on_release, lifeline)
             finalizer = weakref.finalize(exporter, release)
         except BaseException:
             if token is not None:
@@ -291,6 +305,7 @@ class Arena:
         self, offset: int, size: int, on_release: Callable[[], None] | None
     ) -> tuple[memoryview, mmap.mmap | None]:
         """A second writable view of one object: in a mapping of its own, so that neither sees the other."""
+        lifeline = self._held_lifeline()
         start = offset - offset % _PAGE
         try:
             apart = mmap.mmap(self.fd, offset + size - start, mmap.MAP_PRIVATE, offset=start)
@@ -298,17 +313,25 @@ class Arena:
             if error.errno not in _OUT_OF_MAPS:
                 raise
             return self._copy_out(offset, size, on_release), None
-        self._apart[apart] = on_release is None
+        self._apart[apart] = (on_release is None, lifeline)
         if on_release is not None:
             weakref.finalize(apart, on_release).atexit = False
         return memoryview(apart)[offset - start :], apart
 
     def _copy_out(self, offset: int, size: int, on_release: Callable[[], None] | None) -> memoryview:
         """The process can map no more: its own copy, and the pin is not needed any more."""
+        lifeline = self._held_lifeline()
         copy = own_copy(self.fd, offset, size)
+        del lifeline  # not before
         if on_release is not None:
             on_release()
         return copy
+
+    def _held_lifeline(self) -> object:
+        lifeline = self._lifeline
+        if lifeline is None:
+            raise _ended()
+        return lifeline
 
     def _slab(self, writable: bool) -> PrivatePages | None:
         """None: our address space is too small for it."""
@@ -342,9 +365,10 @@ class Arena:
                     release.keep()  # ``alive`` holds the view meanwhile
                 except OSError as error:
                     problems.append(error.args)
-        for apart in list(self._apart.keys()):
+        for apart, (is_lent, _) in list(self._apart.items()):
             try:
-                apart.madvise(_MADV_POPULATE_WRITE)
+                apart.madvise(MADV_POPULATE_WRITE)
+                self._apart[apart] = (is_lent, None)
             except OSError as error:
                 problems.append(error.args)
         return problems
@@ -360,15 +384,15 @@ class Arena:
                 release: Any = alive[1]
                 if release.is_lent:
                     release.keep()
-        for apart, is_lent in list(self._apart.items()):
+        for apart, (is_lent, _) in list(self._apart.items()):
             if is_lent:
-                apart.madvise(_MADV_POPULATE_WRITE)
+                apart.madvise(MADV_POPULATE_WRITE)
 
     def held(self) -> list[object]:
         """While these live, so do the views that are not lent, and what they show stays as it is."""
         found = [finalizer.peek() for finalizer in self._living.copy().values()]
         views: list[Any] = [alive for alive in found if alive is not None]
-        apart = [view for view, is_lent in list(self._apart.items()) if not is_lent]
+        apart = [view for view, (is_lent, _) in list(self._apart.items()) if not is_lent]
         return [view[0] for view in views if not view[1].is_lent] + apart
 
     def view_ended(self, writable: bool, offset: int, size: int) -> None:
@@ -379,10 +403,10 @@ class Arena:
         del self._viewed[writable, offset]
         self._kept[writable].pop(token, None)
 
-    def forget_view(self, release: _Release) -> None:
+    def forget_view(self, release: Release) -> None:
         self._living.pop(id(release), None)
 
-    def keep(self, writable: bool, offset: int, size: int, token: _ViewToken) -> None:
+    def keep(self, writable: bool, offset: int, size: int, token: ViewToken) -> None:
         """Make the pages of a view in a private slab its own. The caller holds the view meanwhile."""
         start = offset - offset % _PAGE
         self._kept[writable][token] = (start, _paged(offset, size))
@@ -390,83 +414,8 @@ class Arena:
         self._slabs[writable].make_private(start, offset + size - start)
 
 
-class _ViewToken:
-    """One copy-on-write view in the private slab."""
-
-    __slots__ = ("faults",)
-
-    def __init__(self, faults: int | None) -> None:
-        #: The process's page faults when it was made: a page cannot become private without one more.
-        self.faults = faults
-
-
-class LentView:
-    """A view of a range that others will use again."""
-
-    __slots__ = ("_arena", "_holder", "_offset", "_size", "_token", "_writable")
-
-    def __init__(
-        self, arena: Arena, holder: object, writable: bool, offset: int, size: int, token: _ViewToken | None
-    ) -> None:
-        self._arena = arena
-        self._holder = weakref.ref(holder)
-        self._writable = writable
-        self._offset = offset
-        self._size = size
-        #: None: in a mapping of its own.
-        self._token = token
-
-    def end(self) -> bool:
-        """The time of lending is over: who still has the view keeps a copy. True if there was one.
-
-        Raises OSError when there is no memory for it.
-        """
-        holder: Any = self._holder()
-        if holder is None:
-            return False
-        if self._token is not None:
-            self._arena.keep(self._writable, self._offset, self._size, self._token)
-        else:
-            holder.madvise(_MADV_POPULATE_WRITE)
-        return True
-
-
-class _Release:
-    """What happens when a view's last holder goes. A class, for finalizers must not refer to the view."""
-
-    __slots__ = ("_arena", "_offset", "_on_release", "_size", "_token", "_writable")
-
-    def __init__(
-        self,
-        arena: Arena,
-        writable: bool,
-        offset: int,
-        size: int,
-        token: _ViewToken | None,
-        on_release: Callable[[], None] | None,
-    ) -> None:
-        self._arena = arena
-        self._writable = writable
-        self._offset = offset
-        self._size = size
-        self._token = token
-        self._on_release = on_release
-
-    @property
-    def is_lent(self) -> bool:
-        return self._token is not None and self._on_release is None
-
-    def keep(self) -> None:
-        """The view is to outlive our right to what it shows."""
-        self._arena.keep(self._writable, self._offset, self._size, self._token or _ViewToken(None))
-
-    def __call__(self) -> None:
-        self._arena.forget_view(self)
-        # In this order: once the pin is given back, the range may be somebody else's.
-        if self._token is not None:
-            self._arena.view_ended(self._writable, self._offset, self._size)
-        if self._on_release is not None:
-            self._on_release()
+def _ended() -> WritingEnded:
+    return WritingEnded(errno.EBADF, "this process has left the cluster, and uses its memory no more")
 
 
 def _populate(shared: mmap.mmap, offset: int, size: int) -> bool:
@@ -476,17 +425,6 @@ def _populate(shared: mmap.mmap, offset: int, size: int) -> bool:
         shared.madvise(_MADV_POPULATE_READ, start, offset + size - start)
     except OSError:
         return False
-    return True
-
-
-@cache
-def _can_keep() -> bool:
-    """Whether this kernel makes private copies at a word (from 5.14 on)."""
-    with mmap.mmap(-1, _PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
-        try:
-            page.madvise(_MADV_POPULATE_WRITE)
-        except OSError:
-            return False
     return True
 
 

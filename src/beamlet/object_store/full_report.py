@@ -7,12 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from beamlet.base.ids import worker_of
 from beamlet.object_store.admission import Obstacle, Waiting
 from beamlet.object_store.lifecycle import Holder, Usage
 from beamlet.object_store.outcomes import CreateRequest
 
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+class Kept(Struct, frozen=True):
+    """What of the store is kept for a process that was cut off, or has left, but may live."""
+
+    size: int
+    who: str
+
+    def __str__(self) -> str:
+        return (
+            f"{human_bytes(self.size)} are kept for {self.who}: it, or a process forked from it, lives on "
+            "and may use them. They are free when that has ended"
+        )
 
 
 def human_bytes(count: int) -> str:
@@ -31,12 +46,20 @@ def too_large(request: CreateRequest, capacity_bytes: int) -> str:
     )
 
 
-def store_full(waiting: Waiting, now: float, usage: Usage, biggest: Sequence[Holder], queued: int) -> str:
+def store_full(
+    waiting: Waiting,
+    now: float,
+    usage: Usage,
+    biggest: Sequence[Holder],
+    queued: int,
+    kept: Sequence[Kept] = (),
+) -> str:
     """For a value that waited for room in vain; ``queued`` counts everyone waiting, this one included."""
     lines = [f"{_asked(waiting.request)} found no place in {now - waiting.since:.1f} s."]
     if waiting.obstacle is Obstacle.SAME_ID:
         lines.append(f"What kept it out: {Obstacle.SAME_ID.value}.")
     lines.append(_totals(usage, queued))
+    lines += [f"{each}." for each in kept]
     if biggest:
         lines.append("The biggest objects in it:")
         lines += [f"  {_holder_line(holder)}" for holder in biggest]

@@ -10,8 +10,8 @@ deletes it. A primary copy stays until it is deleted; a secondary one (a copy of
 evicted, least recently used first, when room is short and nobody pins it.
 
 Decides when bytes become free and what parked readers are told; who waits for room is ``admission``'s.
-The caller must not ``disconnect`` a client before its process can no longer write: what it was creating is
-handed to others at once.
+The caller must not ``disconnect`` a client before its process can no longer write and read: what it was
+creating, and what only it pins, is handed to others at once.  Until then it may be ``cut_off``.
 """
 
 from __future__ import annotations
@@ -199,16 +199,24 @@ class StoreLifecycle:
 
     def disconnect(self, client: int) -> list[Answer]:
         """The client's process is gone: so are its pins, its waits and what it had not finished writing."""
-        for object_id in list(self._awaited):
-            stored = self._objects[object_id]
-            stored.waiters = [waiter for waiter in stored.waiters if waiter[0] != client]
-            if not stored.waiters:
-                del self._awaited[object_id]
+        self._wait_no_more(client)
         for object_id, count in self._pins.pop(client, {}).items():
             self._lose_pins(self._objects[object_id], count)
         answers = []
         for object_id in list(self._creations.get(client, {})):
             answers += self._abort(self._objects[object_id], "the process that was writing it died")
+        return answers
+
+    def cut_off(self, client: int) -> list[Answer]:
+        """Nobody listens to the client any more, but its process may live: its pins stay, and what it was
+        writing is nobody's, but not free before ``disconnect``."""
+        self._wait_no_more(client)
+        answers = []
+        for object_id in self._creations.get(client, {}):
+            stored = self._objects[object_id]
+            if stored.state is ObjectState.CREATED:
+                stored.state = ObjectState.DELETED_CREATED
+                answers += self._turn_away(stored, "the process that was writing it was cut off")
         return answers
 
     def owned_by(self, owner: Address) -> list[ObjectId]:
@@ -252,6 +260,13 @@ class StoreLifecycle:
             for o in largest
         ]
 
+    def kept_for(self, client: int) -> int:
+        """Bytes of what is deleted, and kept because ``client`` reads or writes it."""
+        ids = {**self._creations.get(client, {}), **dict.fromkeys(self._pins.get(client, {}))}
+        found = (self._objects[object_id] for object_id in ids)
+        deleted = (ObjectState.DELETED_CREATED, ObjectState.DELETED_PINNED)
+        return sum(self._allocator.rounded(stored.size) for stored in found if stored.state in deleted)
+
     def check_invariants(self, slab_bytes: int = 0) -> None:
         self._allocator.check_invariants()
         rounded = self._allocator.rounded
@@ -280,6 +295,13 @@ class StoreLifecycle:
         assert (stored.object_id in self._evictable) == idle_copy
 
     # --- parts ---------------------------------------------------------------------------------------
+
+    def _wait_no_more(self, client: int) -> None:
+        for object_id in list(self._awaited):
+            stored = self._objects[object_id]
+            stored.waiters = [waiter for waiter in stored.waiters if waiter[0] != client]
+            if not stored.waiters:
+                del self._awaited[object_id]
 
     def _written_by(self, client: int, object_id: ObjectId, verb: str) -> StoredObject:
         if object_id not in self._creations.get(client, {}):

@@ -13,11 +13,12 @@ import ctypes
 import mmap
 import os
 import resource
+from functools import cache
 
 _PAGE = mmap.PAGESIZE
 _ENTRY_BYTES = 8
 #: Linux's; CPython's mmap module does not name it in every version.
-_MADV_POPULATE_WRITE = 23
+MADV_POPULATE_WRITE = 23
 #: Pages asked about at a time: 64 KiB of answers.
 _PAGES_PER_READ = 8192
 
@@ -36,6 +37,17 @@ def page_faults() -> int:
     """Page faults of this process so far; copying a page on write is one."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_minflt + used.ru_majflt
+
+
+@cache
+def can_keep() -> bool:
+    """Whether this kernel makes private copies at a word (from 5.14 on)."""
+    with mmap.mmap(-1, _PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
+        try:
+            page.madvise(MADV_POPULATE_WRITE)
+        except OSError:
+            return False
+    return True
 
 
 class PrivatePages:
@@ -65,7 +77,7 @@ class PrivatePages:
 
     def make_private(self, start: int, size: int) -> None:
         """Make every page from ``start``, a page's, on a copy, as if each were written. Raises OSError."""
-        self._mapping.madvise(_MADV_POPULATE_WRITE, start, size)
+        self._mapping.madvise(MADV_POPULATE_WRITE, start, size)
 
     def drop_private(self, offset: int, size: int) -> None:
         """Make ``[offset, offset + size)``, widened to whole pages, show the arena's bytes again."""

@@ -2,10 +2,11 @@
 
 What lies in a slab is its lessee's affair: it lends pieces of it to other processes for the time of a task,
 and only it knows to whom.  So when it dies, its slabs stay as they are until everybody who knew it has said
-that nothing reads or writes there any more; one who dies instead has said so, too.
+that nothing reads or writes there any more; one who dies instead has said so, too.  A lessee that was cut
+off, but may live, is one of those who must be heard.
 
     lease ──▶ leased ──give_back──▶ free
-                 └──lessee dies──▶ orphaned ──all have heard──▶ free
+                 └──lessee dies, or is cut off──▶ orphaned ──all have heard──▶ free
 
 A slab is a convenience: all of them together take only part of the store, and nobody gets one while others
 wait for room.
@@ -31,7 +32,8 @@ _ASK_AGAIN_S = 1.0
 class _Estate(Struct):
     """What a dead lessee leaves."""
 
-    offsets: list[int]
+    #: offset → size.
+    slabs: dict[int, int]
     #: Clients that may still use it.
     unheard: set[int]
 
@@ -89,10 +91,22 @@ class SlabTable:
         for dead, estate in list(self._estates.items()):
             estate.unheard.discard(client)
             self._settle(dead)
+        self._bequeath(client, address, set(knew_it))
+
+    def cut_off(self, client: int, address: Address, knew_it: Iterable[int]) -> None:
+        """As ``died``, but its process may live, and read and write there until that is told."""
+        self._bequeath(client, address, {client, *knew_it})
+
+    def kept_for(self, client: int) -> int:
+        """Bytes of dead lessees that may still be ``client``'s to use."""
+        estates = self._estates.values()
+        return sum(sum(estate.slabs.values()) for estate in estates if client in estate.unheard)
+
+    def _bequeath(self, client: int, address: Address, unheard: set[int]) -> None:
         self._recalled.pop(client, None)
         slabs = self._leased.pop(client, None)
         if slabs:
-            self._estates[address] = _Estate(list(slabs), set(knew_it))
+            self._estates[address] = _Estate(slabs, unheard)
             self._settle(address)
 
     def heard(self, client: int, dead: Address) -> None:
@@ -106,7 +120,7 @@ class SlabTable:
         estate = self._estates[dead]
         if not estate.unheard:
             del self._estates[dead]
-            for offset in estate.offsets:
+            for offset in estate.slabs:
                 self._free(offset)
 
     def _free(self, offset: int) -> None:
@@ -115,7 +129,7 @@ class SlabTable:
     def check_invariants(self) -> None:
         assert all(self._leased.values()), "an empty row was left"
         assert self._recalled.keys() <= self._leased.keys(), "one is asked who has nothing"
-        assert all(estate.unheard and estate.offsets for estate in self._estates.values()), "kept for nobody"
+        assert all(estate.unheard and estate.slabs for estate in self._estates.values()), "kept for nobody"
         assert 0 <= self.total_bytes <= self._most
         held = sum(sum(slabs.values()) for slabs in self._leased.values())
         assert held <= self.total_bytes if self._estates else held == self.total_bytes

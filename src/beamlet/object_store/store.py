@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from beamlet.base.ids import Address, ObjectId
 from beamlet.object_store.admission import Admission, Obstacle, Waiting
 from beamlet.object_store.allocator import Allocator
-from beamlet.object_store.full_report import store_full, too_large
+from beamlet.object_store.full_report import Kept, store_full, too_large
 from beamlet.object_store.lifecycle import Holder, ObjectState, StoreLifecycle, Usage
 from beamlet.object_store.outcomes import (
     AlreadyStored,
@@ -57,6 +57,8 @@ class ObjectStore:
         self._allocator = Allocator(capacity_bytes, alignment_bytes)
         self._lifecycle = StoreLifecycle(self._allocator)
         self._slabs = SlabTable(self._allocator)
+        #: Clients that were cut off and may live, in words.
+        self._cut_off: dict[int, str] = {}
         self._admission = Admission(self._attempt, self._describe, full_timeout_s)
         #: Whole pages: of a surplus smaller than one nothing could ever be given back.
         self._warm_limit = int(self._allocator.capacity * keep_warm) // alignment_bytes * alignment_bytes
@@ -160,9 +162,28 @@ class ObjectStore:
 
         knew_it: who must have heard of that before its slabs go, too.
         """
+        self._cut_off.pop(client, None)
         self._admission.withdraw_client(client)
         self._slabs.died(client, address, knew_it)
         return self._settle(self._lifecycle.disconnect(client), now)
+
+    def cut_off(
+        self, client: int, now: float, address: Address, knew_it: Iterable[int], who: str
+    ) -> list[Effect]:
+        """Nobody listens to the client any more, but its process may live, and read and write where it did:
+        that stays until ``disconnect``. ``who`` it is, for people."""
+        self._cut_off[client] = who
+        self._admission.withdraw_client(client)
+        self._slabs.cut_off(client, address, knew_it)
+        return self._settle(self._lifecycle.cut_off(client), now)
+
+    def kept(self) -> list[Kept]:
+        """What is taken only because somebody who was cut off may still use it."""
+        sizes = ((self.kept_for(client), who) for client, who in self._cut_off.items())
+        return [Kept(size, who) for size, who in sizes if size]
+
+    def kept_for(self, client: int) -> int:
+        return self._lifecycle.kept_for(client) + self._slabs.kept_for(client)
 
     def stored_by(self, client: int) -> dict[Address, list[ObjectId]]:
         """What ``client`` has stored, by owner: at its death each must see if it heard of these."""
@@ -237,4 +258,4 @@ class ObjectStore:
 
     def _describe(self, waiting: Waiting, now: float) -> str:
         biggest = self._lifecycle.biggest(_HOLDERS_NAMED, now)
-        return store_full(waiting, now, self.usage(), biggest, len(self._admission))
+        return store_full(waiting, now, self.usage(), biggest, len(self._admission), self.kept())

@@ -34,6 +34,8 @@ class NodeReport(Message, tag=151):
     store_capacity: int
     #: Which AskReport it answers.
     round: int = 0
+    #: What of the store is kept for drivers that were cut off or have left, but live: sentences.
+    kept: list[str] = []
 
 
 class PlaceActor(Message, tag=154):

@@ -265,6 +265,8 @@ class ClusterState(Message, tag=118):
     store_used: int
     store_capacity: int
     session_dir: str
+    #: What of the store is kept for drivers that were cut off or have left, but live: sentences.
+    kept: list[str] = []
 
 
 class Spans(msgspec.Struct, array_like=True, gc=False):

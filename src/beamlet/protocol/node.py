@@ -95,6 +95,9 @@ class DriverHello(Message, tag=31):
 
 
 class Welcome(Message, tag=32):
+    """With the arena's descriptor and, but for observers, an end of the driver's lifeline: who may read and
+    write in the arena keeps it open."""
+
     job_id: JobId
     worker_id: WorkerId
     node_id: NodeId

@@ -12,6 +12,7 @@ from beamlet.base.ids import make_address
 from beamlet.protocol.cluster import CoreWorkerGone
 from beamlet.protocol.node import WorkerDied
 from beamlet.raylet.event_service import EventService
+from beamlet.raylet.lifelines import Lifelines
 from beamlet.raylet.members import Member
 from beamlet.raylet.node_services import NodeServices
 from beamlet.raylet.output_service import OutputService
@@ -37,12 +38,14 @@ class DeathService:
         services: NodeServices,
         output: OutputService,
         store: StoreService,
+        lifelines: Lifelines,
         events: EventService,
         on_mourned: Callable[[CoreWorkerGone], None],
     ) -> None:
         self._node = services
         self._output = output
         self._store = store
+        self._lifelines = lifelines
         self._events = events
         self._on_mourned = on_mourned
         services.performer.on(Announce, self._announced)
@@ -59,7 +62,8 @@ class DeathService:
             uptime_s=now - driver.joined_at,
             task_name="the driver",
         )
-        self._bury(driver, CoreWorkerGone(driver.address, certificate, intended), now)
+        still_lives = self._lifelines.outlived_by(driver, reason)
+        self._bury(driver, CoreWorkerGone(driver.address, certificate, intended), now, still_lives)
 
     def _announced(self, death: Announce) -> None:
         self._output.finish(death.worker)
@@ -78,7 +82,7 @@ class DeathService:
         actor_id = death.actor if death.actor is not None else b""
         gone = CoreWorkerGone(address, certificate, death.intended, actor_id, death.incarnation)
         freed = Step("the end of its lease", lambda: self._free_lease(member))
-        self._bury(member, gone, now, freed)
+        self._bury(member, gone, now, "", freed)
 
     def _read_rest(self, dead: Member) -> None:
         """It may have sealed what it then announced to others; everything else has lost its meaning."""
@@ -90,9 +94,9 @@ class DeathService:
     def _free_lease(self, worker: Member) -> None:
         self._node.perform(self._node.leases.worker_gone(worker.worker_id, self._node.now()))
 
-    def _bury(self, member: Member, gone: CoreWorkerGone, now: float, *first: Step) -> None:
+    def _bury(self, member: Member, gone: CoreWorkerGone, now: float, still_lives: str, *first: Step) -> None:
         """What fails for one who must hear of it is no reason not to tell the others."""
-        node, address = self._node, member.address
+        node, address, number = self._node, member.address, member.number
         told = node.introductions.forget(address)
         node.members.leave(address, gone.certificate)
         node.perform(
@@ -100,7 +104,9 @@ class DeathService:
                 *first,
                 Step("the word to its peers", lambda: self._tell_peers(gone, told, member)),
                 Step("the end of its requests", lambda: node.perform(node.leases.client_gone(address, now))),
-                Step("the end of its objects", lambda: self._store.forget(member.number, address, told)),
+                Step(
+                    "the end of its objects", lambda: self._store.forget(number, address, told, still_lives)
+                ),
                 Step("the word to the timeline", lambda: self._events.gone(address)),
                 Step("the word to the GCS", lambda: node.gcs.send(gone)),
                 Step("what follows a death", lambda: self._on_mourned(gone)),

@@ -13,13 +13,21 @@ from beamlet.base.ids import Address, JobId, WorkerId, make_address
 from beamlet.object_store.arena import Arena
 from beamlet.protocol import cluster, node
 from beamlet.raylet.death_service import DeathService
+from beamlet.raylet.lifelines import Lifelines
 from beamlet.raylet.members import Line, Member, PeerMisuse
 from beamlet.raylet.node_services import NodeServices
 from beamlet.raylet.output_service import OutputService
 from beamlet.raylet.performer import Step
+from beamlet.rpc.descriptors import Wire
 
 #: What an observer (the CLI) is told in place of a job.
 NO_JOB = JobId(b"\0\0\0\0")
+
+
+class _Arrival(Struct):
+    hello: node.DriverHello
+    #: The driver's end of its lifeline.
+    lifeline: Wire
 
 
 class _Leaving(Struct):
@@ -32,15 +40,21 @@ class _Leaving(Struct):
 
 class DriverService:
     def __init__(
-        self, services: NodeServices, arena: Arena, output: OutputService, deaths: DeathService
+        self,
+        services: NodeServices,
+        arena: Arena,
+        output: OutputService,
+        deaths: DeathService,
+        lifelines: Lifelines,
     ) -> None:
         self._node = services
         self._config = services.config
         self._arena = arena
         self._output = output
         self._deaths = deaths
-        #: What those said who wait for the GCS to give their job an id.
-        self._arriving: dict[Address, node.DriverHello] = {}
+        self._lifelines = lifelines
+        #: Those who wait for the GCS to give their job an id.
+        self._arriving: dict[Address, _Arrival] = {}
         self._leaving: dict[JobId, _Leaving] = {}
         #: Whether anybody ever came who may submit work.
         self.has_joined = False
@@ -53,27 +67,40 @@ class DriverService:
         if not isinstance(message, node.DriverHello):
             raise PeerMisuse(f"the first message must be DriverHello, not {type(message).__name__}")
         if reason := self._misfit(message):
-            connection.send(node.Refused(reason))
-            connection.flush()
-            connection.close()
+            self._refuse(connection, reason)
             return
-        member = self._node.members.join(self._node.new_id(), connection, self._node.now())
-        member.pid, member.is_driver, member.owns_cluster = message.pid, True, message.owns_cluster
-        self._owner_came = self._owner_came or message.owns_cluster
         if message.observer:
-            self._welcome(member, NO_JOB, message.namespace)
+            self._welcome(self._join(connection, message), NO_JOB, message.namespace)
             return
+        try:
+            ours, theirs = self._lifelines.pair()
+        except OSError as error:
+            self._refuse(connection, _no_room(error))
+            return
+        member = self._join(connection, message)
+        self._arriving[member.address] = _Arrival(message, theirs)
+        self._lifelines.tie(member.address, ours)
         self.has_joined = True
-        self._arriving[member.address] = message
         self._node.gcs.send(
             cluster.StartJob(member.address, message.pid, message.namespace, message.entrypoint)
         )
+
+    def _refuse(self, connection: Line, reason: str) -> None:
+        connection.send(node.Refused(reason))
+        connection.flush()
+        connection.close()
+
+    def _join(self, connection: Line, message: node.DriverHello) -> Member:
+        member = self._node.members.join(self._node.new_id(), connection, self._node.now())
+        member.pid, member.is_driver, member.owns_cluster = message.pid, True, message.owns_cluster
+        self._owner_came = self._owner_came or message.owns_cluster
+        return member
 
     def _misfit(self, message: node.DriverHello) -> str:
         """Why this driver cannot work with this cluster; "" if it can."""
         if message.owns_cluster and (message.observer or self._owner_came or not self._config.owned):
             return "the cluster was not started by this driver, and does not end with it"
-        if reason := self._no_room():
+        if reason := self._why_no_room():
             return reason
         if message.observer:
             return ""
@@ -90,24 +117,22 @@ class DriverService:
             )
         return ""
 
-    def _no_room(self) -> str:
+    def _why_no_room(self) -> str:
         """Whether the arena's descriptor can still be passed on."""
         descriptors = self._node.descriptors
         try:
             descriptors.close(descriptors.dup(self._arena.fd))
         except OSError as error:
-            return (
-                f"the cluster's head cannot take in another process: {error.strerror}. It has too many "
-                "workers and drivers for its limit of open files (ulimit -n when it was started)."
-            )
+            return _no_room(error)
         return ""
 
     def job_started(self, message: cluster.JobStarted) -> None:
         """The GCS: the driver's job has this id. One that left meanwhile is told nothing."""
-        hello = self._arriving.pop(message.driver, None)
+        arrival = self._arriving.pop(message.driver, None)
         member = self._node.members.get(message.driver)
-        if hello is None or member is None:
+        if arrival is None or member is None:
             return
+        hello = arrival.hello
         description = node.JobDescription(
             job_id=message.job_id,
             namespace=hello.namespace,
@@ -126,10 +151,11 @@ class DriverService:
         self._node.pool.job_started(message.job_id)
         if hello.log_to_driver:
             self._output.router.listen(message.job_id)
-        self._welcome(member, message.job_id, hello.namespace)
+        self._welcome(member, message.job_id, hello.namespace, arrival.lifeline.fileno())
+        arrival.lifeline.close()
         self._node.members.tell_warnings(member)
 
-    def _welcome(self, member: Member, job: JobId, namespace: str) -> None:
+    def _welcome(self, member: Member, job: JobId, namespace: str, *lifeline: int) -> None:
         welcome = node.Welcome(
             job_id=job,
             worker_id=member.worker_id,
@@ -141,7 +167,7 @@ class DriverService:
             version=self._config.version,
             python=self._config.python,
         )
-        member.send_with_fd(welcome, self._arena.fd)
+        member.connection.send(welcome, self._arena.fd, *lifeline)
         member.connection.flush()  # in a frame of its own: the driver reads it before it has a connection
 
     # ---- leaving ----
@@ -159,7 +185,8 @@ class DriverService:
 
     def gone(self, driver: Member, reason: str, intended: bool = False) -> None:
         """Its job ends: the GCS, told of the death, says so to all nodes."""
-        self._arriving.pop(driver.address, None)
+        if (arrival := self._arriving.pop(driver.address, None)) is not None:
+            arrival.lifeline.close()
         job = driver.job
         steps = [Step("a driver's death", lambda: self._deaths.driver_gone(driver, reason, intended))]
         if job is not None:
@@ -199,3 +226,10 @@ class DriverService:
             if member.is_driver and member.job is not None:
                 self._output.pass_on_all(member.job.job_id)
                 member.connection.flush()
+
+
+def _no_room(error: OSError) -> str:
+    return (
+        f"the cluster's head cannot take in another process: {error.strerror}. It has too many "
+        "workers and drivers for its limit of open files (ulimit -n when it was started)."
+    )

@@ -28,6 +28,7 @@ from beamlet.raylet.death_service import DeathService
 from beamlet.raylet.driver_service import DriverService
 from beamlet.raylet.event_service import EventService
 from beamlet.raylet.lease_service import LeaseService
+from beamlet.raylet.lifelines import Lifelines
 from beamlet.raylet.members import FromCoreWorker, Line, Member, PeerMisuse, is_still_heard
 from beamlet.raylet.node_services import GcsPort, NodeConfig, NodeServices
 from beamlet.raylet.output_service import Logs, OutputService
@@ -99,8 +100,11 @@ class Raylet:
         self._events = EventService(self._node)
         self._leases = LeaseService(self._node, self._events)
         self._workers = WorkerService(self._node, self._output, self._factory_link, self._link)
-        deaths = DeathService(self._node, self._output, self._store, self._events, self._mourned)
-        self._drivers = DriverService(self._node, arena, self._output, deaths)
+        self._lifelines = Lifelines(reactor.descriptors, reactor, self._store)
+        deaths = DeathService(
+            self._node, self._output, self._store, self._lifelines, self._events, self._mourned
+        )
+        self._drivers = DriverService(self._node, arena, self._output, deaths, self._lifelines)
         self._handlers = self._message_handlers()
         self._orders = self._gcs_handlers()
 
@@ -147,7 +151,8 @@ class Raylet:
         usage = self._store.usage()
         demand = self._node.leases.demand()
         used, capacity = usage.used_bytes, usage.capacity_bytes
-        return cluster.NodeReport(self.info(usage), workers, demand, used, capacity, round)
+        kept = self._store.kept()
+        return cluster.NodeReport(self.info(usage), workers, demand, used, capacity, round, kept)
 
     def info(self, usage: Usage) -> gcs.NodeInfo:
         view = self._node.leases.view[self._node.config.node_id]
@@ -180,6 +185,7 @@ class Raylet:
         self._lease_alarm.cancel()
         self._pool_alarm.cancel()
         self._store.close()
+        self._lifelines.close()
         self._events.close()
         self._drivers.last_output()
         self._factory_link.close()

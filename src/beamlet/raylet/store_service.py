@@ -37,6 +37,8 @@ class StoreService:
         self._node = services
         self._store = store
         self._members = services.members
+        #: The store's numbers of those who were cut off, and may live.
+        self._cut_off: dict[Address, int] = {}
         self._room_alarm = Alarm(services.clock, self._expire)
         self._trim_alarm = Alarm(services.clock, self._trim)
         services.performer.on(Answer, self._answer)
@@ -102,20 +104,43 @@ class StoreService:
     def has_slabs(self, number: int) -> bool:
         return self._store.has_slabs(number)
 
-    def forget(self, number: int, address: Address, told: Sequence[Member] = ()) -> None:
+    def forget(
+        self, number: int, address: Address, told: Sequence[Member] = (), still_lives: str = ""
+    ) -> None:
         """The process is dead: its pins and unsealed objects go, and what it owned, for nobody else will.
 
         What it stored for others stays; they are told, for it may have died before it could.
         told: who knew it, and will say DeathHeard if it had slabs.
+        still_lives: who, in words, is not dead, but cut off: what it may use stays until ``let_go``.
         """
         now = self._node.now()
         for owner, object_ids in self._store.stored_by(number).items():
             member = self._members.get(owner)
             if member is not None and owner != address:
                 member.send(node.StoredByDead(self._members.node_id, object_ids))
-        self._node.perform(self._store.disconnect(number, now, address, [member.number for member in told]))
+        knew_it = [member.number for member in told]
+        if still_lives:
+            self._cut_off[address] = number
+            self._node.perform(self._store.cut_off(number, now, address, knew_it, still_lives))
+        else:
+            self._node.perform(self._store.disconnect(number, now, address, knew_it))
         self._node.perform(self._store.delete_owned_by(address, now))
         self._trim_later()
+
+    def let_go(self, address: Address) -> None:
+        """One that was cut off uses nothing of the store any more. Of others ``forget`` tells."""
+        number = self._cut_off.pop(address, None)
+        if number is not None:
+            self._node.perform(self._store.disconnect(number, self._node.now()))
+            self._trim_later()
+
+    def kept_for(self, number: int) -> int:
+        """Bytes taken only because this one, cut off, may use them."""
+        return self._store.kept_for(number)
+
+    def kept(self) -> list[str]:
+        """The same for all of them, for people."""
+        return [str(each) for each in self._store.kept()]
 
     def usage(self) -> Usage:
         return self._store.usage()

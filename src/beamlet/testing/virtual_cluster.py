@@ -320,7 +320,8 @@ class VirtualDriver:
         waiter = Waiter()
 
         def on_message(connection: Connection, message: Any) -> None:
-            received.append((message, connection.take_fd()))
+            fds = [connection.take_fd() for _ in range(2)] if isinstance(message, Welcome) else []
+            received.append((message, *fds))
             waiter.complete()
 
         probe = Connection(
@@ -336,7 +337,7 @@ class VirtualDriver:
         if not received:
             world.tell(f"{process!r} was not let in")
             process.exit(1)
-        welcome, arena_fd = received[0]
+        welcome, arena_fd, lifeline_fd = received[0]
         identity = Identity(
             node_id=welcome.node_id,
             worker_id=welcome.worker_id,
@@ -356,6 +357,7 @@ class VirtualDriver:
             on_output=self._show,
             on_notice=self._noticed,
             reactor=reactor,
+            lifeline=VirtualLifeline(process, lifeline_fd),
         )
         process.at_end.append(core.store.close)
         address = make_address(identity.node_id, identity.worker_id)
@@ -402,6 +404,7 @@ class VirtualDriver:
         self.lost = reason
 
     def _leave(self, core: CoreWorker) -> None:
+        core.store.leave()
         with core.lock:
             core.link.send(Goodbye())
             core.reactor.flush()
@@ -411,6 +414,18 @@ class VirtualDriver:
         assert self.lost, f"{self.process!r} said goodbye and was not let go within {_GOODBYE_S:g} s"
         core.shut()
         self.process.exit(0)
+
+
+class VirtualLifeline:
+    """As ``Lifeline``: with its last holder the descriptor closes."""
+
+    def __init__(self, process: VirtualProcess, fd: int) -> None:
+        self._process = process
+        self._fd = fd
+
+    def __del__(self) -> None:
+        if not self._process.ended:
+            self._process.descriptors.close(self._fd)
 
 
 def move(wire: VirtualWire, source: VirtualProcess, target: VirtualProcess) -> VirtualWire:

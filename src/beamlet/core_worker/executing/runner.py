@@ -33,7 +33,7 @@ from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, DynamicObject
 from beamlet.core_worker.peers import Peer, PeerTable
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.exceptions import RayTaskError, TaskCancelledError, UserCodeException
-from beamlet.object_store.arena import LentView
+from beamlet.object_store.views import LentView
 from beamlet.protocol.message import ContainedRef
 from beamlet.protocol.peer import (
     CallActor,

@@ -3,6 +3,7 @@
 A child's arrays show the arena, like ours, and it has no pins: those are ours, and would go with our own last
 view.  (``Process(target=f, args=(ray.get(ref),)).start()`` deletes the parent's.)  So we hold what lives at a
 fork until the child has ended, which a pipe says whose write end only the child has, and its own children.
+When we leave, or end, before it, our pins stay for as long as it has such a view, and so our lifeline.
 What is only lent to us cannot be held: parent and child share a copy of it (``Arena.keep_lent``).
 """
 
@@ -52,17 +53,16 @@ class ForkedViews:
 
     def after_in_child(self) -> None:
         """The write end stays open, until the child ends or becomes another program."""
-        if self._begun is not None and self._begun[0] >= 0:
-            os.close(self._begun[0])
+        begun, self._begun = self._begun, None
+        if begun is not None and begun[0] >= 0:
+            os.close(begun[0])
         self._close()
 
-    def close(self) -> int:
-        """We leave the cluster: what we held will be others'. How many children may still read it."""
-        count = len(self._held) + bool(self._for_good)
+    def close(self) -> None:
+        """We leave the cluster."""
         for ended in self._held:
             self._reactor.remove_reader(ended)
         self._close()
-        return count
 
     def _close(self) -> None:
         held, self._held, self._for_good = self._held, {}, []

@@ -88,6 +88,10 @@ class Releases:
         while self.unpinned:
             self._raylet.send(UnpinObject(self.unpinned.popleft()))
 
+    def keep_pins(self) -> None:
+        """We leave: of views that die from now on nobody is told, for forks of us may have them, too."""
+        self.unpinned, self.unviewed = deque(), deque()  # finalizers go on with what they were made with
+
     def perform(self) -> None:
         """Do what the reference counter asks, in order."""
         refs = self._refs

@@ -15,8 +15,9 @@ from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.own_slab import AskSlab, OwnSlab, Place
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.exceptions import ObjectLostError, ObjectStoreFullError
-from beamlet.object_store.arena import Arena, LentView, WritingEnded
+from beamlet.object_store.arena import Arena, WritingEnded
 from beamlet.object_store.layout import PackPlan, StoredValue, pack_plan, pieces, read_value
+from beamlet.object_store.views import LentView
 from beamlet.protocol.node import (
     AbortObject,
     CreateObject,
@@ -116,8 +117,10 @@ class StoreClient:
             memory = self._arena.map_object(
                 place.offset, size, writable_private=not self._strict, on_release=release
             )
-        except BaseException:
+        except BaseException as error:
             release()
+            if isinstance(error, WritingEnded):
+                raise self._link.gone() from None
             raise
         return read_value(memory)
 
@@ -241,8 +244,10 @@ class StoreClient:
             memory = self._arena.map_object(
                 answer.offset, answer.size, writable_private=not self._strict, on_release=release
             )
-        except BaseException:  # no memory for the mapping
+        except BaseException as error:  # no memory for the mapping
             release()
+            if isinstance(error, WritingEnded):
+                raise self._link.gone() from None
             raise
         return read_value(memory)
 
@@ -284,6 +289,10 @@ class StoreClient:
     def end_writing(self, within_s: float) -> None:
         """Before the goodbye after which our places are others'. Without the lock."""
         self._arena.end_writing(within_s)
+
+    def leave(self) -> None:
+        """From here on only arrays that live and are no copies are a reason to leave our places to us."""
+        self._arena.leave()
 
     def close(self) -> None:
         self._arena.close()
