@@ -26,11 +26,12 @@ class Actor:
     """What AsyncCalls needs of an ActorProcess: methods by name, and the end."""
 
     def __init__(self) -> None:
-        self.methods: dict[str, Any] = {READY: lambda: True, TERMINATE: lambda: None}
+        self.methods: dict[str, tuple[Any, str]] = {}
+        self.named: dict[str, Any] = {READY: lambda: True, TERMINATE: lambda: None}
         self.left: list[str] = []
 
     def method(self, name: str) -> tuple[Any, str]:
-        return self.methods[name], f"A.{name}"
+        return self.named[name], f"A.{name}"
 
     async def leave_from_loop(self, reason: str) -> None:
         self.left.append(reason)
@@ -96,7 +97,7 @@ async def numbers() -> AsyncIterator[int]:
 
 
 def test_many_limited_generators_wait_without_threads_and_each_goes_on_when_it_is_read(desk: Desk) -> None:
-    desk.actor.methods["numbers"] = numbers
+    desk.actor.named["numbers"] = numbers
 
     async def steps() -> None:
         calls = [desk.call("numbers", num_returns=-1, stream_limit=1) for _ in range(30)]
@@ -118,8 +119,8 @@ def test_many_limited_generators_wait_without_threads_and_each_goes_on_when_it_i
 def test_a_generator_waits_for_a_slow_reader_and_other_calls_run(desk: Desk) -> None:
     full: set[Any] = {desk.worker.owner}
     desk.worker.runner.peers = SimpleNamespace(full=full)  # type: ignore[assignment]
-    desk.actor.methods["numbers"] = numbers
-    desk.actor.methods["one"] = lambda: 1
+    desk.actor.named["numbers"] = numbers
+    desk.actor.named["one"] = lambda: 1
 
     async def steps() -> None:
         desk.call("numbers", num_returns=-1)
@@ -144,7 +145,7 @@ def test_a_method_that_cancels_all_tasks_leaves_no_call_unanswered(desk: Desk) -
             if task is not asyncio.current_task() and "steps" not in repr(task):
                 task.cancel()
 
-    desk.actor.methods |= {"cancel_others": cancel_others, "sleep": lambda: asyncio.sleep(100)}
+    desk.actor.named |= {"cancel_others": cancel_others, "sleep": lambda: asyncio.sleep(100)}
 
     async def steps() -> None:
         desk.call("cancel_others")
@@ -167,7 +168,7 @@ def test_cancel_at_every_stage(narrow: Desk) -> None:
     async def waits() -> None:
         await asyncio.Event().wait()
 
-    narrow.actor.methods["waits"] = waits
+    narrow.actor.named["waits"] = waits
 
     def cancel(call: CallActor) -> None:
         message = CancelTask(TaskId(call.task_id), False, True)
@@ -208,7 +209,7 @@ def test_cancelling_all_of_many_queued_looks_at_each_a_few_times(narrow: Desk) -
             return super().__iter__()
 
     go_on = asyncio.Event()
-    narrow.actor.methods |= {"waits": go_on.wait, "one": lambda: 1}
+    narrow.actor.named |= {"waits": go_on.wait, "one": lambda: 1}
 
     async def steps() -> None:
         first, *others, last = [narrow.call("waits"), *[narrow.call("one") for _ in range(2001)]]
@@ -236,7 +237,7 @@ def test_a_mistake_of_ours_answers_the_call(desk: Desk, monkeypatch: pytest.Monk
     def mistake(*_: Any) -> None:
         raise RuntimeError("a mistake of ours")
 
-    desk.actor.methods["one"] = lambda: 1
+    desk.actor.named["one"] = lambda: 1
     monkeypatch.setattr(desk.worker.runner, "answer", mistake)
 
     async def steps() -> None:
@@ -251,7 +252,7 @@ def test_a_mistake_of_ours_answers_the_call(desk: Desk, monkeypatch: pytest.Monk
 
 def test_the_end_waits_for_the_calls_that_run_and_ready_does_not(narrow: Desk) -> None:
     go_on = asyncio.Event()
-    narrow.actor.methods["waits"] = go_on.wait
+    narrow.actor.named["waits"] = go_on.wait
 
     async def steps() -> None:
         narrow.call("waits")

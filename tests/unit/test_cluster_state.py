@@ -8,13 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import msgspec
 import pytest
 
 from beamlet.api import backend, cluster_state
 from beamlet.base.ids import NodeId, TaskId
 from beamlet.exceptions import RaySystemError
 from beamlet.protocol import gcs
+from beamlet.protocol.spans import pack
 
 KEYS = {
     *("NodeID", "Alive", "alive", "NodeManagerAddress", "NodeManagerHostname", "NodeManagerPort", "NodeName"),
@@ -80,8 +80,8 @@ def test_nodes_have_rays_keys_and_the_dead_say_why(answers: dict[type, Any]) -> 
     assert dead["DeathReasonMessage"] == "its connection closed"
 
 
-SPANS = gcs.Spans(["f"], [(TaskId(b"t" * 24), 0, 1_000, 500, False)])
-EVENTS = gcs.TaskEvents(b"w" * 28, 42, 1, msgspec.msgpack.encode(SPANS))
+SPANS = pack([(TaskId(b"t" * 24), "f", 1_000_000, 1_500_000, False)])
+EVENTS = gcs.TaskEvents(b"w" * 28, 42, 1, SPANS)
 
 
 def test_a_span_becomes_a_chrome_trace_event(answers: dict[type, Any]) -> None:

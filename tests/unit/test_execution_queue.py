@@ -38,11 +38,11 @@ def test_items_are_taken_in_order() -> None:
     assert len(queue) == 0
 
 
-def test_an_item_wakes_the_thread_that_has_waited_longest() -> None:
+def test_an_item_wakes_the_thread_that_came_last() -> None:
     queue = ExecutionQueue()
     first, second = Waiter(), Waiter()
-    assert queue.take(first) is None
     assert queue.take(second) is None
+    assert queue.take(first) is None
     queue.put((ME, task(1)))
     assert (first.remaining, second.remaining) == (0, 1)
     queue.put((ME, task(2)))
@@ -147,54 +147,4 @@ def test_when_all_was_taken_out_there_is_nothing_to_do() -> None:
     waiter = Waiter()
     assert queue.take(waiter) is None
     queue.put((ME, task(1)))
-    assert waiter.remaining == 0
-
-
-class Threads:
-    """Counts what the queue has started; each comes when the test lets it."""
-
-    def __init__(self, most: int = 100) -> None:
-        self.started = 0
-        self.most = most
-
-    def start(self) -> bool:
-        if self.started == self.most:
-            return False
-        self.started += 1
-        return True
-
-
-def test_threads_are_started_one_by_one_while_there_is_work_for_them() -> None:
-    queue, threads = ExecutionQueue(), Threads()
-    queue.allow_threads(2, threads.start)
-    assert threads.started == 0, "nothing to do yet"
-    for seq in (1, 2, 3, 4):
-        queue.put((ME, task(seq)))
-    assert threads.started == 1, "the next one comes when this one has come"
-    queue.take(Waiter(), woken=True)
-    assert threads.started == 2
-    queue.take(Waiter(), woken=True)
-    queue.put((ME, task(5)))
-    assert threads.started == 2, "no more are allowed"
-    assert len(queue) == 3
-
-
-def test_an_idle_thread_is_woken_before_another_is_started() -> None:
-    queue, threads = ExecutionQueue(), Threads()
-    queue.allow_threads(10**6, threads.start)
-    waiter = Waiter()
-    queue.take(waiter)
-    queue.put((ME, task(1)))
-    assert (waiter.remaining, threads.started) == (0, 0)
-
-
-def test_when_no_thread_can_be_had_those_there_are_do_the_work() -> None:
-    queue, threads = ExecutionQueue(), Threads(most=0)
-    queue.allow_threads(5, threads.start)
-    queue.put((ME, task(1)))
-    assert queue.threads_left == 0
-    assert queue.take(Waiter()) == (ME, task(1))
-    waiter = Waiter()
-    queue.take(waiter)
-    queue.put((ME, task(2)))
     assert waiter.remaining == 0

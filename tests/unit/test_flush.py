@@ -138,7 +138,38 @@ def test_in_a_loop_calls_gather(line: Line) -> None:
     assert len(line.wire.sent) == 2, "so many are enough"
     line.clock.time_s += 2 * QUIET_S
     line.say()
+    assert len(line.wire.sent) == 2, "somebody is in a loop: more is likely to come"
+    line.clock.time_s += 3 * QUIET_S
+    line.say()
+    assert len(line.wire.sent) == 3, "two had gathered: there is no loop any more"
+    line.clock.time_s += 2 * QUIET_S
+    line.say()
+    assert len(line.wire.sent) == 4
+
+
+def test_in_a_loop_the_clock_is_looked_at_now_and_then_while_somebody_else_ticks(line: Line) -> None:
+    looks = 0
+
+    def now() -> float:
+        nonlocal looks
+        looks += 1
+        return line.clock.time_s
+
+    for _ in range(GATHERED + 1):
+        line.say()
+    assert len(line.wire.sent) == 2
+    line.reactor.now = now
+    line.reactor._ticks = 1
+    for _ in range(GATHERED - 1):
+        line.say()
+    assert 0 < looks < GATHERED / 4
+    assert len(line.wire.sent) == 2
+    line.say()
     assert len(line.wire.sent) == 3
+    line.reactor._ticks = 0
+    looks = 0
+    line.say()
+    assert looks, "nobody would see to it"
 
 
 def test_what_follows_a_wait_leaves_at_once_unless_more_is_to_come(line: Line) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import msgspec
-
 from beamlet.base.ids import TaskId
-from beamlet.core_worker.task_events import BATCH_EVENTS, BATCHES_MAX, NAME_CHARACTERS, TaskEventBuffer
-from beamlet.protocol.gcs import Spans, TaskEvents
+from beamlet.core_worker.task_events import BATCH_EVENTS, BATCHES_MAX, TaskEventBuffer
+from beamlet.protocol.gcs import TaskEvents
+from beamlet.protocol.spans import NAME_CHARACTERS, unpack
 
 TASK = TaskId(b"t" * 24)
 
@@ -23,12 +22,10 @@ def test_what_was_noted_is_told_once_with_every_name_written_once() -> None:
     assert buffer.is_due
     (batch,) = buffer.take()
     assert (batch.worker_id, batch.count, batch.dropped) == (b"w", 3, 0)
-    spans = msgspec.msgpack.decode(batch.spans, type=Spans)
-    assert spans.names == ["f", "g"]
-    assert [row[1:] for row in spans.rows] == [
-        (0, 1000, 500, False),
-        (1, 2000, 0, True),
-        (0, 3000, 0, False),
+    assert list(unpack(batch.spans)) == [
+        (TASK, "f", 1000, 500, False),
+        (TASK, "g", 2000, 0, True),
+        (TASK, "f", 3000, 0, False),
     ]
     assert not buffer.is_due
     assert buffer.take() == []

@@ -13,21 +13,19 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import msgspec
-
 from beamlet.api import backend
 from beamlet.api.argument_table import checked
 from beamlet.base.own_code import for_users
 from beamlet.base.resources import UNIT, to_floats
 from beamlet.exceptions import RaySystemError
-from beamlet.protocol.gcs import ClusterState, NodeInfo, QueryCluster, QueryTimeline, Spans, Timeline
+from beamlet.protocol.gcs import ClusterState, NodeInfo, QueryCluster, QueryTimeline, Timeline
+from beamlet.protocol.spans import unpack
 
 #: The GCS is in the head's own loop: an answer that takes longer is none.
 _ANSWER_S = 30.0
 _CATEGORY = "task:execute"
 #: Of Chrome's trace viewer, as Ray chooses them.
 _COLOUR, _FAILED_COLOUR = "rail_animation", "terrible"
-_decode_spans = msgspec.msgpack.Decoder(Spans).decode
 log = logging.getLogger(__name__)
 
 
@@ -88,13 +86,12 @@ def event_rows(answer: Timeline, node_ip: str) -> list[dict[str, Any]]:
     """Every span as a Chrome trace event of phase X (complete)."""
     rows = []
     for batch in answer.batches:
-        spans = _decode_spans(batch.spans)
         shown = f"worker:{batch.worker_id.hex()}"
-        for task_id, name, start_us, duration_us, failed in spans.rows:
+        for task_id, name, start_us, duration_us, failed in unpack(batch.spans):
             rows.append(
                 {
                     "cat": _CATEGORY,
-                    "name": spans.names[name],
+                    "name": name,
                     "pid": node_ip,
                     "tid": shown,
                     "ts": start_us,

@@ -10,26 +10,21 @@ import os
 import threading
 from collections import deque
 from contextlib import suppress
-from itertools import repeat
-from operator import floordiv, sub
+from itertools import islice
 from typing import TypeVar
 
-import msgspec
-
 from beamlet.base.ids import TaskId
-from beamlet.protocol.gcs import Spans, TaskEvents
+from beamlet.protocol.gcs import TaskEvents
+from beamlet.protocol.spans import Noted, pack
 
 #: Spans of one batch.
 BATCH_EVENTS = 1000
 #: Batches kept until they can be sent: 100,000 spans in 4 MB.
 BATCHES_MAX = 100
-#: Of a name that is longer, the rest is left out.
-NAME_CHARACTERS = 200
 #: How long to wait for a thread that packs: a millisecond, unless it runs code of the user's meanwhile.
 _PACKED_WITHIN_S = 0.1
 
 T = TypeVar("T")
-_Noted = tuple[TaskId, str, int, int, bool]
 
 
 class TaskEventBuffer:
@@ -41,8 +36,8 @@ class TaskEventBuffer:
 
     def __init__(self, worker_id: bytes) -> None:
         self.worker_id = worker_id
-        #: (task, name, start ns, end ns, failed), wall clock. Taken out one by one: each is packed once.
-        self._noted: deque[_Noted] = deque()
+        #: Taken out one by one: each is packed once.
+        self._noted: deque[Noted] = deque()
         #: So that what is asked for is not just being packed by another thread.
         self._packing = threading.RLock()
         self._packed: deque[TaskEvents] = deque()
@@ -80,20 +75,7 @@ class TaskEventBuffer:
         noted = _taken(self._noted, BATCH_EVENTS)
         if not noted:
             return  # another thread was quicker
-        # By columns, in C: it comes between two calls of a busy worker, a thousand spans at a time.
-        ids, names, starts, ends, failed = zip(*noted, strict=True)
-        index = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        lasted = map(max, map(sub, ends, starts), repeat(0))  # the wall clock may be set back
-        rows = list(
-            zip(
-                *(ids, map(index.__getitem__, names), map(floordiv, starts, repeat(1000))),
-                *(map(floordiv, lasted, repeat(1000)), failed),
-                strict=False,
-            )
-        )
-        short = [name[:NAME_CHARACTERS] for name in index]
-        spans = msgspec.msgpack.encode(Spans(short, rows))
-        self._packed.append(TaskEvents(self.worker_id, os.getpid(), len(rows), spans))
+        self._packed.append(TaskEvents(self.worker_id, os.getpid(), len(noted), pack(noted)))
         if len(self._packed) > BATCHES_MAX:
             for oldest in _taken(self._packed, 1):
                 self._dropped.append(oldest.count + oldest.dropped)
@@ -103,5 +85,5 @@ def _taken(queue: deque[T], most: int) -> list[T]:
     """The first of ``queue``, taken out: whatever else takes meanwhile, each goes to one."""
     taken: list[T] = []
     with suppress(IndexError):  # at its end
-        taken.extend(queue.popleft() for _ in range(most))
+        taken.extend(islice(iter(queue.popleft, None), most))
     return taken

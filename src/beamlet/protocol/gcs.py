@@ -11,10 +11,8 @@ Same ``req`` discipline as node.py: one answer per request.
     QueryCluster → ClusterState      TaskEvents     QueryTimeline → Timeline
 """
 
-import msgspec
-
 from beamlet.base.death import DeathCertificate
-from beamlet.base.ids import ActorId, Address, FunctionKey, JobId, NodeId, TaskId
+from beamlet.base.ids import ActorId, Address, FunctionKey, JobId, NodeId
 from beamlet.protocol.message import ContainedRef, Message
 from beamlet.protocol.node import JobDescription
 from beamlet.protocol.peer import InlineDep, StoreDep
@@ -269,14 +267,6 @@ class ClusterState(Message, tag=118):
     kept: list[str] = []
 
 
-class Spans(msgspec.Struct, array_like=True, gc=False):
-    """What one worker ran, in the order of ending. Names stand once: thousands of spans share a few."""
-
-    names: list[str]
-    #: (task, its name's index, start, duration, failed); times are microseconds, start by the wall clock.
-    rows: list[tuple[TaskId, int, int, int, bool]]
-
-
 class TaskEvents(Message, tag=120):
     """Worker → GCS, for timeline(): some of what it ran since it last said so."""
 
@@ -284,7 +274,7 @@ class TaskEvents(Message, tag=120):
     pid: int
     #: How many spans.
     count: int
-    #: ``Spans``, encoded: who keeps them need not look into them.
+    #: ``spans.Spans``, encoded: who keeps them need not look into them.
     spans: bytes
     #: Ran too, but are not among the spans, for there were too many.
     dropped: int = 0

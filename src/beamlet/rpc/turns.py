@@ -16,9 +16,9 @@ Everything that handlers touch is guarded by ``lock`` (one per core worker); pol
 
 Whoever queues something makes it leave, whether or not anybody waits: at the end of ``with lock`` it is
 written if it is the first since a thread waited (who asks one thing at a time should not wait for anything
-else), the lines were quiet for QUIET_S, or GATHERED such ends have passed; else whoever leads is told, or
-about to look (``leave``): while things gather it sleeps no longer than TICK_S.  So a loop of calls gathers,
-and the last of them is not forgotten.
+else), the lines were quiet for QUIET_S (longer in a loop), or GATHERED such ends have passed; else whoever
+leads is told, or about to look (``leave``): while things gather it sleeps no longer than TICK_S.  So a loop
+of calls gathers, and the last of them is not forgotten.
 
 User code can run in the middle of ours: a signal handler where we wait, anywhere the ``__del__`` of what
 the garbage collector found.  If it waits where its thread polls, it leads a turn within the turn (``_turn``
@@ -32,11 +32,11 @@ from __future__ import annotations
 import _thread
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any
 
 from beamlet.base.deferring import lets_through
-from beamlet.base.stack_room import FOR_A_SECTION, StackRoom
+from beamlet.base.stack_room import StackRoom
+from beamlet.rpc.core_lock import CoreLock, without_leaving
 from beamlet.rpc.reactor import Reactor
 
 #: How long after the last user thread's turn the background thread takes over; bounds how late a message
@@ -50,6 +50,9 @@ _GLANCE_S = PARK_S / 8
 QUIET_S = 100e-6
 #: So often what is queued may be left to gather.
 GATHERED = 64
+#: A frame of so many says that somebody is in a loop: the next may gather so many times as long, and the
+#: clock is looked at only for every eighth.
+_MANY, _LONGER, _EIGHTH = 8, 4, 7
 #: While things gather, whoever leads looks this often, until nothing had gathered at so many looks: to be
 #: woken for each would cost more than they do.
 TICK_S, _TICKS = 0.001, 8
@@ -101,46 +104,6 @@ class Waiter:
             self._signal.acquire()
 
 
-class CoreLock(_thread.RLock):  # type: ignore[misc]  # CPython's can be derived from
-    """The lock of a core worker. What was queued under it is on its way when it is let go."""
-
-    def __init__(self, reactor: SharedReactor) -> None:
-        self._reactor = reactor
-
-    @property
-    def is_held_here(self) -> bool:
-        """By the calling thread."""
-        return bool(self._is_owned())  # type: ignore[attr-defined]  # threading.Condition relies on it, too
-
-    def step_aside(self) -> bool | None:
-        """The calling thread, which may lead, is about to run a signal's handler. For ``step_back``."""
-        return self._reactor.step_aside()
-
-    def step_back(self, led: bool | None) -> None:
-        self._reactor.step_back(led)
-
-    def __enter__(self) -> bool:  # type: ignore[override]
-        # What fits in here fits where it is let go, which takes as many frames; see also StackRoom.
-        if FOR_A_SECTION.may_lack():
-            FOR_A_SECTION.demand()
-        return bool(self.acquire())
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            reactor = self._reactor
-            if reactor.dirty or reactor._soon:
-                reactor.leave()
-        finally:
-            self.release()
-
-
-def _without_leaving(lock: CoreLock) -> AbstractContextManager[object]:
-    """The same lock for ``with``, in C alone: nothing leaves when it is let go."""
-    in_c: Any = super(CoreLock, lock)
-    kind = type("BareCoreLock", (), {"__slots__": (), "__enter__": in_c.__enter__, "__exit__": in_c.__exit__})
-    return cast("AbstractContextManager[object]", kind())
-
-
 class SharedReactor(Reactor):
     """A reactor, its lock, its background thread, and the rule of turns."""
 
@@ -151,7 +114,7 @@ class SharedReactor(Reactor):
         #: Whether the calling thread holds the lock: code of the user's then runs amid half-written books.
         self.is_in_the_middle: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         #: The same for hot paths, which queue nothing, or say ``leave`` themselves before they let go.
-        self.bare_lock = _without_leaving(self.lock)
+        self.bare_lock = without_leaving(self.lock)
         #: Whoever holds the lock is dispatching: what it queues leaves at the end of its pass.
         self.is_dispatching = False
         self.quiet_s = QUIET_S
@@ -159,6 +122,7 @@ class SharedReactor(Reactor):
         #: From when on what is queued leaves at once: the lines are quiet then, or a wait has ended.
         self._prompt_from = self._quiet_from = 0.0
         self._gathering = 0  # how often something was left to gather since it last left
+        self._unlooked = 0  # a mask: while ``_gathering`` has one of these bits, nobody looks at the clock
         self._turn = threading.RLock()
         self._on_idle = on_idle
         self._followers: list[Waiter] = []
@@ -352,7 +316,9 @@ class SharedReactor(Reactor):
         if self.is_dispatching:
             return
         if self.dirty:
-            self._gathering += 1
+            self._gathering = count = self._gathering + 1
+            if count & self._unlooked and self._ticks and self._prompt_from:
+                return
             now = self.now()
             if (now > self._prompt_from or self._gathering >= self.gathered) and self._write(now):
                 return
@@ -363,9 +329,9 @@ class SharedReactor(Reactor):
 
     def gather(self) -> None:
         """As ``leave``, by a thread that is about to queue more."""
-        if self.is_dispatching:
+        self._gathering = count = self._gathering + 1
+        if count & self._unlooked and self._ticks:
             return
-        self._gathering += 1
         now = self.now()
         if (now > self._quiet_from or self._gathering >= self.gathered) and self._write(now):
             return
@@ -376,8 +342,10 @@ class SharedReactor(Reactor):
         """False: another thread must see to something."""
         if _stack_is_nearly_full():
             return False
+        many = self._gathering >= _MANY
         self._gathering = 0
-        self._prompt_from = self._quiet_from = now + self.quiet_s
+        self._unlooked = _EIGHTH if many else 0
+        self._prompt_from = self._quiet_from = now + self.quiet_s * (_LONGER if many else 1)
         Reactor.flush(self)
         return not self._soon
 

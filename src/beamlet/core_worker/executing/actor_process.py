@@ -64,7 +64,8 @@ class ActorProcess:
         self.class_name = ""
         #: What its output and its errors are signed with.
         self.shown_as = ""
-        self._methods: dict[str, tuple[Any, str]] = {}
+        #: By name, those that were called: what to call, and how users know it.
+        self.methods: dict[str, tuple[Any, str]] = {}
         #: Calls that run here and wait for the others to be done.
         self._leaving_calls = 0
 
@@ -149,7 +150,7 @@ class ActorProcess:
     def run_call(self, sender: Peer, call: CallActor) -> None:
         """One call in the calling thread. ActorExit and SystemExit end the process, in any thread."""
         try:
-            known = self._methods.get(call.method)
+            known = self.methods.get(call.method)
             method, shown_as = known if known is not None else self.method(call.method)
             self._runner.run_call(sender, call, method, shown_as)
         except ActorExit:
@@ -162,14 +163,14 @@ class ActorProcess:
 
         An instance that refuses it fails the call, not the process.
         """
-        found = self._methods.get(name)
+        found = self.methods.get(name)
         if found is None:
             shown_as = f"{self.class_name}.{name}"
             try:
                 found = _implicit(self, name) or getattr(self.instance, name), shown_as
             except Exception as error:
                 return _Failing(error), shown_as
-            self._methods[name] = found
+            self.methods[name] = found
         return found
 
     # -- end -------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ class ActorProcess:
 
     def _end(self) -> NoReturn:
         """Let the instance go, as Python does with what nobody needs any more: its ``__del__`` runs."""
-        self._methods.clear()
+        self.methods.clear()
         self.instance = None
         gc.collect()
         self._leaving.end(0)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import time_ns
+from types import AsyncGeneratorType, CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from beamlet.base.deferring import lets_through
@@ -131,6 +132,7 @@ class AsyncCalls:
         self._running = work.running
         self._runner = runner
         self._actor = actor
+        self._methods = actor.methods
         self._class_name = spec.class_name
         selector = ReactorSelector(reactor)
         self.loop = asyncio.SelectorEventLoop(selector)
@@ -206,17 +208,15 @@ class AsyncCalls:
 
     def _start_arrived(self) -> None:
         self._start_scheduled = False
-        arrived = self._arrived
+        arrived, counts, limits = self._arrived, self._running_counts, self._limits
         while arrived:
             item = arrived.popleft()
-            group = self._group_of(item[1])
-            if self._running_counts[group] < self._limits[group] or item[1].method == READY:
+            call = item[1]
+            group = call.group if call.group in limits else ""
+            if counts[group] < limits[group] or call.method == READY:
                 self._start(group, item)
             else:
                 self._waiting[group].append(item)
-
-    def _group_of(self, call: CallActor) -> str:
-        return call.group if call.group in self._limits else ""
 
     def _start(self, group: str, item: Call) -> None:
         self._running_counts[group] += 1
@@ -224,7 +224,8 @@ class AsyncCalls:
 
     async def _run(self, group: str, sender: Peer, call: CallActor) -> None:
         runner = self._runner
-        method, name = self._actor.method(call.method)
+        known = self._methods.get(call.method)
+        method, name = known if known is not None else self._actor.method(call.method)
         context = TaskContext(call.task_id, call.name or name, name, None, call.attempt, 0, sender)
         current_task.set(context)
         self._running[call.task_id] = context
@@ -236,11 +237,11 @@ class AsyncCalls:
                 await self._terminate()
             args, kwargs = runner.arguments(call, context)
             value = method(*args, **kwargs)
-            if inspect.isasyncgen(value):
+            if isinstance(value, AsyncGeneratorType):
                 await self._consume(sender, call, value, context)
                 value = None
             else:
-                if inspect.isawaitable(value):
+                if type(value) is CoroutineType or inspect.isawaitable(value):
                     value = await value
                 if call.num_returns < 0:
                     value = runner.consume(sender, call, value, context)
@@ -317,6 +318,13 @@ class AsyncCalls:
         del self._running[call.task_id]
         del self._calls[call.task_id]
         self._running_counts[group] -= 1
+        if self._waiting[group]:
+            self._start_waiting(group)
+        elif self._ending:
+            self._end_if_idle()
+
+    def _start_waiting(self, group: str) -> None:
+        """There is room for one more."""
         waiting = self._waiting[group]
         # What was begun beyond the limit (READY) makes no room when it ends.
         while waiting and self._running_counts[group] < self._limits[group]:

@@ -14,10 +14,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from beamlet.base.ids import TaskId
 from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.blocked import BlockedThreads
+from beamlet.core_worker.executing.crew import LOOK_S
 from beamlet.core_worker.executing.execution_queue import ExecutionQueue, Item, Order, Pushed
 from beamlet.core_worker.executing.ports import OwnTasks
 from beamlet.core_worker.executing.producers import Producers
@@ -163,21 +165,8 @@ class Execution:
 
     def serve_with(self, queue: ExecutionQueue, count: int, name: str) -> None:
         """Let up to ``count`` threads of their own serve ``queue``, started when there is work for them."""
-        numbers = itertools.count()
-
-        def start() -> bool:
-            thread = PromptThread(
-                target=self.serve, args=(queue, True), name=f"{name}-{next(numbers)}", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError as error:  # no more threads, says the system: those there are must do
-                print(f"{thread.name} could not be started: {error}", file=sys.stderr)
-                return False
-            return True
-
         with self._lock:
-            queue.allow_threads(count, start)
+            queue.crew.allow(count, _Threads(self._reactor, partial(self.serve, queue, True), name))
 
     def _failed(self, item: Item, error: Exception) -> None:
         """A mistake of ours in running ``item``: whoever waits for it learns so, and the thread goes on."""
@@ -200,3 +189,28 @@ class Execution:
         except Exception as error:
             self._failed(item, error)
         return True
+
+
+class _Threads:
+    """Of this process, for one crew. ``life``: what each does."""
+
+    def __init__(self, reactor: SharedReactor, life: Callable[[], None], name: str) -> None:
+        self._reactor = reactor
+        self._life = life
+        self._name = name
+        self._numbers = itertools.count()
+        self.now = reactor.now
+
+    def start(self) -> bool:
+        thread = PromptThread(target=self._life, name=f"{self._name}-{next(self._numbers)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads, says the system: those there are must do
+            print(f"{thread.name} could not be started: {error}", file=sys.stderr)
+            return False
+        return True
+
+    def look_later(self, look: Callable[[], None]) -> None:
+        self._reactor.call_later(LOOK_S, look)
+        if not self._reactor.is_dispatching:
+            self._reactor.ask_flush()  # whoever leads may have meant to sleep for longer

@@ -1,7 +1,7 @@
 """Work that has arrived in a worker and has not begun. Sans-IO, but for the Waiter that idle threads bring.
 
-Threads take from the head, owners steal from the tail.  One queue per concurrency group; it has threads
-started for it when there is work that no thread of its is free for, up to a limit.
+Threads take from the head, owners steal from the tail.  One queue per concurrency group; its ``crew`` are the
+threads that serve it.
 
 What is cancelled is marked and passed over, so that taking out all of many costs one walk through them; who
 never looks for anything pays nothing for that.
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from beamlet.core_worker.executing.crew import Crew
 from beamlet.protocol.gcs import StartActor
 from beamlet.protocol.node import ExitWorker
 from beamlet.protocol.peer import CallActor, PushTask
@@ -32,7 +33,7 @@ Item = tuple["Peer | None", Pushed | Order]
 class ExecutionQueue:
     """Guarded by the core worker's lock."""
 
-    __slots__ = ("_found", "_idle", "_removed_count", "_start_thread", "_waking", "items", "threads_left")
+    __slots__ = ("_found", "_removed_count", "crew", "items")
 
     def __init__(self) -> None:
         #: In order. Removed ones in it are passed over; the first is none.
@@ -42,54 +43,31 @@ class ExecutionQueue:
         self._found: dict[bytes, Item | None] = {}
         #: Removed ones in ``items``.
         self._removed_count = 0
-        self._idle: deque[Waiter] = deque()
-        #: A thread was woken, or started, and has not come for its item yet.
-        self._waking = False
-        #: How many more threads may be started.
-        self.threads_left = 0
-        self._start_thread: Callable[[], bool] = _no_more
-
-    def allow_threads(self, count: int, start_thread: Callable[[], bool]) -> None:
-        """Up to ``count`` more threads may come; each calls ``take`` with ``woken``.
-
-        start_thread: starts one, or says that none can be had.
-        """
-        self.threads_left = count
-        self._start_thread = start_thread
+        self.crew = Crew(lambda: bool(self.items))
 
     def put(self, item: Item) -> None:
-        """Queue it, and let an idle thread know."""
+        """Queue it, and let a thread know."""
         self.items.append(item)
-        if self._idle or self.threads_left:
-            self._wake_one()
+        crew = self.crew
+        if crew.idle or crew.may_start:
+            crew.help_wanted()
 
-    def _wake_one(self) -> None:
-        """One at a time: who comes for an item wakes the next, or has it started, if there is more to do.
+    def take(self, thread: Waiter, woken: bool = False) -> Item | None:
+        """The next item; None: ``thread`` will be completed when there is one for it.
 
-        A burst of short calls is then done by the first few threads, instead of waking all of them to fight
-        for the interpreter; calls that block still get a thread each.
+        woken: it just was, or was started.
         """
-        if self._waking:
-            return
-        if self._idle:
-            self._waking = True
-            self._idle.popleft().complete()
-        elif self.threads_left:
-            self._waking = self._start_thread()
-            self.threads_left = self.threads_left - 1 if self._waking else 0
-
-    def take(self, waiter: Waiter, woken: bool = False) -> Item | None:
-        """The next item; None: ``waiter`` will be completed when there is one. ``woken``: it just was."""
+        crew = self.crew
         if woken:
-            self._waking = False
-        if not self.items:
-            self._idle.append(waiter)
+            crew.is_waking = False
+        if not self.items or not (crew.is_alone or crew.may_take(thread)):
+            crew.rest(thread)
             return None
         item = self.items.popleft()
         if self._found:
             self._taken(item)
-        if self.items and (self._idle or self.threads_left):
-            self._wake_one()
+        if self.items and (crew.idle or crew.may_start):
+            crew.help_wanted()
         return item
 
     def pop(self) -> Item | None:
@@ -180,7 +158,3 @@ def _id_of(item: Item) -> bytes:
     """The task's id; orders have none."""
     message = item[1]
     return message.task_id if isinstance(message, Pushed) else b""
-
-
-def _no_more() -> bool:
-    return False
