@@ -1,4 +1,4 @@
-"""The threads that serve one queue: who of them is woken, or started, and when. No I/O but the Waiters of threads.
+"""The threads that serve one queue: which is woken, or started, and when. No I/O but their Waiters.
 
 Threads take turns at the interpreter.  Calls that do next to nothing are done soonest by one thread: two
 would hand it to each other for each call, which costs more than the calls.  Calls that wait for something
