@@ -279,7 +279,7 @@ def test_ready_makes_no_room_for_a_call_when_it_ends(narrow: Desk) -> None:
         most = max(most, len(narrow.worker.work.running))
         await go_on.wait()
 
-    narrow.actor.methods["alone"] = alone
+    narrow.actor.named["alone"] = alone
 
     async def steps() -> None:
         narrow.call("alone")
