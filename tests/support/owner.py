@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -128,3 +129,11 @@ class Owner:
 
     def close(self) -> None:
         self.reactor.close()
+
+
+def settled(owner: Owner) -> list[ObjectId]:
+    """What is still counted once everything dead was counted down."""
+    gc.collect()
+    owner.releases.drain()
+    owner.refs.check_invariants()
+    return list(owner.refs.objects)

@@ -286,3 +286,11 @@ def told(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def certificate(**facts: Any) -> DeathCertificate:
     return DeathCertificate(b"w", NODE, 77, **facts)
+
+
+def warmed(caller: Caller) -> Peer:
+    """A worker whose tasks are short: several are pushed ahead."""
+    caller.task()
+    worker = caller.grant()
+    caller.answer(worker, caller.pushed(worker)[0], 1)
+    return worker
