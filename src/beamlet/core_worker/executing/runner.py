@@ -7,15 +7,13 @@ references, large values, several results, takes the general path below it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Generator, Sequence
 from threading import get_ident
 from time import time_ns
 from typing import Any
 
 from beamlet.base.class_names import class_names
 from beamlet.base.ids import NodeId, ObjectId, return_id
-from beamlet.base.own_code import MADE_FOR_USERS
 from beamlet.core_worker.context import TaskContext, current_task
 from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.breakpoints import explain_quit
@@ -23,13 +21,14 @@ from beamlet.core_worker.executing.devices import show_devices
 from beamlet.core_worker.executing.in_place import Lending
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.executing.producers import Producers
+from beamlet.core_worker.executing.several_results import values_of
 from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.functions import FunctionTable
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.owning.store_client import StoreClient
-from beamlet.core_worker.owning.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
+from beamlet.core_worker.owning.streams import DYNAMIC, DynamicObjectRefGenerator
 from beamlet.core_worker.peers import Peer, PeerTable
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.exceptions import RayTaskError, TaskCancelledError, UserCodeException
@@ -289,7 +288,7 @@ class Runner:
             else:
                 # Taking them may run a generator of the user's: what it raises is not about pickling.
                 whole, value = value, None
-                value = self._several(work, whole)
+                value = values_of(work, whole)
                 del whole
                 parts = [dumps(part) for part in value]
             message = self._results(sender, work, parts, guard)
@@ -301,22 +300,6 @@ class Runner:
         if context.in_place is not None:
             self.lending.end(context)
         self.answers.send_when_safe(sender, message, guard, self._output.take_printed())
-
-    def _several(self, work: PushTask | CallActor, value: Any) -> list[Any]:
-        """The values of the task's results."""
-        if work.num_returns == DYNAMIC:
-            return [value]
-        if work.num_returns in (0, STREAMING):
-            return []
-        values, found = _taken(value, work.num_returns)
-        if len(values) != work.num_returns:
-            problem = ValueError(
-                f"{work.name or getattr(work, 'method', 'the task')} was submitted with num_returns="
-                f"{work.num_returns} and must return (or yield) that many values; it returned {found}"
-            )
-            setattr(problem, MADE_FOR_USERS, True)
-            raise problem
-        return values
 
     def _results(
         self,
@@ -457,25 +440,6 @@ class Runner:
             actor_repr=self.actor_repr,
             actor_id=self.actor_id,
         )
-
-
-def _taken(value: Any, count: int) -> tuple[list[Any], str]:
-    """The ``count`` values of one sized or finite iterable, and what it holds for a person to read."""
-    if isinstance(value, Iterator):
-        values = list(islice(value, count + 1))
-        if len(values) > count:
-            return [], f"more than {count} values"
-        return values, _several_of("value", len(values))
-    try:
-        size = len(value)
-        values = list(value) if size == count else []
-    except TypeError:
-        return [], f"a {type(value).__name__}"
-    return values, _several_of("value", size)
-
-
-def _several_of(noun: str, count: int) -> str:
-    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 def retried_for(error: BaseException) -> BaseException:
