@@ -18,7 +18,7 @@ from beamlet.protocol.peer import PeerMessage, ReleaseHold, Result
 from beamlet.rpc.connection import Connection, Limits, encode_frame
 from beamlet.rpc.containment import Containment, Misuse
 from beamlet.rpc.descriptors import KernelDescriptors
-from beamlet.rpc.framing import PREFIX
+from beamlet.rpc.framing import PREFIX, Deframer
 from beamlet.rpc.listener import Listener, connect
 from beamlet.rpc.reactor import Reactor
 from beamlet.rpc.turns import SharedReactor, Waiter
@@ -418,6 +418,23 @@ def test_a_reader_that_raises_is_not_called_again(reactor: Reactor, said: list[s
     assert "reading or writing descriptor" in said[0]
     os.close(read)
     os.close(write)
+
+
+def test_a_connection_for_which_there_is_no_memory_ends(
+    reactor: Reactor, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also an indispensable one: it would stay open, and deaf for ever."""
+
+    def none_left(*_: object) -> list[memoryview]:
+        raise MemoryError("none left")
+
+    near, far = pair(reactor, indispensable=True)
+    monkeypatch.setattr(Deframer, "feed", none_left)
+    near.connection.send(ReleaseHold(1))
+    run_until(reactor, lambda: far.ends)
+    assert far.connection.closed
+    assert "none left" in far.ends[0]
+    assert "none left" in "".join(said)
 
 
 def test_an_end_that_raises_when_it_is_told_is_contained(reactor: Reactor, said: list[str]) -> None:

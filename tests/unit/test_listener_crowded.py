@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,45 @@ def test_silent_strangers_keep_nobody_out(door: Door) -> None:
     assert silent[0].recv(1) == b"", "the one that was silent longest made room"
     for sock in (*silent, *inside):
         sock.close()
+
+
+def test_the_door_stays_open_when_the_kernel_watches_no_more_descriptors(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, refused = door.reactor.add_reader, [OSError(28, "No space left on device")]
+
+    def watch_later(*how: Any) -> None:
+        if refused:
+            raise refused.pop()
+        watch(*how)
+
+    monkeypatch.setattr(door.reactor, "add_reader", watch_later)
+    turned_away = door.knock()
+    assert turned_away.recv(1) == b""
+    visitor, inside = visit(door)
+    door.run_until(lambda: door.welcomed and inside)
+    visitor.join()
+    for sock in (turned_away, *inside):
+        sock.close()
+
+
+def test_a_door_that_was_closed_for_a_moment_opens_although_it_is_not_watched_at_once(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door.reactor.remove_reader(door.listener._sock.fileno())  # as when there were no descriptors
+    watch, refused = door.reactor.add_reader, [OSError(28, "No space left on device")]
+
+    def watch_later(*how: Any) -> None:
+        if refused:
+            raise refused.pop()
+        watch(*how)
+
+    monkeypatch.setattr(door.reactor, "add_reader", watch_later)
+    door.listener._resume()
+    visitor, inside = visit(door)
+    door.run_until(lambda: door.welcomed and inside)
+    visitor.join()
+    inside[0].close()
 
 
 def test_who_is_shown_out_while_proving_itself_comes_again(door: Door) -> None:

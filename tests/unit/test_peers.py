@@ -521,11 +521,11 @@ def test_a_socket_that_the_kernel_will_not_watch_is_asked_for_again(
     a, b = two(node)
     watch, refused = a.reactor.add_reader, []
 
-    def watch_later(fd: int, on_readable: Callable[[], object]) -> None:
+    def watch_later(*how: Any) -> None:
         if len(refused) < 2:
-            refused.append(fd)
+            refused.append(how)
             raise OSError(errno.ENOSPC, "No space left on device")
-        watch(fd, on_readable)
+        watch(*how)
 
     monkeypatch.setattr(a.reactor, "add_reader", watch_later)
     a.say(b, 1, 2)

@@ -141,7 +141,7 @@ class Connection:
         #: Arrived from a peer that does not read: batches begun, and headers not opened yet.
         self._postponed: deque[list[Any] | bytes] = deque()
         self._queued = False
-        reactor.add_reader(self.fd, self.read)
+        reactor.add_reader(self.fd, self.read, self._given_up)
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -454,6 +454,10 @@ class Connection:
             self.end_reason = reason
             self._release()
             self.reactor.call_soon(self._tell_end)
+
+    def _given_up(self, error: Exception) -> None:
+        """There was no memory to read or to write; what was half taken is not to be had again."""
+        self.fail(f"it could not be read from, or written to: {type(error).__name__}: {error}")
 
     def _violate(self, what: object) -> None:
         self.is_violated = True

@@ -69,11 +69,17 @@ class Listener:
             self.settle(oldest, f"made room for another: {MAX_STRANGERS} had not proven themselves yet")
         stranger = _Stranger(sock, self._secret, self)
         self._strangers[sock.fileno()] = stranger
-        self._reactor.add_reader(sock.fileno(), stranger.on_readable)
+        try:
+            self._reactor.add_reader(sock.fileno(), stranger.on_readable)
+        except OSError as error:  # the kernel watches no more descriptors for us, for now
+            self.settle(stranger, str(error.strerror))
 
     def _resume(self) -> None:
         self._pause = None
-        self._reactor.add_reader(self._sock.fileno(), self._accept)
+        try:
+            self._reactor.add_reader(self._sock.fileno(), self._accept)
+        except OSError:
+            self._pause = self._reactor.call_later(_BREATHER_S, self._resume)
 
     def _refuse(self, reason: str) -> None:
         """Count it; the log hears of the 1st, 2nd, 4th, 8th … so that a flood does not fill the disk."""

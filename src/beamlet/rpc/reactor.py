@@ -76,6 +76,8 @@ class Reactor:
         self.containment = Containment()
         self._readers: dict[int, Callable[[], object]] = {self._poller.wakeup: self._poller.drain}
         self._writers: dict[int, Callable[[], None]] = {}
+        #: Who is told that reading or writing raised.
+        self._owners: dict[int, Callable[[Exception], None]] = {}
         self._paused: set[int] = set()
         self._timers: list[Timer] = []
         self._soon: deque[Callable[[], None]] = deque()
@@ -94,14 +96,23 @@ class Reactor:
 
     # -- registration ----------------------------------------------------------------------------
 
-    def add_reader(self, fd: int, on_readable: Callable[[], object]) -> None:
+    def add_reader(
+        self,
+        fd: int,
+        on_readable: Callable[[], object],
+        on_given_up: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """on_given_up: told that it, or the writer, raised, and that neither will be called again."""
         self._poller.register(fd, select.EPOLLIN)
         self._readers[fd] = on_readable
+        if on_given_up is not None:
+            self._owners[fd] = on_given_up
 
     def remove_reader(self, fd: int) -> None:
         """Forget ``fd`` altogether; must come before it is closed."""
         if self._readers.pop(fd, None) is not None:
             self._writers.pop(fd, None)
+            self._owners.pop(fd, None)
             self._paused.discard(fd)
             self._poller.unregister(fd)
 
@@ -251,8 +262,11 @@ class Reactor:
 
     def _give_up(self, fd: int, error: Exception) -> None:
         """A reader or writer raised. It is not called again: nothing would be different the next time."""
+        owner = self._owners.get(fd)
         self.remove_reader(fd)
         self.containment.contain(error, f"reading or writing descriptor {fd}")
+        if owner is not None:
+            owner(error)
 
     def _run_soon(self) -> None:
         for _ in range(len(self._soon)):
