@@ -24,6 +24,7 @@ from beamlet.protocol.node import (
     UnpinObject,
 )
 from beamlet.rpc.batches import decoder_for, encode_frame
+from beamlet.rpc.connection import Connection
 from beamlet.rpc.framing import Deframer
 from beamlet.serialization.values import Serialized, dumps
 from support.owner import NODE, Owner
@@ -141,6 +142,60 @@ def test_what_comes_for_a_wait_that_was_given_up_goes_back(
     assert back == [taken_back]
     assert not client.link._awaited
     client.close()
+
+
+class Told:
+    """A socket that notes when it is written to."""
+
+    def __init__(self, sock: socket.socket, name: str, notes: list[str]) -> None:
+        self.fileno, self.setblocking, self.close = sock.fileno, sock.setblocking, sock.close
+        self._sock, self._name, self._notes = sock, name, notes
+
+    def send(self, data: Any) -> int:
+        self._notes.append(self._name)
+        return self._sock.send(data)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_nobody_hears_of_a_result_before_it_is_sealed(several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its owner, while we wrote, was sent something else: SIGKILL may come between two writes."""
+    client = Client()
+    notes: list[str] = []
+    near, far = socket.socketpair()
+    reactor = client.owner.reactor
+    wire: Any = Told(near, "owner", notes)
+    owner = Connection(wire, reactor, messages=AbortObject, on_close=nothing, on_message=nothing)
+    raylet: Any = client.link.connection
+    monkeypatch.setattr(raylet, "_sock", Told(raylet._sock, "raylet", notes))
+
+    def answered(*_: object) -> bool:
+        client.hear(ObjectCreated(1, 0, 0))
+        return True
+
+    def write(*_: object) -> None:
+        reactor.flush()
+        notes.clear()
+        reactor._prompt_from = float("inf")  # it writes much: what is queued may wait for more
+        with reactor.lock:
+            owner.send(AbortObject(OBJECT))
+
+    arena: Any = client.store._arena
+    arena.write = write
+    reactor.wait = answered  # type: ignore[method-assign]
+    unsealed: list[ObjectId] | None = [] if several else None
+    client.store.write(OBJECT, dumps(bytearray(1_000_000)), "", Address(b"s" * 32), unsealed)
+    with reactor.lock:
+        client.store.seal(unsealed or [])
+        owner.send(AbortObject(OBJECT))
+        assert not notes
+        reactor.flush()
+    assert notes == ["raylet", "owner"]
+    owner.close()
+    far.close()
+    client.close()
+
+
+def nothing(*_: object) -> None: ...
 
 
 def test_what_cannot_be_mapped_is_not_pinned() -> None:

@@ -145,6 +145,11 @@ class NodeLink:
     def send(self, message: Message) -> None:
         self.connection.send(message)
 
+    def send_first(self, message: Message) -> None:
+        """It leaves before anything that is queued for others, or will be."""
+        self.connection.send(message)
+        self._reactor.put_first(self.connection)
+
     def request(self, message: Any, on_answer: Callable[[Any], None]) -> int:
         """Send ``message`` under a new ``req``; ``on_answer`` is called once, under the lock.
 

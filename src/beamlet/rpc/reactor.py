@@ -233,6 +233,13 @@ class Reactor:
         finally:
             self._is_flushing = False
 
+    def put_first(self, connection: Connection) -> None:
+        """What it has queued leaves before what others have: what they say is to be true if we die then."""
+        dirty = self.dirty
+        if connection in dirty and dirty[0] is not connection:
+            dirty.remove(connection)
+            dirty.insert(0, connection)
+
     def run_forever(self) -> None:
         """Until ``stop``."""
         while not self._is_stopped:

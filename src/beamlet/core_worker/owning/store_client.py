@@ -200,14 +200,14 @@ class StoreClient:
                     unsealed.append(object_id)
                 else:
                     with lock:
-                        link.send(SealObject(object_id))
+                        link.send_first(SealObject(object_id))
             return size
         raise ObjectStoreFullError(answer.reason)
 
     def seal(self, unsealed: Sequence[ObjectId]) -> None:
-        """These are written. Under the lock."""
+        """These are written. Under the lock, before anybody is told."""
         for object_id in unsealed:
-            self._link.send(SealObject(object_id))
+            self._link.send_first(SealObject(object_id))
 
     def abort(self, unsealed: Sequence[ObjectId]) -> None:
         """Nobody will hear of these. Under the lock."""
@@ -270,7 +270,7 @@ class StoreClient:
                     self._link.send(AbortObject(object_id))
                     then(False)
                     return
-                self._link.send(SealObject(object_id))
+                self._link.send_first(SealObject(object_id))
             then(True)
 
         self._link.request(CreateObject(0, object_id, size, call_site), answered)
