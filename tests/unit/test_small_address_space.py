@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from beamlet.api import init
 from beamlet.base.ids import ObjectId
 from beamlet.core_worker.owning.object_record import STORED, ObjectRecord
 from beamlet.core_worker.owning.own_slab import Place
 from beamlet.exceptions import ProcessMemoryError
+from beamlet.processes.host import object_store_size
 from support.owner import Owner
 
 PROGRAM = """
@@ -72,6 +78,51 @@ def test_what_cannot_be_mapped_is_copied_and_what_cannot_be_copied_says_why(limi
     assert "536870912 bytes" in done.stdout
     assert named in done.stdout
     assert "Raise it where the program is started" in done.stdout
+
+
+def test_a_limit_on_the_size_of_files_is_named() -> None:
+    """The store is one, in memory: "File too large" said nothing."""
+    program = (
+        "import resource; from beamlet.object_store.arena import Arena;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)); Arena.create(2 << 20)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "exceed 1048576 (ulimit -f, RLIMIT_FSIZE): raise that" in done.stderr
+
+
+def test_the_store_is_no_larger_than_files_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def limit(which: int) -> tuple[int, int]:
+        most = 90 << 20 if which == resource.RLIMIT_FSIZE else resource.RLIM_INFINITY
+        return most, most
+
+    monkeypatch.setattr(resource, "getrlimit", limit)
+    assert object_store_size(Path("/"), {"BEAMLET_OBJECT_STORE_SHARE": "0.9"}) == 90 << 20
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_init_without_memory_for_the_connection_names_the_limits(
+    monkeypatch: pytest.MonkeyPatch, refused: Exception
+) -> None:
+    def limit(which: int) -> tuple[int, int]:
+        most = 60_000 << 10 if which == resource.RLIMIT_DATA else resource.RLIM_INFINITY
+        return most, most
+
+    def join() -> None:
+        raise refused
+
+    monkeypatch.setattr(resource, "getrlimit", limit)
+    driver: Any = SimpleNamespace(join=join)
+    with pytest.raises(ProcessMemoryError, match=r"init\(\).* its data is 60000 KiB \(ulimit -d"):
+        init._join(driver)
 
 
 class NoRoomAnywhere:

@@ -27,6 +27,7 @@ from beamlet.api.head_start import (
     stop_head,
 )
 from beamlet.api.init_options import InitOptions, checked
+from beamlet.base.memory_limits import is_want_of_memory, why_no_memory
 from beamlet.base.own_code import for_users
 from beamlet.processes import interrupts
 from beamlet.processes.session import SessionDirectory, find_current, session_root
@@ -116,7 +117,7 @@ def _join_running(given: InitOptions) -> Driver | None:
     from beamlet.api.driver import Driver
 
     driver = Driver(session, None, given)
-    driver.join()
+    _join(driver)
     logging.getLogger("beamlet").info("Connected to Beamlet session %s", session.path)
     return driver
 
@@ -145,13 +146,27 @@ def _start_new(given: InitOptions) -> Driver:
 
         await_head(head)
         driver = Driver(session, head, given)
-        driver.join()
+        _join(driver)
         let_go(head)
     except BaseException:
         stop_head(head, at_once=True)
         raise
     driver.tell_start(options.resources)
     return driver
+
+
+def _join(driver: Driver) -> None:
+    try:
+        driver.join()
+    except (MemoryError, OSError, RuntimeError) as error:
+        no_thread = isinstance(error, RuntimeError) and "start new thread" in str(error)
+        if not (no_thread or is_want_of_memory(error)):
+            raise
+        from beamlet.exceptions import ProcessMemoryError
+
+        lacking = "may start no further thread (ulimit -u counts them, too)" if no_thread else "has no memory"
+        text = f"init(): this process (pid {os.getpid()}) {lacking} for its connection to the cluster."
+        raise ProcessMemoryError(f"{text} {why_no_memory()}") from error
 
 
 def _load_the_rest() -> None:

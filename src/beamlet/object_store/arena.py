@@ -22,6 +22,7 @@ import errno
 import fcntl
 import mmap
 import os
+import resource
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -86,7 +87,19 @@ class Arena:
     def create(cls, capacity: int) -> Arena:
         """Make the node's arena; no memory is used until it is written. No process can resize it."""
         fd = os.memfd_create("beamlet-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, capacity)
+        try:
+            os.ftruncate(fd, capacity)
+        except OSError as error:
+            os.close(fd)
+            if error.errno != errno.EFBIG:
+                raise
+            most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+            text = (
+                f"the object store of {capacity} bytes is a file, in memory, and no file of this program may "
+                f"exceed {most} (ulimit -f, RLIMIT_FSIZE): raise that, or give init() a smaller "
+                "object_store_memory"
+            )
+            raise OSError(error.errno, text) from None
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         return cls(fd, capacity)
 

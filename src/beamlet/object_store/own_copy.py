@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 
+from beamlet.base.memory_limits import why_no_memory
 from beamlet.exceptions import ProcessMemoryError
 
 
@@ -13,28 +13,11 @@ def own_copy(fd: int, offset: int, size: int) -> memoryview:
     try:
         copy = memoryview(bytearray(size))
     except MemoryError:
-        raise ProcessMemoryError(_explained(size)) from None
+        text = (
+            f"This process (pid {os.getpid()}) can neither map the object store nor copy {size} bytes of it."
+        )
+        raise ProcessMemoryError(f"{text} {why_no_memory()}") from None
     done = 0
     while done < size:
         done += os.preadv(fd, [copy[done:]], offset + done)
     return copy
-
-
-def _explained(size: int) -> str:
-    text = (
-        f"This process (pid {os.getpid()}) can neither map the object store nor copy {size} bytes out of it."
-    )
-    limits = [
-        f"{name} is {soft >> 10} KiB ({option})"
-        for name, option, which in (
-            ("its address space", "ulimit -v, RLIMIT_AS", resource.RLIMIT_AS),
-            ("its data", "ulimit -d, RLIMIT_DATA", resource.RLIMIT_DATA),
-        )
-        if (soft := resource.getrlimit(which)[0]) != resource.RLIM_INFINITY
-    ]
-    if not limits:
-        return f"{text} It has no limit of its own, so the machine or its container has no memory left."
-    return (
-        f"{text} The limit of {' and of '.join(limits)}. Raise it where the program is started, let go of "
-        "what it has in memory, or get less at a time."
-    )

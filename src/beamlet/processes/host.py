@@ -1,7 +1,8 @@
 """What this machine, or the container we are in, offers: CPUs, memory, GPUs, address.
 
 Every limit the kernel keeps is asked, the tightest one counts: CPU affinity, cpusets and quotas; physical
-memory, memory cgroups, RLIMIT_AS. All reads go below a ``root``, so that tests can bring their own machine.
+memory, memory cgroups, RLIMIT_AS, RLIMIT_FSIZE. All reads go below a ``root``, so that tests can bring their
+own machine.
 Nothing is sent over a network, and psutil is not needed for what /proc says.
 
 Not here: what a node then offers of it (num_cpus=… in init overrides), and how much is in use (raylet).
@@ -119,7 +120,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def object_store_size(root: Path, env: Mapping[str, str]) -> int:
-    """As set in the environment, else a share of the memory available now."""
+    """As set in the environment, else a share of the memory available now, if a file may have so much."""
     if (exact := _setting(env, _EXACT_SETTINGS)) is not None:
         name, size = exact
         if size < OBJECT_STORE_MIN_BYTES:
@@ -130,7 +131,9 @@ def object_store_size(root: Path, env: Mapping[str, str]) -> int:
         return int(size)
     share = _setting(env, _SHARE_SETTINGS) or ("", OBJECT_STORE_SHARE)
     most = _setting(env, _MOST_SETTINGS) or ("", math.inf)
-    return max(OBJECT_STORE_MIN_BYTES, int(min(available_memory(root) * share[1], most[1])))
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)  # it is a file, in memory
+    largest = math.inf if soft == resource.RLIM_INFINITY else soft
+    return max(OBJECT_STORE_MIN_BYTES, int(min(available_memory(root) * share[1], most[1], largest)))
 
 
 def _setting(env: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, float] | None:
