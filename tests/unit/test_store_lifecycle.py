@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from beamlet.base.ids import Address, ObjectId
 from beamlet.object_store.allocator import Allocator
-from beamlet.object_store.lifecycle import ObjectState, StoreLifecycle
+from beamlet.object_store.lifecycle import ObjectState, StoredObject, StoreLifecycle
 from beamlet.object_store.outcomes import Answer, Created, CreateRequest, Located, Missing, StoreMisuse
 
 PAGE = 4096
@@ -164,6 +166,30 @@ def test_sealed_objects_outlive_their_writer() -> None:
     store.disconnect(WRITER)
     assert store.core.contains(oid(1))
     assert store.core.owned_by(OWNER) == [oid(1)]
+
+
+def test_a_death_costs_nothing_for_what_is_not_of_the_dead() -> None:
+    """Each looked at all objects, twice: a head with a million of them stood still for half a second."""
+
+    class NotWalked(dict[ObjectId, StoredObject]):
+        def walk(self) -> Any:
+            raise AssertionError("all objects are looked at")
+
+        items = values = keys = __iter__ = walk
+
+    core = StoreLifecycle(Allocator(10 * PAGE))
+    for number in (1, 2):
+        core.create(CreateRequest(WRITER, 0, oid(number), PAGE, OWNER), 0.0)
+        core.seal(WRITER, oid(number))
+    core._objects = NotWalked(core._objects)
+    for client, owner, found in ((OTHER, Address(b"x" * 56), []), (WRITER, OWNER, [oid(1), oid(2)])):
+        assert core.owned_by(owner) == found
+        assert core.stored_by(client) == ({owner: found} if found else {})
+        assert core.disconnect(client) == []
+    assert core.stored_by(WRITER) == {}, "it is dead"
+    for object_id in core.owned_by(OWNER):
+        core.delete(object_id)
+    assert not core.owned_by(OWNER)
 
 
 def test_secondary_copies_are_evicted_least_recently_used_first() -> None:

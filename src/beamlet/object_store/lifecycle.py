@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import heapq
 from enum import Enum
+from typing import TypeVar
 
 import msgspec
 
@@ -25,12 +26,17 @@ from beamlet.base.ids import Address, ObjectId
 from beamlet.object_store.allocator import Allocator
 from beamlet.object_store.outcomes import Answer, Created, CreateRequest, Located, Missing, StoreMisuse
 
+K = TypeVar("K")
+
 
 class ObjectState(Enum):
     CREATED = "being written"
     SEALED = "sealed"
     DELETED_CREATED = "deleted, but still being written"
     DELETED_PINNED = "deleted, but still read"
+
+
+_WRITING = (ObjectState.CREATED, ObjectState.DELETED_CREATED)
 
 
 class StoredObject(msgspec.Struct):
@@ -88,8 +94,10 @@ class StoreLifecycle:
     def __init__(self, allocator: Allocator) -> None:
         self._allocator = allocator
         self._objects: dict[ObjectId, StoredObject] = {}
-        #: client → what it is writing.
-        self._creations: dict[int, dict[ObjectId, None]] = {}
+        #: client that lives → what it is writing and has written. This and the next are there so that a death
+        #: does not cost a look at all objects there are.
+        self._made: dict[int, dict[ObjectId, None]] = {}
+        self._owned: dict[Address, dict[ObjectId, None]] = {}
         #: client → object → how many pins.
         self._pins: dict[int, dict[ObjectId, int]] = {}
         #: Objects that have waiters.
@@ -128,13 +136,13 @@ class StoreLifecycle:
             request.is_primary,
             now,
         )
-        self._creations.setdefault(request.client, {})[request.object_id] = None
+        self._made.setdefault(request.client, {})[request.object_id] = None
+        self._owned.setdefault(request.owner, {})[request.object_id] = None
         return Created(found.offset, request.size, found.warm)
 
     def seal(self, client: int, object_id: ObjectId) -> list[Answer]:
         """The value is written. Readers parked for it are pinned and told where it is."""
         stored = self._written_by(client, object_id, "seal")
-        self._end_creation(stored)
         if stored.state is ObjectState.DELETED_CREATED:
             self._drop(stored)
             return []
@@ -203,8 +211,10 @@ class StoreLifecycle:
         for object_id, count in self._pins.pop(client, {}).items():
             self._lose_pins(self._objects[object_id], count)
         answers = []
-        for object_id in list(self._creations.get(client, {})):
-            answers += self._abort(self._objects[object_id], "the process that was writing it died")
+        for object_id in self._made.pop(client, ()):
+            stored = self._objects[object_id]
+            if stored.state in _WRITING:
+                answers += self._abort(stored, "the process that was writing it died")
         return answers
 
     def cut_off(self, client: int) -> list[Answer]:
@@ -221,13 +231,14 @@ class StoreLifecycle:
 
     def owned_by(self, owner: Address) -> list[ObjectId]:
         """What an owner's death leaves without anyone to delete it."""
-        return [object_id for object_id, stored in self._objects.items() if stored.owner == owner]
+        return list(self._owned.get(owner, ()))
 
     def stored_by(self, client: int) -> dict[Address, list[ObjectId]]:
         """What ``client`` has sealed and nobody deleted, by owner."""
         stored_for: dict[Address, list[ObjectId]] = {}
-        for object_id, stored in self._objects.items():
-            if stored.creator == client and stored.state is ObjectState.SEALED:
+        for object_id in self._made.get(client, ()):
+            stored = self._objects[object_id]
+            if stored.state is ObjectState.SEALED:
                 stored_for.setdefault(stored.owner, []).append(object_id)
         return stored_for
 
@@ -282,13 +293,18 @@ class StoreLifecycle:
         assert not pins, f"pins of objects that are gone: {pins}"
         sizes = (rounded(self._objects[object_id].size) for object_id in self._evictable)
         assert sum(sizes) == self._evictable_bytes
+        assert all([*self._made.values(), *self._owned.values()]), "an empty row was left"
+        assert sum(map(len, self._owned.values())) == len(self._objects)
+        made = {(client, object_id) for client, ids in self._made.items() for object_id in ids}
+        assert all(self._objects[object_id].creator == client for client, object_id in made)
 
     def _check_object(self, stored: StoredObject, pins: int) -> None:
-        writing = stored.state in (ObjectState.CREATED, ObjectState.DELETED_CREATED)
+        writing = stored.state in _WRITING
         idle_copy = stored.state is ObjectState.SEALED and not stored.is_primary and not stored.pin_count
         assert stored.pin_count == pins, f"{stored} has {pins} pins"
         assert not (writing and pins), f"{stored} is pinned while it is written"
-        assert writing == (stored.object_id in self._creations.get(stored.creator, {}))
+        assert not writing or stored.object_id in self._made[stored.creator], f"{stored}: by the dead"
+        assert stored.object_id in self._owned[stored.owner]
         assert stored.state is not ObjectState.DELETED_PINNED or pins, f"{stored} is kept for nobody"
         assert (stored.object_id in self._awaited) == bool(stored.waiters)
         assert stored.state is ObjectState.CREATED or not stored.waiters, f"{stored} has forgotten waiters"
@@ -304,8 +320,8 @@ class StoreLifecycle:
                 del self._awaited[object_id]
 
     def _written_by(self, client: int, object_id: ObjectId, verb: str) -> StoredObject:
-        if object_id not in self._creations.get(client, {}):
-            stored = self._objects.get(object_id)
+        stored = self._objects.get(object_id)
+        if stored is None or stored.creator != client or stored.state not in _WRITING:
             found = (
                 "not in the store"
                 if stored is None
@@ -315,16 +331,9 @@ class StoreLifecycle:
                 f"client {client} may not {verb} object {object_id.hex()}: it is {found}; "
                 f"only its creator may, once, after creating it"
             )
-        return self._objects[object_id]
-
-    def _end_creation(self, stored: StoredObject) -> None:
-        creations = self._creations[stored.creator]
-        del creations[stored.object_id]
-        if not creations:
-            del self._creations[stored.creator]
+        return stored
 
     def _abort(self, stored: StoredObject, why: str) -> list[Answer]:
-        self._end_creation(stored)
         answers = self._turn_away(stored, why)
         self._drop(stored)
         return answers
@@ -353,6 +362,8 @@ class StoreLifecycle:
 
     def _drop(self, stored: StoredObject) -> None:
         del self._objects[stored.object_id]
+        _take_out(self._made, stored.creator, stored.object_id)
+        _take_out(self._owned, stored.owner, stored.object_id)
         self._allocator.free(stored.offset)
 
     def _can_evict_for(self, size: int) -> bool:
@@ -374,3 +385,12 @@ class StoreLifecycle:
         if stored.object_id in self._evictable:
             del self._evictable[stored.object_id]
             self._evictable_bytes -= self._allocator.rounded(stored.size)
+
+
+def _take_out(rows: dict[K, dict[ObjectId, None]], key: K, object_id: ObjectId) -> None:
+    """Of one row, which may be gone; an empty one goes."""
+    row = rows.get(key)
+    if row is not None:
+        row.pop(object_id, None)
+        if not row:
+            del rows[key]
