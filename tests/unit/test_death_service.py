@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import Address, ObjectId
 from beamlet.protocol import cluster, node
+from beamlet.raylet import members
 from beamlet.raylet.members import is_still_heard
 from support.fake_node import NODE, FakeNode, line_of
 
@@ -41,6 +45,15 @@ def test_who_asks_for_the_dead_learns_how_they_ended() -> None:
     (answer,) = line_of(late).take(node.PeerUnreachable)
     assert answer.certificate is not None
     assert answer.certificate.signal == 11
+
+
+def test_the_dead_are_remembered_by_number_and_by_what_they_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "_WORDS_REMEMBERED", 5000)
+    table = members.Members(NODE)
+    addresses = [Address(b"%056d" % number) for number in range(10)]
+    for address in addresses:
+        table.leave(address, DeathCertificate(address, NODE, 1, last_words=("x" * 1000,) * 2))
+    assert [address for address in addresses if table.certificate(address)] == addresses[-2:]
 
 
 def test_a_failing_effect_of_a_death_does_not_keep_the_others_from_being_done() -> None:

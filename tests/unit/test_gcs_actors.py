@@ -17,7 +17,8 @@ from beamlet.base.ids import (
     job_id_of_int,
     make_address,
 )
-from beamlet.gcs.actor_history import ActorHistory
+from beamlet.gcs.actor_history import ActorHistory, DeadActor
+from beamlet.gcs.actor_record import STORY_CHARACTERS
 from beamlet.gcs.actor_states import IllegalTransition, State, Step, next_state
 from beamlet.gcs.actors import ActorTable
 from beamlet.gcs.effects import Effect, ToCoreWorker
@@ -330,6 +331,31 @@ def test_the_long_dead_are_still_known_to_be_dead(world: World) -> None:
         world.create(actor_id)
         world.table.handle_kill(DRIVER, KillActor(1, actor_id, True), 2.0)
     assert world.now(ActorId(b"\0" * 12 + JOB)).state == "DEAD"
+
+
+def test_what_is_kept_of_the_dead_is_bounded_by_what_they_said_too() -> None:
+    """Ten thousand of them with 20 KB of last words each, told twice, were 400 MB of a head of 24."""
+    history = ActorHistory(most_bytes=10_000)
+    words = DeathCertificate(b"", NODE, 4711, last_words=("x" * 1000,) * 2)
+    actors = [ActorId(bytes([number]) * 12 + JOB) for number in range(6)]
+    for actor_id in actors:
+        history.add(DeadActor(actor_id, "Counter", "", "", 1, 0, False, "y" * 2000, False, 1.0, words))
+    assert [each.actor_id for each in history.newest(10)] == actors[-2:]
+    late = ActorId(b"late--------" + JOB)
+    history.add(DeadActor(late, "Counter", "", "", 1, 0, False, "y" * 2000, False, 1.0))
+    assert len(history.newest(10)) == 3
+    history.attach(late, 0, words)
+    assert [each.actor_id for each in history.newest(10)] == [actors[-1], late]
+    assert history.last_update(actors[0]) is not None, "that it is dead is known of all"
+
+
+def test_the_story_of_an_actor_does_not_keep_all_that_its_processes_said(world: World) -> None:
+    world.create(max_restarts=-1)
+    world.start()
+    words = DeathCertificate(b"", NODE, 4711, last_words=("x" * 1000,) * 20)
+    world.table.handle_core_worker_gone(CoreWorkerGone(WORKER, words, False, A, 0), 4.0)
+    assert "x" * 1000 in world.now().cause
+    assert max(map(len, world.table.story(A))) <= STORY_CHARACTERS
 
 
 def test_an_impossible_step_tells_the_story() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from beamlet.base.ids import Address, JobId, NodeId, job_id_of_int
 from beamlet.gcs.effects import ToRaylet
-from beamlet.gcs.jobs import JobTable
+from beamlet.gcs.jobs import MOST_ENTRYPOINT, TABLE, JobTable
 from beamlet.gcs.storage import MemoryStorage
 from beamlet.protocol.cluster import EndJob, JobStarted, StartJob
 
@@ -44,6 +44,16 @@ def test_life_of_a_job() -> None:
     assert record is not None
     assert (record.pid, record.entrypoint, record.started_at, record.ended_at) == (4711, "app.py", 100, 105)
     jobs.check_invariants()
+
+
+def test_of_a_long_command_line_the_beginning_is_kept() -> None:
+    storage = MemoryStorage()
+    jobs = JobTable(storage)
+    (answer,) = jobs.handle_start(NODES[0], StartJob(Address(b"d"), 1, "", "x" * 4_000_000), 1.0)
+    assert isinstance(answer, ToRaylet)
+    (record,) = jobs.records()
+    assert record.entrypoint == "x" * MOST_ENTRYPOINT
+    assert sum(len(row) for _, row in storage.scan(TABLE)) < 2 * MOST_ENTRYPOINT
 
 
 def test_the_end_is_told_once() -> None:

@@ -29,6 +29,11 @@ class DeathCertificate(msgspec.Struct, array_like=True, frozen=True):
     #: The task that ``cancel(force=True)`` ended with it; b"" otherwise.
     cancelled: bytes = b""
 
+    @property
+    def words_size(self) -> int:
+        """Characters of its last words: nearly all that a certificate takes, where it has many."""
+        return sum(map(len, self.last_words))
+
     def describe(self) -> str:
         """One sentence that names the cause, then the last words."""
         text = f"process {self.pid} {self._cause()}"

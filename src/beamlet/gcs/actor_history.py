@@ -1,7 +1,8 @@
 """● The actors that have ended: of what, with which certificate, and what to tell who asks late.
 
-Bounded twice, by number and by the bytes of constructor errors kept.  Of actors older than that only the ids
-remain, a while longer, so that a late subscriber still hears that the actor is dead instead of waiting.
+Bounded twice, by number and by what their stories take: constructor errors, causes, last words.  Of actors
+older than that only the ids remain, a while longer, so that a late subscriber still hears that the actor is
+dead instead of waiting.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from beamlet.protocol.gcs import ActorInfo, ActorUpdate
 #: The address of an actor that lives nowhere.
 NOWHERE = Address(b"")
 MOST_DEAD = 10_000
-MOST_ERROR_BYTES = 64 << 20
+MOST_BYTES = 32 << 20
 MOST_FORGOTTEN = 200_000
 
 
@@ -37,6 +38,11 @@ class DeadActor(msgspec.Struct, frozen=True):
     certificate: DeathCertificate | None = None
     init_error: bytes = b""
 
+    @property
+    def size(self) -> int:
+        words = self.certificate.words_size if self.certificate is not None else 0
+        return len(self.init_error) + len(self.cause) + words
+
     def update(self) -> ActorUpdate:
         return ActorUpdate(
             self.actor_id, State.DEAD.name, NOWHERE, self.incarnation, self.cause, self.certificate,
@@ -54,34 +60,37 @@ class ActorHistory:
     def __init__(
         self,
         most_dead: int = MOST_DEAD,
-        most_error_bytes: int = MOST_ERROR_BYTES,
+        most_bytes: int = MOST_BYTES,
         most_forgotten: int = MOST_FORGOTTEN,
     ) -> None:
         self._most_dead = most_dead
-        self._most_error_bytes = most_error_bytes
+        self._most_bytes = most_bytes
         self._most_forgotten = most_forgotten
         #: In order of death.
         self._dead: dict[ActorId, DeadActor] = {}
-        self._error_bytes = 0
+        self._bytes = 0
         #: (namespace, name) → who bore it last.
         self._bearers: dict[tuple[str, str], ActorId] = {}
         self._forgotten: dict[ActorId, None] = {}
 
     def add(self, dead: DeadActor) -> None:
         self._dead[dead.actor_id] = dead
-        self._error_bytes += len(dead.init_error)
+        self._bytes += dead.size
         if dead.name:
             self._bearers[dead.namespace, dead.name] = dead.actor_id
-        while len(self._dead) > self._most_dead or (
-            self._error_bytes > self._most_error_bytes and len(self._dead) > 1
-        ):
+        self._keep_within_bounds()
+
+    def _keep_within_bounds(self) -> None:
+        while len(self._dead) > self._most_dead or (self._bytes > self._most_bytes and len(self._dead) > 1):
             self._forget_oldest()
 
     def attach(self, actor_id: ActorId, incarnation: int, certificate: DeathCertificate) -> None:
         """The process has ended after its actor was declared dead: only now is it known how."""
         dead = self._dead.get(actor_id)
         if dead is not None and dead.incarnation == incarnation and dead.certificate is None:
-            self._dead[actor_id] = msgspec.structs.replace(dead, certificate=certificate)
+            self._dead[actor_id] = told = msgspec.structs.replace(dead, certificate=certificate)
+            self._bytes += told.size - dead.size
+            self._keep_within_bounds()
 
     def __contains__(self, actor_id: object) -> bool:
         return actor_id in self._dead or actor_id in self._forgotten
@@ -114,7 +123,7 @@ class ActorHistory:
 
     def _forget_oldest(self) -> None:
         oldest = self._dead.pop(next(iter(self._dead)))
-        self._error_bytes -= len(oldest.init_error)
+        self._bytes -= oldest.size
         place = (oldest.namespace, oldest.name)
         if self._bearers.get(place) == oldest.actor_id:
             del self._bearers[place]

@@ -14,6 +14,8 @@ from beamlet.gcs.actor_states import State, Step, next_state
 from beamlet.protocol.gcs import ActorInfo, ActorSpec, ActorUpdate
 
 STORY_LINES = 16
+#: Of a line; what a process said last may be long.
+STORY_CHARACTERS = 500
 STARTING = (State.PENDING_CREATION, State.RESTARTING)
 
 
@@ -56,7 +58,8 @@ class ActorRecord(msgspec.Struct):
         return bool(self.spec.name) and self.leaving is None
 
     def tell(self, now: float, text: str) -> None:
-        self.story.append(f"{now - self.created_at:+.3f} s, incarnation {self.incarnation}: {text}")
+        line = f"{now - self.created_at:+.3f} s, incarnation {self.incarnation}: {text}"
+        self.story.append(line[:STORY_CHARACTERS])
 
     def step(self, step: Step, now: float, text: str) -> None:
         self.state = next_state(self.state, step, who(self.spec), self.story)

@@ -16,6 +16,8 @@ from beamlet.protocol.cluster import EndJob, JobStarted, StartJob
 TABLE = "jobs"
 COUNTER_KEY = b"next"
 MOST_ENDED_JOBS = 10_000
+#: Of a job's command line, which may have megabytes (``xargs``), so many characters are kept.
+MOST_ENTRYPOINT = 2_000
 
 
 class JobRecord(msgspec.Struct, array_like=True):
@@ -44,9 +46,8 @@ class JobTable:
         job_id = self.driven_by(message.driver)
         if job_id is None:
             job_id = self._new_id()
-            record = JobRecord(
-                job_id, message.driver, message.pid, message.namespace, message.entrypoint, wall_now
-            )
+            entrypoint = message.entrypoint[:MOST_ENTRYPOINT]
+            record = JobRecord(job_id, message.driver, message.pid, message.namespace, entrypoint, wall_now)
             self._running[job_id] = record
             self._by_driver[message.driver] = job_id
             self._save(record)

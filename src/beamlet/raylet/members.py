@@ -50,6 +50,8 @@ FromCoreWorker = (
 
 #: How many of the dead are remembered, so that those who ask for them later learn how they ended.
 _DEAD_REMEMBERED = 2000
+#: Of their last words, so many characters.
+_WORDS_REMEMBERED = 8 << 20
 #: The largest message there is from a core worker: a function of 95 MiB.
 _FRAME_BYTES = 112 << 20
 _UNITS_MAX = 1 << 62
@@ -135,6 +137,7 @@ class Members:
         self.warnings: list[str] = []
         self._numbers = count(1)
         self._dead: dict[Address, DeathCertificate] = {}
+        self._dead_words = 0
 
     def __iter__(self) -> Iterator[Member]:
         return iter(list(self._by_address.values()))
@@ -178,8 +181,9 @@ class Members:
                 del self._drivers[member.job.job_id]
             del self._by_number[member.number]
         self._dead[address] = certificate
-        while len(self._dead) > _DEAD_REMEMBERED:
-            del self._dead[next(iter(self._dead))]
+        self._dead_words += certificate.words_size
+        while len(self._dead) > _DEAD_REMEMBERED or self._dead_words > _WORDS_REMEMBERED:
+            self._dead_words -= self._dead.pop(next(iter(self._dead))).words_size
         return member
 
     def get(self, address: Address) -> Member | None:
