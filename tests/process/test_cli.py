@@ -151,6 +151,16 @@ def test_a_second_start_is_refused(shell: Shell) -> None:
     assert len(shell.sessions()) == 1
 
 
+def test_of_several_that_start_at_once_one_does(shell: Shell) -> None:
+    """As of each rank of a job. They made a cluster each, of which `stop` ended one."""
+    begun = [shell.open("-m", "beamlet", "start", "--head", "--num-cpus", "1") for _ in range(3)]
+    said = [(each.communicate(timeout=DEADLINE_S), each.returncode) for each in begun]
+    assert sorted(code for _, code in said) == [0, 1, 1], said
+    assert sum("a cluster is running already" in errors for (_, errors), _ in said) == 2
+    assert shell.ok("stop").count("Stopped") == 1
+    assert not shell.sessions()
+
+
 @pytest.mark.parametrize(
     ("args", "status", "said"),
     [

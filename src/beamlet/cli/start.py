@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from beamlet.api import option_rules as rules
 from beamlet.api.head_start import (
+    HEAD_STARTS_S,
     StartedHead,
     await_head,
     head_options,
@@ -19,7 +20,8 @@ from beamlet.api.head_start import (
     stop_head,
 )
 from beamlet.cli.terminal import Paint
-from beamlet.processes.session import find_current, publish_current, session_root
+from beamlet.processes.session import find_current, publish_current, secure_root, session_root
+from beamlet.processes.session_lock import one_at_a_time
 
 #: Flags of `ray start` whose feature is not there, or not needed: taken, and said to do nothing.
 _WITH_VALUE = (
@@ -80,9 +82,11 @@ def run(options: argparse.Namespace) -> int:
     _refuse_other_nodes(options)
     for note in notes_on(options):
         sys.stderr.write(f"beamlet start: {note}\n")
-    _refuse_second(options)
-    head = _start(options)
-    publish_current(head.session)
+    # Else two that begin at once would not see each other, and `beamlet stop` would end one.
+    with one_at_a_time(secure_root(session_root()) / ".starting", within_s=2 * HEAD_STARTS_S):
+        _refuse_second()
+        head = _start(options)
+        publish_current(head.session)
     print(banner(head, Paint.on(sys.stdout)), flush=True)
     return _stay_with(head) if options.block else 0
 
@@ -165,7 +169,7 @@ def _refuse_other_nodes(options: argparse.Namespace) -> None:
         raise ValueError("say what to start: `beamlet start --head` starts a cluster on this machine.")
 
 
-def _refuse_second(options: argparse.Namespace) -> None:
+def _refuse_second() -> None:
     running = find_current(session_root())
     if running is not None:
         info = running.info()

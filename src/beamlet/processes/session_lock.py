@@ -12,10 +12,15 @@ import enum
 import errno
 import fcntl
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 #: A file system that has no locks (some network ones).
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+_TRY_AGAIN_S = 0.02
 
 
 class Holders(enum.Enum):
@@ -78,3 +83,32 @@ def holders(path: Path) -> Holders:
     finally:
         os.close(fd)
     return Holders.NONE
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path, within_s: float) -> Iterator[None]:
+    """Of all who do this with the same lock file. Where the file system has no locks: at once.
+
+    Raises TimeoutError if it is not our turn in time.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _await_lock(fd, path, time.monotonic() + within_s)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _await_lock(fd: int, path: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"another process has held {path} all the time") from None
+            time.sleep(_TRY_AGAIN_S)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return
+            raise
