@@ -222,7 +222,7 @@ class StoreLifecycle:
         writing is nobody's, but not free before ``disconnect``."""
         self._wait_no_more(client)
         answers = []
-        for object_id in self._creations.get(client, {}):
+        for object_id in self._made.get(client, ()):
             stored = self._objects[object_id]
             if stored.state is ObjectState.CREATED:
                 stored.state = ObjectState.DELETED_CREATED
@@ -273,10 +273,10 @@ class StoreLifecycle:
 
     def kept_for(self, client: int) -> int:
         """Bytes of what is deleted, and kept because ``client`` reads or writes it."""
-        ids = {**self._creations.get(client, {}), **dict.fromkeys(self._pins.get(client, {}))}
-        found = (self._objects[object_id] for object_id in ids)
-        deleted = (ObjectState.DELETED_CREATED, ObjectState.DELETED_PINNED)
-        return sum(self._allocator.rounded(stored.size) for stored in found if stored.state in deleted)
+        read = dict.fromkeys(self._pins.get(client, ()), ObjectState.DELETED_PINNED)
+        written = dict.fromkeys(self._made.get(client, ()), ObjectState.DELETED_CREATED)
+        found = ((self._objects[object_id], state) for object_id, state in (*read.items(), *written.items()))
+        return sum(self._allocator.rounded(stored.size) for stored, state in found if stored.state is state)
 
     def check_invariants(self, slab_bytes: int = 0) -> None:
         self._allocator.check_invariants()
