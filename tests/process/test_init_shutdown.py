@@ -388,7 +388,7 @@ def test_a_program_that_is_interrupted_in_get_leaves_nothing(tmp_path: Path, num
 @beamlet_only
 @pytest.mark.parametrize("victim", ["head", "oldest", "newest"])
 def test_killing_any_process_and_ending_leaves_nothing(tmp_path: Path, victim: str) -> None:
-    program, mark = start_program(tmp_path, "sys.stdin.read()\n")
+    program, mark = start_program(tmp_path, "time.sleep(600)\n")
     try:
         wait_until(lambda: kill_one(program, mark, newest=victim == "newest"), "a process to kill")
     finally:
