@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import threading
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
-from conformance import get, wait_until
+from conformance import DEADLINE_S, get, wait_until
 
 import beamlet as ray
 from beamlet.exceptions import WorkerCrashedError
@@ -187,3 +191,73 @@ def test_dependents_of_a_retried_task_run_once_it_succeeds(attempts: Attempts) -
         return x + 1
 
     assert get(add_one.remote(dies_once.remote())) == 2
+
+
+@ray.remote
+class Keeper:
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+
+    def keep(self, refs: list[Any]) -> int:
+        self.kept.append(ray.get(refs[0]))  # an array that shows the first attempt's object
+        return int(self.kept[-1][0])
+
+
+@pytest.mark.parametrize("size", [1, 300_000], ids=["small", "stored"])
+def test_what_a_second_attempt_puts_is_not_taken_for_what_the_first_did(
+    attempts: Attempts, size: int
+) -> None:
+    @ray.remote
+    def puts(keeper: Any) -> tuple[int, int]:
+        number = attempts.add()
+        told = ray.get(keeper.keep.remote([ray.put(numpy.full(size, number))]))
+        if number == 1:
+            os._exit(1)
+        return number, told
+
+    assert get(puts.remote(Keeper.remote())) == (2, 2)
+
+
+@ray.remote(max_concurrency=4)
+class Threaded:
+    def __init__(self) -> None:
+        self.may_go_on = threading.Event()
+
+    def wait(self, number: int) -> int:
+        assert self.may_go_on.wait(DEADLINE_S)
+        return number
+
+    def go_on(self) -> None:
+        self.may_go_on.set()
+
+
+@ray.remote(max_concurrency=4)
+class Async:
+    def __init__(self) -> None:
+        self.may_go_on = asyncio.Event()
+
+    async def wait(self, number: int) -> int:
+        await asyncio.wait_for(self.may_go_on.wait(), DEADLINE_S)
+        return number
+
+    async def go_on(self) -> None:
+        self.may_go_on.set()
+
+
+@pytest.mark.parametrize("kind", [Threaded, Async])
+def test_calls_of_two_attempts_may_run_beside_each_other(attempts: Attempts, kind: Any) -> None:
+    """The first attempt's call is still there when the second makes its own."""
+
+    @ray.remote
+    def calls(actor: Any) -> tuple[int, int]:
+        number = attempts.add()
+        ref = actor.wait.remote(number)
+        ray.get(actor.__ray_ready__.remote())  # the one before has come there
+        if number == 1:
+            os._exit(1)
+        ray.get(actor.go_on.remote())
+        return number, ray.get(ref)
+
+    actor = kind.remote()
+    assert get(calls.remote(actor)) == (2, 2)
+    assert get(actor.wait.remote(3)) == 3

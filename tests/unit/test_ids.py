@@ -72,6 +72,20 @@ def test_children_are_named_the_same_every_time_and_apart(task: TaskId, steps: l
     assert all(name[-4:] == JOB for name in first)
 
 
+@given(TASKS, st.integers(0, 3), st.integers(0, 3))
+def test_what_two_attempts_of_a_task_make_is_named_apart(task: TaskId, one: int, other: int) -> None:
+    def name_all(attempt: int) -> set[bytes]:
+        children = ChildIds(task, attempt)
+        assert children.parent == task
+        put = ids.put_id(ids.attempt_id(task, attempt), 1)
+        names = {children.next_task(), children.next_actor(), put}
+        assert {name[-4:] for name in names - {put}} == {JOB}
+        assert ids.job_of_task(ids.task_of_object(put)) == JOB
+        return names
+
+    assert name_all(one) == name_all(other) if one == other else not name_all(one) & name_all(other)
+
+
 def test_sizes_are_what_the_format_says() -> None:
     children = ChildIds(ids.driver_task_id(JobId(b"\1\0\0\0")))
     assert len(children.next_task()) == ids.TASK_ID_BYTES == 24

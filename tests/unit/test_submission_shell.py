@@ -213,12 +213,13 @@ def test_a_dead_workers_first_task_spends_a_retry_and_the_others_none(caller: Ca
     refs = [caller.task(retries=1) for _ in range(3)]
     assert len(caller.pushed(worker)) == 3
     caller.die(worker, certificate(signal=9))
+    assert [task.retries_left for task in caller.submission.tasks.values()] == [0, 1, 1]
     second = caller.grant(b"second")
     pushes = caller.pushed(second)
     while len(pushes) < 3:
         caller.answer(second, pushes[-1], 1)
         pushes += caller.pushed(second)
-    assert [push.attempt for push in pushes] == [1, 0, 0]
+    assert [push.attempt for push in pushes] == [1, 1, 1], "any of them may have run, and made something"
     assert caller.is_pending(refs[2])
 
 

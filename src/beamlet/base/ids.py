@@ -10,8 +10,10 @@ cost what bytes cost, and mypy still keeps a TaskId out of an ObjectId's place. 
     ObjectId 28    TaskId + 4-byte index       (returns count from 1, puts from PUT_INDEX_BASE)
     NodeId, WorkerId, LeaseId … 28 random bytes; PlacementGroupId 18
 
-A child's TaskId is a pure function of its parent's TaskId and the parent's submission counter, so that a
-task that is run again names its children and results as it did the first time.
+A child's TaskId is a pure function of its parent's TaskId, of the attempt of the parent that makes it, and of
+the parent's submission counter.  A task that is run again names its results as it did the first time, for
+they are the same objects, and what it makes otherwise: calls of the attempt that died may still run, and what
+it stored may still be read, both on behalf of another owner.
 """
 
 from __future__ import annotations
@@ -89,6 +91,13 @@ def actor_of_task(task: TaskId) -> ActorId:
     return ActorId(task[8:24])
 
 
+def attempt_id(task: TaskId, attempt: int) -> TaskId:
+    """What is made by this attempt of a task (counting from 0) is named after this."""
+    if not attempt:
+        return task
+    return TaskId(digest(task + attempt.to_bytes(8, "little"), 8) + task[8:])
+
+
 def job_of_actor(actor: ActorId) -> JobId:
     return JobId(actor[12:16])
 
@@ -137,18 +146,19 @@ def worker_of(address: Address) -> WorkerId:
 
 
 class ChildIds:
-    """Names the children of one task: the n-th call of ``next_*`` always gives the same id.
+    """Names the children of one attempt of a task: the n-th call of ``next_*`` always gives the same id.
 
     Uniqueness rests on 64 bits: a hash of the parent plus a full-period step per child.
     Not thread-safe; the core worker's lock guards it.
     """
 
-    __slots__ = ("_base", "_count", "_nil_actor", "parent")
+    __slots__ = ("_base", "_count", "_named_after", "_nil_actor", "parent")
 
-    def __init__(self, parent: TaskId) -> None:
+    def __init__(self, parent: TaskId, attempt: int = 0) -> None:
         self.parent = parent
+        self._named_after = attempt_id(parent, attempt)
         self._nil_actor = nil_actor_id(job_of_task(parent))
-        self._base = int.from_bytes(digest(parent, 8), "little")
+        self._base = int.from_bytes(digest(self._named_after, 8), "little")
         self._count = 0
 
     def next_task(self) -> TaskId:
@@ -163,7 +173,7 @@ class ChildIds:
 
     def next_actor(self) -> ActorId:
         self._count += 1
-        unique = digest(self.parent + self._count.to_bytes(8, "little"), 12)
+        unique = digest(self._named_after + self._count.to_bytes(8, "little"), 12)
         return ActorId(unique + job_of_task(self.parent))
 
 

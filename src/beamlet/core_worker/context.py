@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from beamlet.base.ids import ActorId, ChildIds, ObjectId, TaskId, put_id
+from beamlet.base.ids import ActorId, ChildIds, ObjectId, TaskId, attempt_id, put_id
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
 from beamlet.object_store.views import LentView
 
@@ -44,12 +44,13 @@ class TaskContext(msgspec.Struct, eq=False):
     def children(self) -> ChildIds:
         """Guarded by the core worker's lock."""
         if self._children is None:
-            self._children = ChildIds(self.task_id)
+            self._children = ChildIds(self.task_id, self.attempt)
         return self._children
 
     def next_put(self) -> ObjectId:
         self._puts += 1
-        return put_id(self.task_id, self._puts)
+        named_after = attempt_id(self.task_id, self.attempt) if self.attempt else self.task_id
+        return put_id(named_after, self._puts)
 
     def next_actor(self) -> ActorId:
         return self.children.next_actor()

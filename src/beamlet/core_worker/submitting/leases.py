@@ -216,7 +216,10 @@ class Leases:
             self.run_crashed(tasks, peer.certificate)
 
     def run_crashed(self, tasks: list[PendingTask], certificate: DeathCertificate | None) -> None:
-        """The worker that had ``tasks`` (oldest first) died: only the first can have been running."""
+        """The worker that had ``tasks`` (oldest first) died: only the first spends a retry.
+
+        Others may have run as well, and their answers been on the way: what they made has names.
+        """
         again: list[PendingTask] = []
         for position, task in enumerate(tasks):
             if task.unwanted:
@@ -227,7 +230,8 @@ class Leases:
                 self._outcomes.fail(task, _crash_of(task, certificate))
         if again and again[0] is tasks[0]:
             again[0].retries_left -= again[0].retries_left > 0
-            again[0].attempt += 1
+        for task in again:
+            task.attempt += 1
         self.submitter.requeue(again)
 
     def run_again(self, task: PendingTask) -> None:
