@@ -32,6 +32,15 @@ _NIL = ObjectId(b"\xff" * OBJECT_ID_BYTES)
 _tested_for_truth: set[CallSite] = set()
 
 
+@for_users
+def _refuse_bare_id() -> Any:
+    raise TypeError(
+        "an ObjectRef is not made from an id alone, which keeps no value: "
+        "ObjectRef.from_binary(ref.binary()) and from_hex make another reference where this process has one; "
+        "else pass the reference itself"
+    )
+
+
 class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_omit_defaults=True):
     """A reference to a value that a task, an actor or ``put`` makes.
 
@@ -40,10 +49,17 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
     """
 
     _id: ObjectId
-    #: Without default: who makes a reference has counted it, or the value would go with the copy.
-    _owner: Address
+    #: Who makes a reference has counted it, or the value would go with the copy.
+    if TYPE_CHECKING:
+        _owner: Address
+    else:
+        _owner: Address = msgspec.field(default_factory=_refuse_bare_id)
 
     def __del__(self) -> None:
+        try:
+            self._owner  # noqa: B018 — one that was refused has none, and was never counted
+        except AttributeError:
+            return
         _release(self._id)
 
     # -- naming ----------------------------------------------------------------------------------
