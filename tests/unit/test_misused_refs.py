@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -78,3 +79,14 @@ def test_a_generator_of_refs_gives_them_one_by_one() -> None:
 class FakeStreams:
     def abandon(self, stream: Any) -> None:
         """The generator goes with the test."""
+
+
+def test_a_generator_that_was_not_to_be_made_ends_in_silence() -> None:
+    unraisable: list[object] = []
+    before, sys.unraisablehook = sys.unraisablehook, unraisable.append
+    try:
+        with pytest.raises(TypeError):
+            ObjectRefGenerator()  # type: ignore[call-arg]
+    finally:
+        sys.unraisablehook = before
+    assert not unraisable

@@ -46,7 +46,8 @@ class ObjectRefGenerator(Generic[T_co]):
         self._completion = completion
 
     def __del__(self) -> None:
-        self._streams.abandon(self._stream)
+        if hasattr(self, "_stream"):  # else its constructor was refused
+            self._streams.abandon(self._stream)
 
     def __iter__(self) -> Iterator[ObjectRef[T_co]]:
         return self
