@@ -9,7 +9,16 @@ import pytest
 
 from beamlet.base.ids import ActorId, NodeId, WorkerId
 from beamlet.raylet.start_trouble import PATIENCE_S
-from beamlet.raylet.worker_pool import LEAVE_S, MAX_STARTING, START_S, START_TRIES, WARM_S, WorkerPool
+from beamlet.raylet.worker_pool import (
+    IDLE_S,
+    LEAVE_S,
+    MAX_STARTING,
+    MOST_SPARE,
+    START_S,
+    START_TRIES,
+    WARM_S,
+    WorkerPool,
+)
 from beamlet.raylet.worker_record import (
     Announce,
     AskExit,
@@ -118,6 +127,20 @@ def test_idle_workers_beyond_the_soft_limit_leave_after_five_seconds_longest_idl
         AskExit(worker(2), "it was idle", graceful=True, optional=True),
     ]
     assert pool.want(Want(1, J1), 5.3)[-1] == Found(1, worker(4))
+
+
+def test_of_many_idle_workers_those_that_were_so_longest_leave_at_once(pool: WorkerPool) -> None:
+    """A thousand tasks of their own environments had 480 processes of 1.2 GB idle on two CPUs."""
+    pool.prestart(MOST_SPARE + 4, 0.0)
+    for n in range(1, MOST_SPARE + 3):
+        pool.ready(worker(n), n, n / 1000)
+    assert pool.next_wake() == 1 / 1000 + IDLE_S
+    assert pool.tick(1.0) == []
+    for n in (MOST_SPARE + 3, MOST_SPARE + 4):
+        pool.ready(worker(n), n, 1.0)
+    assert pool.next_wake() == 1.0
+    assert pool.tick(1.0) == [AskExit(worker(n), "it was idle", graceful=True, optional=True) for n in (1, 2)]
+    assert pool.tick(1.1) == []
 
 
 def test_what_the_pool_wants_to_be_woken_for_it_does(pool: WorkerPool) -> None:

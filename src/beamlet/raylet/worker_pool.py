@@ -38,6 +38,9 @@ from beamlet.raylet.worker_record import (
 
 #: An idle worker beyond the soft limit is ended after this.
 IDLE_S = 5.0
+#: So many of them are kept until then; of more, those that were idle longest are ended at once.  Where each
+#: task has environment variables of its own there is one for each.
+MOST_SPARE = 64
 #: While a job lives and used a worker this recently, ``soft_limit`` idle workers are kept.
 WARM_S = 60.0
 #: A fork that has not reported ready by then is killed.
@@ -71,6 +74,7 @@ class WorkerPool:
         self._workers: dict[WorkerId, WorkerRecord] = {}
         #: Idle workers by home (None: no job yet), the most recently used last.
         self._idle: dict[Home | None, list[WorkerId]] = {}
+        self._idle_count = 0
         #: Forked, and not ready yet.
         self._starting: set[WorkerId] = set()
         self._wants: dict[int, _Waiting] = {}
@@ -267,7 +271,7 @@ class WorkerPool:
 
     def check_invariants(self) -> None:
         idle = [worker for workers in self._idle.values() for worker in workers]
-        assert len(idle) == len(set(idle)), "a worker is idle twice"
+        assert len(idle) == len(set(idle)) == self._idle_count, "a worker is idle twice"
         for home, workers in self._idle.items():
             for worker in workers:
                 record = self._workers[worker]
@@ -293,11 +297,13 @@ class WorkerPool:
         """An idle worker, to whoever waits for one like it, or to the idle ones."""
         home = _home(record)
         self._idle.setdefault(home, []).append(record.worker_id)
+        self._idle_count += 1
         for waiting in self._wants.values():
             if home in _homes_for(waiting.want):
                 del self._wants[waiting.want.ticket]
                 return self._hand_out(record, waiting.want, now)
-        self._watch(now + IDLE_S)
+        is_too_many = self._idle_count > self._floor(now) + MOST_SPARE
+        self._watch(now if is_too_many else now + IDLE_S)
         return []
 
     def _hand_out(self, record: WorkerRecord, want: Want, now: float) -> list[Effect]:
@@ -315,6 +321,7 @@ class WorkerPool:
         workers = self._idle.get(home, [])
         if record.worker_id in workers:
             workers.remove(record.worker_id)
+            self._idle_count -= 1
             if not workers:
                 del self._idle[home]
 
@@ -432,8 +439,11 @@ class WorkerPool:
         idle = self._idle_longest_first()
         spare = len(idle) - self._floor(now)
         effects: list[Effect] = []
-        for record in idle[: max(spare, 0)]:
-            if now >= record.since + IDLE_S:  # as ``_next_event`` adds: a difference may be less
+        for number, record in enumerate(idle[: max(spare, 0)]):
+            is_too_many = number < spare - MOST_SPARE
+            if (
+                is_too_many or now >= record.since + IDLE_S
+            ):  # as ``_next_event`` adds: a difference may be less
                 effects += self.ask_to_exit(record.worker_id, "it was idle", now, optional=True)
         return effects
 
