@@ -75,6 +75,22 @@ def test_a_failing_effect_of_a_death_does_not_keep_the_others_from_being_done() 
     assert fake.told(cluster.CoreWorkerGone)
 
 
+def test_a_death_is_told_though_its_last_output_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNode(CPU=1)
+    driver = fake.driver()
+    fake.ask(driver, 1)
+    (worker,) = fake.ready()
+
+    def fail(_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(fake.output, "finish", fail)
+    fake.die(worker)
+    assert len(fake.contained) == 1
+    assert line_of(driver).take(node.WorkerDied)
+    assert fake.told(cluster.CoreWorkerGone)
+
+
 def test_owners_learn_behind_a_death_what_the_dead_had_stored_for_them() -> None:
     """It may have died before it could announce it; of what it owned itself nobody need hear."""
     fake = FakeNode(CPU=1)

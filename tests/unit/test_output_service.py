@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -93,6 +95,41 @@ def test_a_worker_that_dies_while_its_driver_lags_is_read_to_the_end(
     host.output.finish(worker)
     assert shown(driver) == [("", b"last\n")]
     host.loop.pass_time(0.1)
+    assert host.output.forget(worker) == ()
+
+
+def test_a_pipe_for_which_memory_or_watches_lack_is_read_when_there_are_some(
+    host: FakeHost, driver: Member, worker: WorkerId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was never read again: the worker waited in its next print for ever."""
+
+    def lacking(*_: object) -> bytes:
+        raise MemoryError
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    host.factory.write(worker, b"late\n")
+    with monkeypatch.context() as limit:
+        limit.setattr(os, "read", lacking)
+        host.loop.look()
+    with monkeypatch.context() as limit:
+        limit.setattr(host.loop, "add_reader", full)
+        host.loop.pass_time(0.03)
+    host.loop.pass_time(0.03)
+    host.loop.look()
+    assert shown(driver) == [("", b"late\n")]
+
+
+def test_a_death_is_announced_although_there_is_no_memory_for_its_last_output(
+    host: FakeHost, driver: Member, worker: WorkerId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: object) -> bytes:
+        raise MemoryError
+
+    host.factory.write(worker, b"lost\n")
+    monkeypatch.setattr(os, "read", lacking)
+    host.output.finish(worker)
     assert host.output.forget(worker) == ()
 
 

@@ -66,8 +66,10 @@ class DeathService:
         self._bury(driver, CoreWorkerGone(driver.address, certificate, intended), now, still_lives)
 
     def _announced(self, death: Announce) -> None:
-        self._output.finish(death.worker)
-        self._node.perform([_Mourn(death)])
+        try:
+            self._output.finish(death.worker)
+        finally:  # callers wait for ever for the word of a death that is not told
+            self._node.perform([_Mourn(death)])
 
     def _mourn(self, effect: _Mourn) -> None:
         death = effect.death

@@ -6,6 +6,7 @@ it dies is read before its death is announced.  What lines are is output_router.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Protocol
@@ -162,7 +163,13 @@ class OutputService:
     def _readable(self, worker: WorkerId, is_stderr: bool) -> None:
         if self._driver_lags(worker):
             self._pause(worker, is_stderr)
-        elif not self._read(worker, is_stderr, _READS_AT_ONCE):
+            return
+        try:
+            goes_on = self._read(worker, is_stderr, _READS_AT_ONCE)
+        except MemoryError:  # of a pipe that is never read again its worker would fill, and wait for ever
+            self._pause(worker, is_stderr)
+            return
+        if not goes_on:
             self._close(worker, is_stderr)
             if self._pipes[worker].fds == [-1, -1]:
                 self._on_drained(worker)
@@ -191,7 +198,10 @@ class OutputService:
         for is_stderr, fd in ((False, pipes.fds[0]), (True, pipes.fds[1])):
             # A pipe's capacity bounds what was in it when the mark was made.
             if fd >= 0:
-                self._read(worker, is_stderr, 1 + (1 << 20) // _READ_BYTES)
+                with contextlib.suppress(
+                    MemoryError
+                ):  # what follows, a death or a mark, must not end with it
+                    self._read(worker, is_stderr, 1 + (1 << 20) // _READ_BYTES)
 
     def _close(self, worker: WorkerId, is_stderr: bool) -> None:
         fds = self._pipes[worker].fds
@@ -211,8 +221,12 @@ class OutputService:
 
         def resume() -> None:
             pipes = self._pipes.get(worker)
-            if pipes is not None and pipes.fds[is_stderr] == fd:
+            if pipes is None or pipes.fds[is_stderr] != fd:
+                return
+            try:
                 self._listen(worker, is_stderr)
+            except OSError:  # the kernel watches no more descriptors for us, for now
+                self._loop.call_later(_PAUSE_S, resume)
 
         self._loop.call_later(_PAUSE_S, resume)
 
