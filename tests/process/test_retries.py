@@ -72,6 +72,29 @@ def test_max_retries_zero_runs_once(attempts: Attempts) -> None:
     assert attempts.count() == 1
 
 
+def test_max_retries_zero_runs_once_however_many_are_under_way(tmp_path: Path) -> None:
+    """What ran just before a crash may not have been heard to have: it must not be taken for not begun."""
+    ran = tmp_path / "ran"
+
+    @ray.remote(max_retries=0, num_cpus=1)
+    def notes(number: int) -> None:
+        with ran.open("a") as file:
+            file.write(f"{number}\n")
+        print(number)  # its answer waits for that
+        if number == 100:
+            os._exit(1)
+
+    refs = [notes.remote(number) for number in range(200)]
+    crashed = 0
+    for ref in refs:
+        try:
+            get(ref)
+        except WorkerCrashedError:
+            crashed += 1
+    assert crashed == 1
+    assert sorted(map(int, ran.read_text().split())) == list(range(200))
+
+
 def test_max_retries_minus_one_has_no_end(attempts: Attempts) -> None:
     @ray.remote(max_retries=-1)
     def dies_six_times() -> str:

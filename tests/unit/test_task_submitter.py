@@ -63,6 +63,19 @@ def finish(
     return task
 
 
+def test_what_must_not_run_twice_is_sent_one_at_a_time(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
+    """Of several at a worker that died nobody knows which had run: answers may have been lost with it."""
+    once = SchedulingKey(ONE_CPU.resources, once=True)
+    submit(submitter, "warm", key=once)
+    worker, _ = grant(submitter, desk)
+    finish(submitter, worker)
+    submit(submitter, *"abc", key=once)
+    assert names(worker) == ["a"]
+    finish(submitter, worker)
+    assert names(worker) == ["b"]
+    assert [task.spec.name for task in submitter.lost(worker)] == ["b"]
+
+
 def names(worker: LeasedWorker) -> list[str]:
     return [task.spec.name for task in worker.in_flight.values()]
 

@@ -116,6 +116,7 @@ class RemoteFunction(RemoteCall[P, R]):
             tuple(sorted(env_vars.items())),
             strategy_of(options.scheduling_strategy),
             key if options.max_calls else b"",
+            options.max_retries == 0,
         )
         return TaskTemplate(
             key,

@@ -83,7 +83,7 @@ class LeasedWorker(Generic[L]):
 class KeyState(Generic[L]):
     """Queue, workers and pace of one scheduling key."""
 
-    __slots__ = ("average_us", "dropped_count", "key", "queue", "requests", "workers")
+    __slots__ = ("average_us", "depth_max", "dropped_count", "key", "queue", "requests", "workers")
 
     def __init__(self, key: SchedulingKey) -> None:
         self.key = key
@@ -96,6 +96,8 @@ class KeyState(Generic[L]):
         self.requests: dict[int, None] = {}
         #: Moving average of run times; negative while unknown.
         self.average_us = -1.0
+        #: Of several at a worker that died, nobody knows which had run.
+        self.depth_max = 1 if key.once else PIPELINE_MAX
 
     def name_of_next(self) -> str:
         """The task that one more worker would run: the next in the queue, else one behind another."""
@@ -141,7 +143,7 @@ class KeyState(Generic[L]):
         """How many tasks one worker may have at once."""
         if self.average_us < 0:
             return 1
-        return max(1, min(PIPELINE_MAX, int(PIPELINE_US / (self.average_us + _OVERHEAD_US))))
+        return max(1, min(self.depth_max, int(PIPELINE_US / (self.average_us + _OVERHEAD_US))))
 
     def waiting_count(self) -> int:
         """Tasks that nobody is running: queued here, or behind another at a worker."""

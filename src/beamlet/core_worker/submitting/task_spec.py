@@ -26,6 +26,8 @@ class SchedulingKey(msgspec.Struct, frozen=True):
     strategy: str = "DEFAULT"
     #: Functions with max_calls keep their workers to themselves.
     alone: bytes = b""
+    #: Not to be run twice (max_retries=0): none is sent to a worker before it has answered the one before.
+    once: bool = False
 
 
 class TaskTemplate(msgspec.Struct, frozen=True, eq=False):

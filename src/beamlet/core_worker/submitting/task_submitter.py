@@ -293,7 +293,7 @@ class TaskSubmitter(Generic[L]):
             victim.link.send(StealTasks(most // 2))
 
     def lost(self, worker: LeasedWorker[L]) -> list[PendingTask]:
-        """``worker`` died. What it had, oldest first; only the first can have been running.
+        """``worker`` died. What it had, oldest first; of what runs but once it had no more than one.
 
         The lease is void: the raylet has taken it back already.
         """
