@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -181,3 +182,77 @@ def test_closing_twice_and_waking_afterwards_are_harmless() -> None:
     reactor.close()
     reactor.close()
     reactor.wake()
+
+
+class Late:
+    """A poller to which something comes ``after_s`` into each wait. Each look takes 5 µs, or ``look_s``."""
+
+    wakeup = -1
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.due = 0.0
+        self.look_s = 5e-6
+        self.slept = 0
+
+    def register(self, fd: int, mask: int) -> None: ...
+    def close(self) -> None: ...
+    def drain(self) -> None: ...
+
+    def poll(self, timeout_s: float | None = None) -> list[tuple[int, int]]:
+        self.now += self.look_s
+        if timeout_s != 0 and self.now < self.due:
+            self.slept += 1
+            self.now = self.due + 30e-6
+        return [(7, 1)] if self.now >= self.due else []
+
+    def wait(self, reactor: Reactor, after_s: float, times: int) -> int:
+        """How often it slept for what came."""
+        slept = self.slept
+        for _ in range(times):
+            self.due = self.now + after_s
+            assert reactor.poll(None)
+        return self.slept - slept
+
+
+def late(longest_spin_s: float = 300e-6) -> tuple[Late, Reactor]:
+    poller = Late()
+    of_any_kind: Any = poller
+    return poller, Reactor(poller=of_any_kind, clock=lambda: poller.now, longest_spin_s=longest_spin_s)
+
+
+@pytest.mark.parametrize(
+    ("longest_spin_s", "after_s", "sleeps"),
+    [(0.0, 40e-6, 0), (0.0, 150e-6, 5), (300e-6, 150e-6, 1), (300e-6, 500e-6, 5), (300e-6, 0.01, 5)],
+    ids=["short", "not learned", "learned", "too long", "idle"],
+)
+def test_a_wait_that_always_takes_a_little_longer_is_spun_through(
+    longest_spin_s: float, after_s: float, sleeps: int
+) -> None:
+    poller, reactor = late(longest_spin_s)
+    assert poller.wait(reactor, after_s, 5) == sleeps
+
+
+def test_who_spins_for_long_stops_when_others_want_the_core_and_tries_again_later_each_time() -> None:
+    poller, reactor = late()
+    assert poller.wait(reactor, 200e-6, 3) == 1
+    poller.look_s = 150e-6  # others run between two looks
+    poller.wait(reactor, 400e-6, 1)
+    poller.look_s = 5e-6
+    assert poller.wait(reactor, 200e-6, 10) == 10, "it slept each time: the core may still be wanted"
+    poller.now += 0.11
+    assert poller.wait(reactor, 200e-6, 10) == 1
+    poller.look_s = 150e-6
+    poller.wait(reactor, 400e-6, 1)
+    poller.look_s = 5e-6
+    poller.now += 0.11
+    assert poller.wait(reactor, 200e-6, 10) == 10, "twice as long, this time"
+    poller.now += 0.11
+    assert poller.wait(reactor, 200e-6, 10) == 1
+
+
+def test_a_thread_for_which_nobody_waits_spins_as_usual() -> None:
+    poller, reactor = late()
+    poller.wait(reactor, 200e-6, 3)
+    reactor.spin_as_usual()
+    assert poller.wait(reactor, 200e-6, 1) == 1

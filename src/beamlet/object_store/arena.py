@@ -138,7 +138,7 @@ class Arena:
         total = sum(view.nbytes for view in views)
         if offset < 0 or offset + total > self.capacity:
             raise ValueError(f"{total} bytes at {offset} reach past the arena's {self.capacity}")
-        head, tail = split(views, min(warm, total))
+        head, tail = (views, []) if warm >= total else split(views, warm)
         me = (object(), self._lifeline)
         self._writing[me] = threading.get_ident()
         try:
@@ -199,11 +199,14 @@ class Arena:
 
     def _copy(self, shared: mmap.mmap, offset: int, views: list[memoryview]) -> None:
         for view in views:
-            for start in range(0, view.nbytes, _COPY_STEP):
+            rest, size = view, view.nbytes
+            while size:
                 self._check_may_write()
-                piece = view[start : start + _COPY_STEP]
-                shared[offset : offset + piece.nbytes] = piece
-                offset += piece.nbytes
+                step = min(size, _COPY_STEP)
+                shared[offset : offset + step] = rest if step == size else rest[:step]
+                offset += step
+                size -= step
+                rest = rest[step:] if size else rest
 
     def _on_mapped(self, step: Callable[[int, int], bool | None], offset: int, size: int) -> bool | None:
         """``step`` of ``_mapped``; None, and nothing is done, while somebody is at it."""

@@ -23,7 +23,9 @@ ALIGNMENT = 64
 
 _MAGIC = 0x31564C42  # "BLV1"
 _PREFIX = struct.Struct("<II")
-_PADDING = memoryview(bytes(ALIGNMENT))
+_PADDING = bytes(ALIGNMENT)
+#: A pickle of this length is copied rather than written by itself.
+_SMALL_BYTES = 4096
 
 
 class LayoutError(ValueError):
@@ -74,14 +76,22 @@ def pack_plan(
 
 def pieces(plan: PackPlan, inband: bytes, buffers: Sequence[memoryview]) -> list[bytes | memoryview]:
     """The object's bytes from its start to its end, padding included, ready for ``Arena.write``."""
-    parts: list[bytes | memoryview] = [plan.prefix]
-    position = len(plan.prefix)
-    given: list[bytes | memoryview] = [inband, *buffers]
-    for offset, part in zip((plan.inband_offset, *plan.buffer_offsets), given, strict=True):
-        if offset > position:
-            parts.append(_PADDING[: offset - position])
-        parts.append(part)
-        position = offset + (part.nbytes if isinstance(part, memoryview) else len(part))
+    parts: list[bytes | memoryview] = []
+    #: What is small is joined to one part: each costs some steps, whatever its size.
+    small = [plan.prefix, bytes(plan.inband_offset - len(plan.prefix))]
+    position = plan.inband_offset + len(inband)
+    if len(inband) <= _SMALL_BYTES:
+        small.append(inband)
+    else:
+        parts += [b"".join(small), inband]
+        small = []
+    for offset, buffer in zip(plan.buffer_offsets, buffers, strict=True):
+        small.append(_PADDING[: offset - position])
+        parts += [b"".join(small), buffer]
+        small = []
+        position = offset + buffer.nbytes
+    if small:
+        parts.append(b"".join(small))
     if position != plan.total_bytes:
         raise ValueError(f"the parts end at {position}, the plan was made for {plan.total_bytes} bytes")
     return parts
@@ -123,7 +133,7 @@ def _offsets(start: int, inband_bytes: int, buffer_bytes: Sequence[int]) -> list
     offsets = []
     position = start
     for size in (inband_bytes, *buffer_bytes):
-        position = -(-position // ALIGNMENT) * ALIGNMENT
+        position = (position + ALIGNMENT - 1) & -ALIGNMENT
         offsets.append(position)
         position += size
     return [*offsets, position]

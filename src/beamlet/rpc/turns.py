@@ -39,6 +39,8 @@ from beamlet.base.stack_room import StackRoom
 from beamlet.rpc.core_lock import CoreLock, without_leaving
 from beamlet.rpc.reactor import Reactor
 
+#: Two processes that pass a large array to and fro wait almost so long for each other, again and again.
+LONGEST_SPIN_S = 300e-6
 #: How long after the last user thread's turn the background thread takes over; bounds how late a message
 #: is handled while user code computes.
 PARK_S = 0.002
@@ -109,7 +111,7 @@ class SharedReactor(Reactor):
 
     def __init__(self, on_idle: Callable[[], None] | None = None, **ports: Any) -> None:
         """ports: what ``Reactor`` takes."""
-        super().__init__(**ports)
+        super().__init__(**{"longest_spin_s": LONGEST_SPIN_S, **ports})
         self.lock = CoreLock(self)
         #: Whether the calling thread holds the lock: code of the user's then runs amid half-written books.
         self.is_in_the_middle: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
@@ -476,6 +478,7 @@ class SharedReactor(Reactor):
                 self.flush()
                 self._sleeping = True
                 ticks = self._ticks
+                self.spin_as_usual()  # nobody waits who would gain by more
             events = self.poll(TICK_S, spin=False) if ticks else self.poll(IDLE_S)
             with self.bare_lock:
                 self._sleeping = False

@@ -38,14 +38,18 @@ class Uses:
         self._users[owner.address] += 1
         return True
 
-    def end(self, owner: Peer) -> None:
+    def end(self, owner: Peer) -> bool:
+        """It is over; True if something was queued because of that."""
         address = owner.address
-        self._users[address] -= 1
-        if not self._users[address]:
-            del self._users[address]
-            if address in self._dead:
-                self._dead.discard(address)
-                self._link.send(DeathHeard(address))
+        users = self._users[address] = self._users[address] - 1
+        if users:
+            return False
+        del self._users[address]
+        if address not in self._dead:
+            return False
+        self._dead.discard(address)
+        self._link.send(DeathHeard(address))
+        return True
 
     def died(self, owner: Address) -> None:
         """Nothing begins with what it lent any more: tell the raylet, now or when the last has ended."""
@@ -59,7 +63,7 @@ class Lending:
     """What a thread that runs a task does about it. Without the lock."""
 
     def __init__(self, reactor: SharedReactor, store: StoreClient, uses: Uses) -> None:
-        self._lock = reactor.lock
+        self._reactor = reactor
         self._bare_lock = reactor.bare_lock
         self._store = store
         self._uses = uses
@@ -87,8 +91,9 @@ class Lending:
 
     def _end(self, owner: Peer | None) -> None:
         assert owner is not None
-        with self._lock:
-            self._uses.end(owner)
+        with self._bare_lock:
+            if self._uses.end(owner):
+                self._reactor.leave()
 
     def write_in_room(self, owner: Peer, room: Room, part: bytes | Serialized) -> InRoom | None:
         """A result, where its owner has made room for it, if it fits and that is worth while."""

@@ -212,7 +212,7 @@ class Runner:
         return self.decode(payload, work.deps, context.guard, context.in_place)
 
     def new_guard(self, nested: Sequence[ContainedRef]) -> ArgumentsGuard:
-        with self._lock:
+        with self._reactor.bare_lock:
             return ArgumentsGuard(self.answers.next_name(), [ObjectId(ref[0]) for ref in nested])
 
     def decode(
