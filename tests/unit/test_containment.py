@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from beamlet.base.invariants import InvariantBroken
-from beamlet.core_worker.node_link import NodeLink, RayletGone, Unsent
+from beamlet.core_worker.node_link import NodeLink, Unsent
+from beamlet.exceptions import ClusterGoneError
 from beamlet.protocol import gcs, node
 from beamlet.protocol.message import Message
 from beamlet.protocol.peer import PeerMessage, ReleaseHold, Result
@@ -367,7 +368,7 @@ def test_when_the_link_ends_all_who_wait_are_told_even_if_one_of_them_raises(
     far.close()
     wait_until(lambda: lost and answers, 10.0, "the end to be told")
     assert answers == [None]
-    with pytest.raises(RayletGone):
+    with pytest.raises(ClusterGoneError):
         link.call(gcs.KvGet(0, "", b"3"))
 
 

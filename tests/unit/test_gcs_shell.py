@@ -108,6 +108,22 @@ def test_a_job_ends_with_its_driver_once_and_on_all_nodes() -> None:
         assert raylet.heard == [cluster.EndJob(job)]
 
 
+def test_an_actor_killed_by_another_jobs_driver_says_by_which() -> None:
+    cluster_ = Cluster()
+    cluster_.begin_job()
+    cluster_.begin_job(OTHER)
+    near, far = cluster_.raylets
+    actor = ActorId(b"a" * 12 + JOB)
+    spec = gcs.ActorSpec(actor, a_job(1, DRIVER), DRIVER, FunctionKey(b"k"), "Counter", b"", [], [], {}, {})
+    near.say(DRIVER, gcs.CreateActor(1, spec))
+    near.say(DRIVER, gcs.SubscribeActor(actor))
+    far.say(OTHER, gcs.KillActor(2, actor, True))
+    cluster_.loop.settle()
+    update = near.delivered()[-1]
+    assert isinstance(update, gcs.ActorUpdate)
+    assert f"kill() was called by the driver of job {job_id_of_int(2).hex()} (pid 1)" in update.cause
+
+
 def test_an_answer_goes_to_the_node_of_whoever_asked() -> None:
     cluster_ = Cluster()
     near, far = cluster_.raylets

@@ -16,20 +16,20 @@ import pytest
 from beamlet.api.driver import Driver, _keep_arrays
 from beamlet.api.init_options import checked
 from beamlet.core_worker.core_worker import CoreWorker
-from beamlet.core_worker.node_link import RayletGone
 from beamlet.core_worker.owning.coroutine_wait import CoroutineWait
+from beamlet.exceptions import ClusterGoneError
 from beamlet.processes.session import SessionDirectory
 from support.waiting import wait_until
 
 
 def test_it_points_to_the_log_that_is_there(tmp_path: Path) -> None:
-    error = RayletGone("closed by the other side", str(tmp_path))
+    error = ClusterGoneError("closed by the other side", str(tmp_path))
     assert "it ended in order, as with `beamlet stop`, and its logs were removed" in str(error)
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "head.log").touch()
     assert f"{tmp_path}/logs/head.log may say why" in str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
-    left = RayletGone("shutdown() was called", str(tmp_path), True)
+    left = ClusterGoneError("shutdown() was called", str(tmp_path), True)
     assert "head.log" not in str(left)
     assert str(pickle.loads(pickle.dumps(left))) == str(left)
 

@@ -114,8 +114,15 @@ def exception_rows() -> Iterator[str]:
     for name in exceptions:
         cls = getattr(beamlet.exceptions, name)
         if inspect.isclass(cls) and issubclass(cls, BaseException) and cls.__name__ == name:
-            bases = ", ".join(base.__name__ for base in cls.__bases__)
+            bases = ", ".join(_as_users_know_it(base).__name__ for base in cls.__bases__)
             yield f"| `{name}` | {bases} | {text_of(cls).partition(chr(10))[0]} |"
+
+
+def _as_users_know_it(base: type) -> type:
+    """The helpers of exceptions/root.py are none that one could import."""
+    while issubclass(base, beamlet.exceptions.RayError) and not hasattr(beamlet.exceptions, base.__name__):
+        base = base.__bases__[0]
+    return base
 
 
 def missing_rows() -> Iterator[str]:

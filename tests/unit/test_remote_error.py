@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -147,6 +148,60 @@ def test_what_c_keeps_survives() -> None:
     unimportable = arrived(ImportError("no", name="mylib"))
     assert isinstance(unimportable, ImportError)
     assert unimportable.name == "mylib"
+
+
+def test_notes_and_explicit_cause_are_the_errors_that_one_catches() -> None:
+    """And each is printed once, but for the cause's one line; nothing is added by passing through a task."""
+
+    def fail() -> None:
+        low = ValueError("low")
+        low.add_note("about low")
+        high = TwoArguments("bad", 7)
+        high.add_note("about high")
+        raise high from low
+
+    error = arrived(raised_by(fail))
+    assert isinstance(error, TwoArguments)
+    assert error.__notes__ == ["about high"]
+    assert type(error.__cause__) is ValueError
+
+    def raise_it() -> None:
+        raise error
+
+    for printed in (error, arrived(raised_by(raise_it))):
+        text = "".join(traceback.format_exception(printed))
+        assert text.count("about high") == 1, text
+        assert text.count("ValueError: low") == 2, text
+        assert text.endswith("TwoArguments: bad!\nabout high\n"), text
+    assert "about high" not in str(error)
+    assert error.with_notes() == f"{error}\nabout high"
+    assert "about high" in str(ActorDiedError(error))
+
+
+def test_an_error_whose_own_pickling_fails_says_how_and_blames_no_part() -> None:
+    class WithReduce(Exception):
+        def __reduce__(self) -> Any:
+            raise TypeError("not this one")
+
+    error = pickle.loads(cloudpickle.dumps(captured(WithReduce("x"))))
+    assert str(error).endswith("(this WithReduce cannot be pickled as it is: TypeError: not this one)")
+    assert "WithReduce: x" in str(error.cause)
+
+
+def test_a_group_is_still_one_that_except_star_takes_apart() -> None:
+    def fail() -> None:
+        group = ExceptionGroup("several", [ValueError("one"), KeyError("two")])
+        group.add_note("about the group")
+        raise group
+
+    error = arrived(raised_by(fail))
+    assert isinstance(error, ExceptionGroup)
+    assert error.__notes__ == ["about the group"]
+    values, others = error.split(ValueError)
+    assert values is not None
+    assert others is not None
+    assert [str(each) for each in values.exceptions] == ["one"]
+    assert values.__notes__ == ["about the group"]
 
 
 def test_notes_and_explicit_cause_survive() -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from beamlet.exceptions import SessionRootError
 from beamlet.processes.session import (
     SessionDirectory,
-    SessionRootError,
     find_current,
     find_running,
     publish_current,

@@ -221,9 +221,11 @@ def join(session: SessionDirectory) -> socket.socket:
     except (OSError, HandshakeError) as error:
         if is_from_handler(error):
             raise
+        # A stranger's words are in the text; their class is none that a program could catch.
+        cause = None if isinstance(error, HandshakeError) else error
         raise ConnectionError(
             f"cannot join session {session.path}: {_why_silent(session) or error}"
-        ) from error
+        ) from cause
 
 
 def _why_silent(session: SessionDirectory) -> str:

@@ -18,7 +18,6 @@ from typing import NoReturn
 
 from beamlet.base.version import VERSION
 from beamlet.cli import microbenchmark, start, status, stop, timeline
-from beamlet.processes.session import SessionRootError
 from beamlet.processes.standard_descriptors import hold_standard_descriptors
 
 COMMANDS = (start, stop, status, timeline, microbenchmark)
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options)
     except BrokenPipeError:
         return _nobody_reads()
-    except (ConnectionError, RuntimeError, SessionRootError, ValueError, TimeoutError, OSError) as error:
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         sys.stderr.write(f"beamlet {options.command}: {error}\n")
         return 1
     except KeyboardInterrupt:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 from beamlet.base.stack_room import FOR_A_CALL
-from beamlet.exceptions import RaySystemError
+from beamlet.exceptions import ClusterGoneError
 from beamlet.protocol import gcs, node
 from beamlet.protocol.message import Message
 from beamlet.rpc.connection import Connection, decoder_for
@@ -77,36 +76,6 @@ class Reply(Waiter):
     def set(self, message: Any) -> None:
         self.message = message
         self.complete()
-
-
-class RayletGone(RaySystemError):
-    """The connection to the raylet is closed: this process has no cluster any more."""
-
-    def __init__(self, reason: str, session_dir: str, has_left: bool = False) -> None:
-        """has_left: of its own accord; the cluster may live on."""
-        lost = "this program has left the cluster" if has_left else "lost the connection to the cluster"
-        super().__init__(f"{lost}: {reason}")
-        self._arguments = (reason, session_dir, has_left)
-
-    def __str__(self) -> str:
-        if self._arguments[2]:
-            return (
-                f"{super().__str__()}. Its session was shut down while this was under way, and what it owned "
-                "went with it. Call init() to begin another."
-            )
-        log = f"{self._arguments[1]}/logs/head.log"
-        # Asked when the text is wanted: a cluster that ends in order removes its logs a moment later.
-        if os.path.exists(log):
-            why = f"{log} may say why"
-        else:
-            why = "it ended in order, as with `beamlet stop`, and its logs were removed"
-        return (
-            f"{super().__str__()}. Its processes are ending and its objects are gone; {why}. "
-            "Call shutdown() and init() to go on with a new one."
-        )
-
-    def __reduce__(self) -> tuple[type[RayletGone], tuple[str, str, bool]]:
-        return RayletGone, self._arguments
 
 
 class NodeLink:
@@ -181,8 +150,8 @@ class NodeLink:
         if_slow: called once if the answer takes longer than SLOW_S. first: called under the lock before; what
         it sends travels with the request. undo: called under the lock with an answer that comes for nobody,
         for the wait was given up (Ctrl-C, a cancelled task); None as for ``request``.
-        Raises RayletGone, TimeoutError at ``deadline`` (monotonic), or whatever kept the message from being
-        encoded.
+        Raises ClusterGoneError, TimeoutError at ``deadline`` (monotonic), or whatever kept the message from
+        being encoded.
         """
         reactor = self._reactor
         if FOR_A_CALL.may_lack():
@@ -259,9 +228,9 @@ class NodeLink:
         self._has_left = not self._farewell
         self._farewell = self._farewell or reason
 
-    def gone(self) -> RayletGone:
+    def gone(self) -> ClusterGoneError:
         reason = self._farewell or self.connection.end_reason or "it was shut down"
-        return RayletGone(reason, self._session_dir, self._has_left)
+        return ClusterGoneError(reason, self._session_dir, self._has_left)
 
     def _closed(self, _: Connection, reason: str) -> None:
         awaited, self._awaited = self._awaited, {}

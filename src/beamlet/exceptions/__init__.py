@@ -16,8 +16,11 @@
     ├─ ProcessMemoryError (MemoryError)                                          (Beamlet's own)
     ├─ RuntimeEnvSetupError   AuthenticationError   RpcError   CrossLanguageError
     ├─ AsyncioActorExit   ObjectRefStreamEndOfStreamError                        (control flow, not failures)
-    └─ RaySystemError ── StreamingGeneratorReplayInconsistentError, RayDirectTransportError,
+    └─ RaySystemError ── ClusterGoneError (Beamlet's own), RayDirectTransportError,
+                         StreamingGeneratorReplayInconsistentError,
                          RayCgraphCapacityExceeded, RayChannelError ── RayChannelTimeoutError (TimeoutError)
+
+    SessionRootError (RuntimeError)          what ``init()`` raises before there is a cluster (Beamlet's own)
 
 Constructors and attributes are Ray 2.60's; names that Ray dropped since 1.x are aliases at the end.
 What a process died of travels in ``certificate`` (``base/death.py``) and is part of the text.
@@ -28,6 +31,7 @@ from __future__ import annotations
 from typing import Final
 
 from beamlet.base.error_type import ErrorType
+from beamlet.base.session_root_error import SessionRootError
 from beamlet.exceptions.actors import (
     ActorAlreadyExistsError,
     ActorClassInheritanceException,
@@ -54,6 +58,7 @@ from beamlet.exceptions.objects import (
 from beamlet.exceptions.root import RayError
 from beamlet.exceptions.system import (
     AuthenticationError,
+    ClusterGoneError,
     CrossLanguageError,
     LocalRayletDiedError,
     NodeDiedError,
@@ -145,6 +150,7 @@ __all__ = [
     "AuthenticationError",
     "BlockingInAsyncError",
     "CallSite",
+    "ClusterGoneError",
     "CrossLanguageError",
     "DeadlockError",
     "ErrorType",
@@ -186,6 +192,7 @@ __all__ = [
     "ReferenceCountingAssertionError",
     "RpcError",
     "RuntimeEnvSetupError",
+    "SessionRootError",
     "StreamingGeneratorReplayInconsistentError",
     "TaskCancelledError",
     "TaskPlacementGroupRemoved",

@@ -133,7 +133,7 @@ def _why_actor_died(cause: BaseException | DeathCertificate | str | None, actor:
         tells_who = cause.startswith("actor ")
         return cause[0].upper() + cause[1:] if tells_who else f"{actor} is dead: {cause}"
     if isinstance(cause, RayTaskError):
-        return f"{actor} could not be created, because its __init__ raised:\n{cause}"
+        return f"{actor} could not be created, because its __init__ raised:\n{cause.with_notes()}"
     if isinstance(cause, BaseException):
         return f"{actor} could not be created, because an argument of its __init__ is an error:\n{cause}"
     return f"{actor} is dead: {cause.describe()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from beamlet.exceptions.root import RayError, WithMessage, Worded
@@ -55,6 +56,36 @@ class RaySystemError(RayError):
 
     def __str__(self) -> str:
         return f"System error: {self.client_exc}" + (f"\n{self.traceback_str}" if self.traceback_str else "")
+
+
+class ClusterGoneError(RaySystemError):
+    """The cluster has ended, or this program has left it: its objects are gone."""
+
+    def __init__(self, reason: str, session_dir: str, has_left: bool = False) -> None:
+        """has_left: of its own accord; the cluster may live on."""
+        lost = "this program has left the cluster" if has_left else "lost the connection to the cluster"
+        super().__init__(f"{lost}: {reason}")
+        self._arguments = (reason, session_dir, has_left)
+
+    def __str__(self) -> str:
+        if self._arguments[2]:
+            return (
+                f"{super().__str__()}. Its session was shut down while this was under way, and what it owned "
+                "went with it. Call init() to begin another."
+            )
+        log = f"{self._arguments[1]}/logs/head.log"
+        # Asked when the text is wanted: a cluster that ends in order removes its logs a moment later.
+        if os.path.exists(log):
+            why = f"{log} may say why"
+        else:
+            why = "it ended in order, as with `beamlet stop`, and its logs were removed"
+        return (
+            f"{super().__str__()}. Its processes are ending and its objects are gone; {why}. "
+            "Call shutdown() and init() to go on with a new one."
+        )
+
+    def __reduce__(self) -> tuple[type[ClusterGoneError], tuple[str, str, bool]]:
+        return ClusterGoneError, self._arguments
 
 
 class StreamingGeneratorReplayInconsistentError(RaySystemError):

@@ -5,7 +5,9 @@
 
 The class of such an error is made once per class of cause, and shown as ``RayTaskError(KeyError)``.  Its
 text is one traceback, from the line that called ``.remote()`` to the line that raised; it was written in
-the worker, where the source and the stack were.  ``serialization/remote_error.py`` fills this in.
+the worker, where the source and the stack were.  Notes and the explicit cause (``__notes__``, ``__cause__``)
+are the user's error's; printing it shows notes after the text, as ever.  ``serialization/remote_error.py``
+fills this in.
 """
 
 from __future__ import annotations
@@ -93,6 +95,10 @@ class RayTaskError(RayError):
     def actor_id(self) -> str | None:
         return vars(self)["_actor_id"]  # type: ignore[no-any-return]
 
+    def with_notes(self) -> str:
+        """The text for where it is quoted and not printed: Python prints notes, ``str`` has none of them."""
+        return "\n".join([str(self), *vars(self).get("__notes__", ())])
+
     def called_from(self, site: CallSite) -> Self:
         """Record where the caller called ``.remote()``; the text then starts there. Returns self."""
         vars(self)["call_site"] = site
@@ -108,6 +114,9 @@ class RayTaskError(RayError):
         except TypeError:  # C keeps this class from being made without its constructor
             return self
         vars(error).update(vars(self))
+        if self.cause.__cause__ is not None:
+            # Past any __setattr__ of the class's own.
+            object.__setattr__(error, "__cause__", self.cause.__cause__)
         return error
 
     make_dual_exception_instance = as_instanceof_cause
@@ -148,7 +157,12 @@ def carry(cause: BaseException) -> tuple[bytes, str]:
         with trial():
             return carried.dumps(cause), ""
     except Exception as problem:
-        note = f"{describe_culprit(cause, type(cause).__name__)}, which cannot be pickled and was left behind"
+        kind = type(cause).__name__
+        culprit = describe_culprit(cause, kind)
+        if culprit:
+            note = f"{culprit}, which cannot be pickled and was left behind"
+        else:  # no part of it is to blame, but how it is pickled: a __reduce__ of its own, say
+            note = f"this {kind} cannot be pickled as it is: {type(problem).__name__}: {problem}"
         try:
             with forgotten():
                 rest = carried.without_unpicklable(cause)
@@ -158,12 +172,13 @@ def carry(cause: BaseException) -> tuple[bytes, str]:
             return carried.dumps(RayError(_quote(cause, f"it cannot be pickled: {problem}"))), note
 
 
-def _name_type(value: Any, path: str) -> str:
-    return f"{path} is a {type(value).__qualname__}"
+def _name_nothing(value: Any, path: str) -> str:
+    return ""
 
 
-#: (value, path) → which part of the value cannot be pickled. ``serialization/remote_error.py`` knows better.
-describe_culprit: Callable[[Any, str], str] = _name_type
+#: (value, path) → which part of the value cannot be pickled, "" if it is none.
+#: ``serialization/remote_error.py`` knows better.
+describe_culprit: Callable[[Any, str], str] = _name_nothing
 #: Around pickling that may fail, and around pickling that only tries: the references that it noted are
 #: forgotten, then and always. Set by the same file.
 trial: Callable[[], AbstractContextManager[object]] = nullcontext

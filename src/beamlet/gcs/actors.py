@@ -80,14 +80,17 @@ class ActorTable:
         storage: Storage,
         history: ActorHistory | None = None,
         class_of: Callable[[bytes], bytes] = lambda key: b"",
+        driver_at: Callable[[Address], str] = lambda address: "",
         validate: bool = False,
     ) -> None:
         """``choose_node``: whose raylet to ask for room; None while there is none.
 
         class_of: the pickle of a class, by its key, that shall go with the order to be its instance.
+        driver_at: which driver runs there, in words; "" if none does.
         """
         self._choose_node = choose_node
         self._class_of = class_of
+        self._driver_at = driver_at
         self._storage = storage
         self._history = history or ActorHistory()
         self._validate = validate
@@ -450,6 +453,8 @@ class ActorTable:
         """A process, for a person who looks at what happened to the actor of ``spec``."""
         if record := self._live.at(address):
             return who(record.spec)
+        if driver := self._driver_at(address):
+            return driver
         if spec and address == spec.job.driver:
             return f"the driver of job {spec.job.job_id.hex()}"
         return f"worker {short(worker_of(address))} on node {short(node_of(address))}"

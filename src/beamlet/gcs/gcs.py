@@ -85,6 +85,7 @@ class Gcs:
             lambda spec: self.nodes.node_for(spec.owner),
             storage,
             class_of=self.kv.short_function,
+            driver_at=self.jobs.describe_driver,
             validate=validate,
         )
         self.task_events = TaskEventTable()

@@ -80,6 +80,13 @@ class JobTable:
         """The running job that ends if this process is gone."""
         return self._by_driver.get(address)
 
+    def describe_driver(self, address: Address) -> str:
+        """For a person; "" for who drives no running job."""
+        job_id = self._by_driver.get(address)
+        if job_id is None:
+            return ""
+        return f"the driver of job {job_id.hex()} (pid {self._running[job_id].pid})"
+
     def is_running(self, job_id: JobId) -> bool:
         return job_id in self._running
 

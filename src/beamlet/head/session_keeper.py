@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from beamlet.processes.session import SessionDirectory, SessionRootError, find_current, publish_current
+from beamlet.base.session_root_error import SessionRootError
+from beamlet.processes.session import SessionDirectory, find_current, publish_current
 from beamlet.rpc.listener import Listener
 from beamlet.rpc.reactor import Reactor, Timer
 

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import msgspec
 
+from beamlet.base.session_root_error import SessionRootError
 from beamlet.processes.fate_sharing import sweep
 from beamlet.processes.session_lock import Holders, SessionLock, holders
 
@@ -40,10 +41,6 @@ _DAY_S = 86_400.0
 #: Names of what is not a session yet, and of what no longer is.
 _MAKING, _REMOVING = ".making_", ".removing_"
 _BEING_MADE_S = 60.0
-
-
-class SessionRootError(RuntimeError):
-    """The directory for sessions cannot be trusted or made; the message says how to choose another."""
 
 
 class SessionInfo(msgspec.Struct, frozen=True):

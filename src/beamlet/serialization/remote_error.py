@@ -46,8 +46,17 @@ def capture(
         where += f", actor_id={actor_id}"
     if actor_repr is not None:
         where += f", repr={actor_repr}"
-    text = f"{function_name}() ({where})\n{format_without_our_frames(error)}{_searched(error)}"
-    return RayTaskError(function_name, text, cause, pid=pid, ip=ip, actor_repr=actor_repr, actor_id=actor_id)
+    report = format_without_our_frames(error)
+    text = f"{function_name}() ({where})\n{report}{_searched(error)}"
+    made = RayTaskError(function_name, text, cause, pid=pid, ip=ip, actor_repr=actor_repr, actor_id=actor_id)
+    for note in _notes(error):
+        made.add_note(note)
+    return made
+
+
+def _notes(error: BaseException) -> list[str]:
+    found = getattr(error, "__notes__", ())
+    return [note for note in found if isinstance(note, str)] if isinstance(found, list | tuple) else []
 
 
 def _searched(error: BaseException) -> str:
@@ -67,7 +76,7 @@ def _searched(error: BaseException) -> str:
 
 def describe_culprit(value: Any, path: str) -> str:
     culprit_path, culprit = find_culprit(value, path)
-    return f"{culprit_path} is {a_kind(culprit)}"
+    return "" if culprit is value else f"{culprit_path} is {a_kind(culprit)}"
 
 
 # An error learns only while it is pickled that it cannot be; the finder stands to the right of exceptions/.
@@ -145,7 +154,9 @@ def _actor_died(inband: bytes, buffers: list[bytes], who: str) -> ActorDiedError
 
 
 def format_without_our_frames(error: BaseException) -> str:
-    """The traceback with chained causes, notes and group members, minus the frames of our files.
+    """The traceback with chained causes and group members and their notes, minus the frames of our files.
+
+    Its own notes are not in it: the error that carries it has them, and whoever prints that shows them.
 
     A stack that lies wholly in our files stays whole: then the bug is ours, and it must be findable.  Unless
     the error was made for users, whose text says it all.
@@ -156,6 +167,9 @@ def format_without_our_frames(error: BaseException) -> str:
             _drop_our_frames(part)
         if getattr(error, MADE_FOR_USERS, False) and all(map(_is_ours, report.stack)):
             report.stack = traceback.StackSummary()
+        report.__notes__ = None
+        if isinstance(error, RayTaskError) and error.__cause__ is error.cause.__cause__:
+            report.__cause__ = None  # the error's text tells of it
         text = "".join(report.format())
     except Exception as problem:  # the user's __str__, __notes__ or loader may itself be broken
         text = f"{type(error).__qualname__}: <formatting it raised {type(problem).__name__}: {problem}>"

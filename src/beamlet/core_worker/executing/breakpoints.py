@@ -13,10 +13,6 @@ _ADVICE = (
 )
 
 
-class NoTerminal(RuntimeError):
-    """breakpoint() was called where nobody can answer it."""
-
-
 def install() -> None:
     """Let ``breakpoint()`` in this process say what to do, unless the user chose a debugger."""
     sys.breakpointhook = _breakpoint
@@ -25,7 +21,7 @@ def install() -> None:
 def _breakpoint(*args: Any, **kwargs: Any) -> Any:
     if os.environ.get("PYTHONBREAKPOINT"):
         return sys.__breakpointhook__(*args, **kwargs)  # noqa: T100 — the user's own choice
-    raise NoTerminal(f"breakpoint() in a worker: {_ADVICE}")
+    raise RuntimeError(f"breakpoint() in a worker: {_ADVICE}")
 
 
 def explain_quit(error: BaseException) -> None:

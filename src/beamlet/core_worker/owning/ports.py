@@ -62,7 +62,7 @@ class Blocking(Protocol):
         """What a GetTimeoutError says of these, after ``block_until`` with that waiter. At once."""
 
     def raise_if_shut(self) -> None:
-        """Raises RayletGone when there is no cluster to wait for."""
+        """Raises ClusterGoneError when there is no cluster to wait for."""
 
 
 class WaitAdvice(Protocol):

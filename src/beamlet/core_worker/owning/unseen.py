@@ -129,4 +129,5 @@ def _tell(errors: list[UnseenError]) -> None:
             error.called_from(unseen.site)
         name = error.function_name if isinstance(error, RayTaskError) else unseen.name
         where = f", submitted at {unseen.site}," if unseen.site else ""
-        logger.error("%s%s failed, and nobody asked for its result: %s", name, where, error)
+        text = error.with_notes() if isinstance(error, RayTaskError) else error
+        logger.error("%s%s failed, and nobody asked for its result: %s", name, where, text)

@@ -25,7 +25,7 @@ class Raylet(Protocol):
         """Send ``message`` under a new ``req``. The answer is None when the raylet is gone, or ``Unsent``."""
 
     def call(self, message: Any) -> Any:
-        """Send a request and wait for its answer, without the lock. Raises RayletGone."""
+        """Send a request and wait for its answer, without the lock. Raises ClusterGoneError."""
 
     def take_socket(self) -> Wire:
         """The socket that came with the message being handled."""
