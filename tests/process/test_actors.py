@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 from typing import Any
+from unittest import mock
 
 import actor_module
 import numpy as np
@@ -305,6 +306,23 @@ def test_an_unknown_method_is_an_attribute_error() -> None:
 def test_attributes_of_the_instance_are_not_readable() -> None:
     with pytest.raises(AttributeError):
         _ = Counter.remote().n
+
+
+@beamlet_only
+def test_attributes_of_the_instance_or_its_class_cannot_be_set_from_here() -> None:
+    """They would look as if they had been, and the actor would never see it."""
+    counter = Counter.remote()
+    with pytest.raises(AttributeError, match=r"cannot set 'n' on a handle of actor Counter.*Add a method"):
+        counter.n = 1
+    with pytest.raises(
+        AttributeError, match=r"cannot set 'limit' on actor class Counter.*__ray_actor_class__"
+    ):
+        Counter.limit = 1  # type: ignore[attr-defined]
+    with mock.patch.object(counter, "add"), mock.patch.object(Counter, "remote"):
+        counter.add(1)
+        Counter.remote("replaced, as tests do it")
+    counter._mine = 1
+    assert get(counter.add.remote()) == 1
 
 
 def test_calling_a_method_directly_is_a_type_error() -> None:

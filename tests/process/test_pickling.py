@@ -326,6 +326,45 @@ def test_an_actor_class_of_main(tmp_path: Path) -> None:
     assert run_script(tmp_path / "program.py", program) == "[5, 10, 15]\n"
 
 
+@beamlet_only
+def test_structs_of_the_script(tmp_path: Path) -> None:
+    program = """
+        import msgspec
+        import beamlet as ray
+
+        class Point(msgspec.Struct, frozen=True):
+            x: int
+            tags: list = []
+
+            def moved(self, by):
+                return Point(self.x + by, self.tags)
+
+        @ray.remote
+        def move(point, by):
+            return point.moved(by)
+
+        @ray.remote
+        class Keeper:
+            def __init__(self, point):
+                self.point = point
+
+            def get(self):
+                return self.point
+
+        def fail(point):
+            raise LookupError(point)
+
+        ray.init(num_cpus=1)
+        point = ray.get(move.remote(ray.put(Point(1)), 2))
+        kept = ray.get(Keeper.remote(point).get.remote())
+        try:
+            ray.get(ray.remote(fail).remote(point))
+        except LookupError as error:
+            print(point, type(kept) is Point, error.cause.args == (Point(3),))
+    """
+    assert run_script(tmp_path / "program.py", program) == "Point(x=3, tags=[]) True True\n"
+
+
 def test_a_module_next_to_the_script(tmp_path: Path) -> None:
     (tmp_path / "neighbour.py").write_text("VALUE = 7\ndef double(x):\n    return 2 * x\n")
     program = """

@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import contextlib
 import dataclasses
+import linecache
 import pickle
 import subprocess
 import sys
@@ -176,6 +177,31 @@ def test_notes_and_explicit_cause_are_the_errors_that_one_catches() -> None:
     assert "about high" not in str(error)
     assert error.with_notes() == f"{error}\nabout high"
     assert "about high" in str(ActorDiedError(error))
+
+
+def test_frames_in_a_notebook_cell_show_their_source_where_the_cell_was_typed() -> None:
+    name = "/nowhere/ipykernel_1/123.py"
+    cell = "def fail(x):\n    y = x + 1\n    return y / 0\n"
+    made: dict[str, Any] = {}
+    exec(compile(cell, name, "exec"), made)
+
+    def group() -> None:
+        try:
+            made["fail"](1)
+        except ZeroDivisionError as error:
+            raise ExceptionGroup("several", [error]) from None
+
+    error, in_group = arrived(raised_by(lambda: made["fail"](1))), arrived(raised_by(group))
+    frame = f'  File "{name}", line 3, in fail\n'
+    assert f"{frame}ZeroDivisionError" in str(error)
+    linecache.cache[name] = (len(cell), None, cell.splitlines(keepends=True), name)
+    try:
+        for _ in range(2):
+            assert f"{frame}    return y / 0\nZeroDivisionError" in str(error)
+        assert f"    | {frame}    |     return y / 0\n    | ZeroDivisionError" in str(in_group)
+        assert f"{frame}    return y / 0\n" in str(arrived(raised_by(lambda: made["fail"](1)))), "once"
+    finally:
+        del linecache.cache[name]
 
 
 def test_an_error_whose_own_pickling_fails_says_how_and_blames_no_part() -> None:

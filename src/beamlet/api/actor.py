@@ -52,17 +52,27 @@ ASYNC_CONCURRENCY = 1000
 class ActorHandle(Generic[T]):
     """A reference to an actor, to be passed around freely. The actor lives while handles exist."""
 
+    _id: ActorId
+    #: Counts this handle; None for handles from ``get_actor``, which do not keep the actor alive.
+    _ref: ObjectRef[None] | None
+    _info: HandleInfo
+    _templates: dict[str, MethodTemplate]
+    #: The session in which this process got the handle; None for one unpickled outside of any.
+    _home: CoreWorker | None
+    #: Whose ``_link`` it is; the two are set together.
+    _bound_to: CoreWorker | None
+    _link: ActorLink[Peer]
+
     def __init__(self, actor_id: ActorId, ref: ObjectRef[None] | None, info: HandleInfo) -> None:
-        self._id = actor_id
-        #: Counts this handle; None for handles from ``get_actor``, which do not keep the actor alive.
-        self._ref = ref
-        self._info = info
-        self._templates: dict[str, MethodTemplate] = {}
-        #: The session in which this process got the handle; None for one unpickled outside of any.
-        self._home: CoreWorker | None = backend._current
-        #: Whose ``_link`` it is; the two are set together.
-        self._bound_to: CoreWorker | None = None
-        self._link: ActorLink[Peer] = None  # type: ignore[assignment]
+        # Past our own __setattr__: handles are made by the thousand.
+        keep = object.__setattr__
+        keep(self, "_id", actor_id)
+        keep(self, "_ref", ref)
+        keep(self, "_info", info)
+        keep(self, "_templates", {})
+        keep(self, "_home", backend._current)
+        keep(self, "_bound_to", None)
+        keep(self, "_link", None)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -84,6 +94,17 @@ class ActorHandle(Generic[T]):
         except BaseException as error:
             hide_our_frames(error)
             raise
+
+    @for_users
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Only what is ours, and methods (tests replace them): the rest would look as if the actor had it."""
+        if not name.startswith("_") and name not in self._info.methods:
+            raise AttributeError(
+                f"cannot set {name!r} on a handle of actor {self._info.class_name}: the instance lives in "
+                "another process and would not see it. Add a method that sets it there"
+                f"{nearest(name, self._info.methods) or '.'}"
+            )
+        object.__setattr__(self, name, value)
 
     @property
     def _methods_of_every_actor(self) -> tuple[str, ...]:
@@ -319,6 +340,16 @@ class ActorClass(Generic[T]):
 
             raise refuse_bind(f"actor class {self._cls.__name__}")
         return getattr(self._cls, name)
+
+    @for_users
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Only what is ours (tests replace ``remote``): actors are of the plain class, without the rest."""
+        if not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(
+                f"cannot set {name!r} on actor class {self.__name__}: its actors would not see it. Set it on "
+                f"{self.__name__}.__ray_actor_class__, before the first {self.__name__}.remote(…)."
+            )
+        object.__setattr__(self, name, value)
 
     def __instancecheck__(self, instance: object) -> bool:
         """Of the plain class: inside the actor ``isinstance(self, Counter)`` is true. No handle is one."""

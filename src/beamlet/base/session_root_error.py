@@ -1,4 +1,4 @@
-"""● The error of a place for sessions that will not do. Alone here, for who starts a head loads little else."""
+"""● The error of a place for sessions that will not do. Alone here: who starts a head loads little else."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
@@ -27,7 +28,7 @@ _Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
 def dumps(error: BaseException) -> bytes:
     """Pickle an exception and whatever exceptions it holds. Raises what pickling its parts raises."""
     buffer = io.BytesIO()
-    _ExceptionPickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(error)
+    _for_exceptions(pickler)(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(error)
     return buffer.getvalue()
 
 
@@ -40,13 +41,21 @@ def loads(data: bytes) -> BaseException:
 
 #: Set by ``serialization/remote_error.py``, which knows of references inside.
 unpickle: Callable[[bytes], Any] = pickle.loads
+#: Set by the same file, which knows more kinds of classes.
+pickler: Any = cloudpickle.Pickler
 
 
-class _ExceptionPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, BaseException) and not _reduces_itself(type(obj)):
-            return reduce(obj)
-        return super().reducer_override(obj)
+@lru_cache(maxsize=2)
+def _for_exceptions(base: Any) -> Any:
+    """``base``, which is one of cloudpickle's picklers, with our way of pickling exceptions."""
+
+    class ExceptionPickler(base):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, BaseException) and not _reduces_itself(type(obj)):
+                return reduce(obj)
+            return super().reducer_override(obj)
+
+    return ExceptionPickler
 
 
 def _reduces_itself(cls: type) -> bool:

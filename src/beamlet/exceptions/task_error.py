@@ -24,6 +24,7 @@ import msgspec
 
 from beamlet.exceptions import carried
 from beamlet.exceptions.root import RayError
+from beamlet.exceptions.source_lines import with_typed_source
 
 logger = logging.getLogger("beamlet")
 #: Dual classes kept; one per class of exception that tasks raise, so only runaway class factories pass it.
@@ -129,7 +130,7 @@ class RayTaskError(RayError):
         return getattr(cause, name)
 
     def __str__(self) -> str:
-        text: str = vars(self)["traceback_str"]
+        text = with_typed_source(vars(self)["traceback_str"])
         site: CallSite | None = vars(self)["call_site"]
         if site is None:
             return text

@@ -9,6 +9,7 @@ class attributes would mean another class than ``type(self)``.
 workers' ``__main__``: there it is made anew, with an empty cache.
 
 ``@dataclass(slots=True)`` makes a class with ``__slots__``, which cloudpickle forgets.
+Structs by value are in ``serialization/structs.py``.
 """
 
 from __future__ import annotations
@@ -22,12 +23,18 @@ from typing import Any
 
 import cloudpickle
 
+from beamlet.serialization import structs
+from beamlet.serialization.structs import STRUCT_META
+
 #: The attribute by which an actor class names the class that it was made of.
 PLAIN_CLASS = "__ray_actor_class__"
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
     """cloudpickle, which finds decorated classes and sends functions with a cache."""
+
+    #: Structs that were taken apart. Asked for one once more, it is inside itself.
+    _structs: frozenset[type] = frozenset()
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, type):
@@ -36,11 +43,29 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
                 return reduced
             if "__slots__" in vars(obj) and type(obj) in _PLAIN_METACLASSES and not issubclass(obj, tuple):
                 return _with_slots(obj, super().reducer_override(obj))
+            if isinstance(obj, STRUCT_META):
+                return self._struct(obj, super().reducer_override(obj))
         elif isinstance(obj, CACHED) and not _is_found_by_name(obj):
             return _cached, (obj.__wrapped__, obj.cache_parameters())
         elif type(obj) is functools.cached_property:
             return _cached_property, (obj.func, obj.attrname)
         return super().reducer_override(obj)
+
+    def _struct(self, cls: type, reduced: Any) -> Any:
+        if not _is_by_value(reduced):
+            return reduced
+        if cls in self._structs:
+            raise TypeError(
+                f"the Struct {cls.__module__}.{cls.__qualname__} is part of its own fields (a default that "
+                "refers to it), and can only be found by name: define it in a module that workers can import"
+            )
+        self._structs |= {cls}
+        return structs.reduce(cls)
+
+
+def _is_by_value(reduced: Any) -> bool:
+    """Whether this is how cloudpickle describes a class that it sends whole."""
+    return isinstance(reduced, tuple) and getattr(reduced[0], "__name__", "") == "_make_skeleton_class"
 
 
 #: Classes of these are rebuilt as their ``class`` statement made them.
@@ -52,7 +77,7 @@ def _with_slots(cls: type, reduced: Any) -> Any:
 
     Its instances would then have a ``__dict__`` in workers, which those that come back could not be given.
     """
-    if isinstance(reduced, tuple) and getattr(reduced[0], "__name__", "") == "_make_skeleton_class":
+    if _is_by_value(reduced):
         of_class, name, bases, namespace, *rest = reduced[1]
         namespace = {**namespace, "__slots__": vars(cls)["__slots__"]}
         return reduced[0], (of_class, name, bases, namespace, *rest), *reduced[2:]

@@ -17,6 +17,7 @@ from typing import Any
 from beamlet.base.our_folder import OUR_FOLDER
 from beamlet.base.own_code import MADE_FOR_USERS
 from beamlet.exceptions import ActorDiedError, RayError, RayTaskError, carried, task_error
+from beamlet.serialization.decorated import Pickler
 from beamlet.serialization.refs import contained_sink, trial
 from beamlet.serialization.unpicklable import a_kind, find_culprit
 from beamlet.serialization.unpickling import loads_counted
@@ -83,6 +84,7 @@ def describe_culprit(value: Any, path: str) -> str:
 task_error.describe_culprit = describe_culprit
 task_error.trial, task_error.forgotten = trial, contained_sink
 carried.unpickle = loads_counted
+carried.pickler = Pickler
 
 
 def peek(payload: bytes) -> BaseException:
