@@ -11,8 +11,11 @@ import pytest
 from conformance import DEADLINE_S, beamlet_only, start_script
 
 PROGRAM = """
-import beamlet as ray, sys, time
-ray.init(num_cpus=2)
+import beamlet as ray, sys, threading, time
+BEGIN
+
+from beamlet.api import backend
+LARGE = bytes(200_000)
 
 @ray.remote
 def square(i):
@@ -32,9 +35,16 @@ for caught in range(1, COUNT + 1):
             ray.wait(refs, num_returns=3)
             ray.get(refs)
             ray.put(refs)
+            actor.echo.remote(LARGE)
     except KeyboardInterrupt:
         pass
 assert ray.get(square.remote(3), timeout=10) == 9
+core, refs = backend.current(), None
+deadline = time.monotonic() + 10
+while len(core.store.own) and time.monotonic() < deadline:
+    ray.get(square.remote(3), timeout=10)
+    time.sleep(0.01)
+assert not len(core.store.own), "a place in the slab is taken for nobody"
 assert ray.get(actor.echo.remote(4), timeout=10) == 4
 started = time.monotonic()
 ray.shutdown()
@@ -44,11 +54,18 @@ print("done", flush=True)
 
 
 @beamlet_only
-@pytest.mark.parametrize("seed", range(2))
-def test_interrupts_at_random_moments_leave_the_driver_whole(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "begin"),
+    [
+        (0, "ray.init(num_cpus=2)"),
+        (1, "ray.init(num_cpus=2)"),
+        (2, "t = threading.Thread(target=lambda: ray.init(num_cpus=2)); t.start(); t.join()"),
+    ],
+)
+def test_interrupts_at_random_moments_leave_the_driver_whole(tmp_path: Path, seed: int, begin: str) -> None:
     chance, count = random.Random(seed), 60
     path = tmp_path / "program.py"
-    path.write_text(PROGRAM.replace("COUNT", str(count)))
+    path.write_text(PROGRAM.replace("COUNT", str(count)).replace("BEGIN", begin))
     program = start_script(path)
     assert program.stdout is not None
     try:

@@ -193,14 +193,16 @@ _is_reminding = False
 #: The signal by which it does; 0: handlers are not wrapped yet.
 _reminder = 0
 _is_installed = False
+#: What the main thread is to call; it must live until then.
+_wrapping: Any = None
 
 
 def install(books: Lock | None = None, is_idle: Callable[[], bool] | None = None) -> None:
     """From now on no handler runs while the main thread holds ``books`` or runs our code.
 
     is_idle: whether this is a worker whose main thread has nothing to do, so that what a handler raises can
-    only be shown. Idempotent, in any thread; handlers that were installed before are met when the main
-    thread calls this, or installs the next.
+    only be shown. Idempotent, in any thread; handlers that were installed before are met at once in the main
+    thread, else before its next step.
     """
     global _books, _is_idle, _is_installed
     _books, _is_idle = books, is_idle
@@ -208,8 +210,30 @@ def install(books: Lock | None = None, is_idle: Callable[[], bool] | None = None
         _is_installed = True
         os.register_at_fork(after_in_child=_forget)
         _c.signal, _c.getsignal = _signal, _getsignal
+    if not _reminder:
+        if threading.current_thread() is threading.main_thread():
+            _wrap_all()
+        else:
+            _wrap_soon()
+
+
+def _wrap_soon() -> None:
+    """Have the main thread do it, which alone may: the interpreter runs a call of ours there, as a handler.
+
+    A server may use the API in a thread first, and Ctrl-C would then fall into the main thread's books.
+    """
+    global _wrapping
+    import ctypes
+
+    if _wrapping is None:
+        _wrapping = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_wrapped)
+    ctypes.pythonapi.Py_AddPendingCall(_wrapping, None)
+
+
+def _wrapped(_: object) -> int:
     if not _reminder and threading.current_thread() is threading.main_thread():
         _wrap_all()
+    return 0
 
 
 def _wrap_all() -> None:
