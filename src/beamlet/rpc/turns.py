@@ -34,10 +34,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from beamlet.base.deferring import lets_through
 from beamlet.base.stack_room import StackRoom
 from beamlet.rpc.core_lock import CoreLock, without_leaving
 from beamlet.rpc.reactor import Reactor
+from beamlet.rpc.waiter import Waiter
+
+__all__ = ["GATHERED", "IDLE_S", "IN_THE_MIDDLE", "PARK_S", "QUIET_S", "TICK_S", "SharedReactor", "Waiter"]
 
 #: Two processes that pass a large array to and fro wait almost so long for each other, again and again.
 LONGEST_SPIN_S = 300e-6
@@ -70,40 +72,6 @@ _LEADER_LEAVES_S = 2.0
 #: With fewer frames left before RecursionError, a thread neither handles nor encodes messages: they would be
 #: lost halfway. Another does.
 HEADROOM_FRAMES = 150
-
-
-class Waiter:
-    """Something a thread waits for: ``remaining`` completions. Completed under the lock by any thread."""
-
-    __slots__ = ("_signal", "remaining")
-
-    def __init__(self, remaining: int = 1) -> None:
-        self.remaining = remaining
-        self._signal: threading.Lock | None = None
-
-    def complete(self, count: int = 1) -> None:
-        self.remaining -= count
-        if self.remaining <= 0 and self._signal is not None:
-            self.interrupt()
-
-    def interrupt(self) -> None:
-        """End the sleep of a thread in ``follow``. Called under the lock."""
-        if self._signal is not None:
-            signal, self._signal = self._signal, None
-            signal.release()
-
-    @lets_through
-    def follow(self, timeout_s: float) -> None:
-        """Sleep until completed by another thread, or ``timeout_s``. Called without the lock."""
-        signal = self._signal
-        if signal is not None:
-            signal.acquire(timeout=timeout_s)
-
-    def arm(self) -> None:
-        """Called under the lock before ``follow``."""
-        if self._signal is None and self.remaining > 0:
-            self._signal = threading.Lock()
-            self._signal.acquire()
 
 
 class SharedReactor(Reactor):
