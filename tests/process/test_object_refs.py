@@ -225,3 +225,12 @@ def test_a_borrowers_ref_made_of_an_id_is_one_more_ref() -> None:
     ref = ray.put(list(range(100_000)))
     assert get(reads.remote([ref])) == 100_000
     assert len(get(ref)) == 100_000
+
+
+@beamlet_only
+def test_the_reference_to_nothing_travels() -> None:
+    nothing = ray.ObjectRef.nil()
+    (back,) = get(value_of.remote([nothing]))
+    assert back.is_nil()
+    assert get(ray.put([nothing]))[0].is_nil()
+    assert pickle.loads(pickle.dumps(nothing)).is_nil()

@@ -11,6 +11,8 @@ import pytest
 from beamlet.api.object_ref import ObjectRef
 from beamlet.base.ids import Address, ObjectId, TaskId
 from beamlet.core_worker.owning.borrowing import DeleteStored, Freed
+from beamlet.core_worker.owning.object_record import INLINE, ObjectRecord
+from beamlet.core_worker.owning.own_slab import Place
 from beamlet.core_worker.owning.streams import Stream
 from beamlet.exceptions import GetTimeoutError, ObjectLostError, RaySystemError, TaskCancelledError
 from beamlet.protocol.node import DeleteObjects
@@ -165,6 +167,27 @@ def test_an_effect_that_raises_does_not_lose_those_behind_it(owner: Owner) -> No
         owner.releases.perform()
     owner.releases.perform()
     assert owner.raylet.sent == [DeleteObjects(NODE, [ObjectId(b"b" * 28)])]
+
+
+class Moves:
+    """The lock, for which another thread came first: it moved an object out of our slab."""
+
+    def __init__(self, record: ObjectRecord) -> None:
+        self._record = record
+
+    def __enter__(self) -> None:
+        self._record.payload, self._record.state, self._record.place = ONE, INLINE, None
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_a_value_that_moves_out_of_our_slab_while_it_is_got_is_found(owner: Owner) -> None:
+    ref = owner.promise()
+    record = owner.record(ref)
+    owner.refs.set_stored(record, (), 4096, place=Place(0, 4096, 0))
+    lock: Any = Moves(record)
+    owner.objects.decoder._bare_lock = lock
+    assert owner.objects.load(ref._id, record) == 1
 
 
 # -- borrowed ----------------------------------------------------------------------------------------

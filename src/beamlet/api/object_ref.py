@@ -160,6 +160,8 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
     # -- travelling ------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._id == _NIL:
+            return _nil, ()  # nobody owns or counts it
         if note_contained(self._id, self._owner, self):
             return ObjectRef, (self._id, self._owner)
         # Plain pickle, out of our sight: nobody can count these copies, so the value stays for good.
@@ -222,6 +224,10 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
         @for_users
         def __call__(self, *args, **kwargs):
             _misused(self, "is not callable")
+
+
+def _nil() -> ObjectRef[Any]:
+    return ObjectRef.nil()
 
 
 def _restore_out_of_band(object_id: ObjectId, owner: Address) -> ObjectRef[Any]:

@@ -54,8 +54,12 @@ class SelfTalk:
             if self._on_unsent is not None:
                 self._on_unsent(message, error)
         for frame in frames:
-            if not self.closed:
+            if self.closed:
+                return
+            try:
                 self._on_batch(self, self._decode(memoryview(frame)[PREFIX_BYTES:]))
+            except Exception as error:  # there is no connection that it could cost
+                self._reactor.containment.contain(error, "handling what it said", self.label)
 
     def close(self) -> None:
         self.closed = True

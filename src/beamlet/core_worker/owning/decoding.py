@@ -63,6 +63,9 @@ class Decoder:
             place = record.place
             if place is not None:
                 place.views += 1
+            has_moved = record.state == INLINE
+        if has_moved:  # out of our slab, while we came for the lock, and the store had no room
+            return self.load(object_id, record)
         if place is not None:
             stored = self._store.read_own(place, record.size)
         else:
