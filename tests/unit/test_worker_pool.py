@@ -257,6 +257,17 @@ def test_tasks_that_have_workers_of_their_kind_wait_longer(pool: WorkerPool) -> 
     assert pool.returned(worker(1), now) == [Found(2, worker(1))]
 
 
+def test_actors_of_the_job_are_no_workers_for_its_tasks(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1, actor=actor(1)), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.want(Want(2, J1), 0.0)
+    pool.fork_failed(worker(2), "EAGAIN", 0.0)
+    now = PATIENCE_S + 3
+    (fork,) = pool.tick(now)
+    assert isinstance(fork, Fork)
+    assert [type(effect) for effect in pool.fork_failed(fork.worker, "EAGAIN", now)] == [NotFound]
+
+
 def test_trouble_that_is_over_is_forgotten(pool: WorkerPool) -> None:
     pool.want(Want(1, J1), 0.0)
     pool.fork_failed(worker(1), "EAGAIN", 0.0)

@@ -354,7 +354,7 @@ class WorkerPool:
 
     def _give_up(self, now: float) -> list[Effect]:
         """Tell those who have waited long enough."""
-        homes = {_home(record) for record in self._workers.values() if record.usable}
+        homes = {_home(each) for each in self._workers.values() if each.usable and each.actor is None}
         refused: list[Effect] = []
         for ticket, (want, since) in list(self._wants.items()):
             has_others = want.actor is None and (want.job.job_id, want.env) in homes
