@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ import beamlet
 from beamlet.api.argument_table import checked
 from beamlet.api.option_rules import a_kind, brief
 from beamlet.base.own_code import for_users, hide_our_frames
+
+#: So many chunks are looked at before all.
+_NEAR_CHUNKS = 10
 
 
 @for_users
@@ -27,7 +31,7 @@ def as_completed(
     """
     _check("util.as_completed", chunk_size, yield_obj_refs, kwargs)
     checked("util.as_completed", "refs", refs)
-    return _yield_as_completed(list(refs), chunk_size, yield_obj_refs, kwargs)
+    return _yield_as_completed(_Unfinished(chunk_size, kwargs, refs), yield_obj_refs)
 
 
 @for_users
@@ -68,37 +72,62 @@ def _map_unordered(
     yield_refs: bool,
     kwargs: dict[str, Any],
 ) -> Iterator[Any]:
-    unfinished: list[Any] = []
+    unfinished = _Unfinished(chunk_size, kwargs)
     try:
         for item in items:
-            unfinished.append(fn.remote(item))
+            unfinished.far.append(fn.remote(item))
             while most_unfinished is not None and len(unfinished) >= most_unfinished:
-                ready, unfinished = _look(unfinished, chunk_size, kwargs)
+                ready = unfinished.look()
                 yield from ready if yield_refs else map(beamlet.get, ready)
-        yield from _yield_as_completed(unfinished, chunk_size, yield_refs, kwargs)
+        yield from _yield_as_completed(unfinished, yield_refs)
     except BaseException as error:
         hide_our_frames(error)
         raise
 
 
-def _yield_as_completed(
-    unfinished: list[Any], chunk_size: int, yield_refs: bool, kwargs: dict[str, Any]
-) -> Iterator[Any]:
+def _yield_as_completed(unfinished: _Unfinished, yield_refs: bool) -> Iterator[Any]:
     try:
-        while unfinished:
-            ready, unfinished = _look(unfinished, chunk_size, kwargs)
+        while len(unfinished):
+            ready = unfinished.look()
             yield from ready if yield_refs else map(beamlet.get, ready)
     except BaseException as error:
         hide_our_frames(error)
         raise
 
 
-def _look(unfinished: list[Any], chunk_size: int, kwargs: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    """At least one that is ready (unless a timeout was given), and what else is, up to a chunk."""
-    first, rest = beamlet.wait(unfinished, num_returns=1, **kwargs)
-    if not first or not rest or chunk_size == 1:
-        return first, rest
-    return beamlet.wait(unfinished, num_returns=min(chunk_size, len(unfinished)), **{**kwargs, "timeout": 0})
+class _Unfinished:
+    """References of which some may be ready; those at the beginning are looked at first.
+
+    To look at all takes as long as they are many, and of a hundred thousand ten thousand chunks are taken: so
+    all are looked at only when none of the first is ready.
+    """
+
+    def __init__(self, chunk_size: int, kwargs: dict[str, Any], refs: Iterable[Any] = ()) -> None:
+        self._chunk_size = chunk_size
+        self._kwargs = kwargs
+        self._near: list[Any] = []
+        self.far = deque(refs)
+
+    def __len__(self) -> int:
+        return len(self._near) + len(self.far)
+
+    def look(self) -> list[Any]:
+        """Take out at least one that is ready (unless a timeout was given), and others, up to a chunk."""
+        while self.far and len(self._near) < _NEAR_CHUNKS * self._chunk_size:
+            self._near.append(self.far.popleft())
+        ready, self._near = self._ready_of(self._near)
+        if ready:
+            return ready
+        everything = [*self._near, *self.far]
+        first, rest = beamlet.wait(everything, num_returns=1, **self._kwargs)
+        if first and rest and self._chunk_size > 1:
+            first, rest = self._ready_of(everything)
+        self._near, self.far = [], deque(rest)
+        return first
+
+    def _ready_of(self, refs: list[Any]) -> tuple[list[Any], list[Any]]:
+        most = min(self._chunk_size, len(refs))
+        return beamlet.wait(refs, num_returns=most, **{**self._kwargs, "timeout": 0})
 
 
 def _check(function: str, chunk_size: int, yield_obj_refs: bool, kwargs: dict[str, Any]) -> None:
