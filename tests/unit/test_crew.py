@@ -36,7 +36,7 @@ class Process:
     def now(self) -> float:
         return self.time_s
 
-    def look_later(self, look: Callable[[], None]) -> None:
+    def look_later(self, look: Callable[[], None], after_s: float = LOOK_S) -> None:
         self.looks.append(look)
 
     def look(self) -> None:
@@ -108,6 +108,20 @@ def test_when_no_thread_can_be_had_those_there_are_do_the_work() -> None:
     queue.take(thread)
     put(queue, 2)
     assert thread.remaining == 0
+
+
+def test_when_no_thread_can_be_had_and_nobody_serves_it_is_tried_again() -> None:
+    """The calls of a concurrency group waited for ever: nobody asked for its only thread again."""
+    queue, process = crew_of(1, most=0)
+    put(queue, 1)
+    put(queue, 2)
+    process.look()
+    assert process.started == 0
+    process.most = 1
+    process.look()
+    assert process.started == 1
+    assert not process.looks, "nor any longer"
+    assert queue.take(Waiter(), True) == (ME, task(1))
 
 
 def test_brisk_calls_are_done_by_the_thread_that_is_at_it() -> None:

@@ -186,3 +186,51 @@ def test_who_brings_much_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch)
     stream.is_read.set()
     shower.end(30.0)
     assert stream.getvalue() == "line\n" * 3
+
+
+class NoThreads:
+    """The system has no thread for anybody, until it ``has``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        monkeypatch.setattr(threading, "_start_new_thread", self._refuse)
+
+    def _refuse(self, *_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def has(self) -> None:
+        self._patch.undo()
+
+
+def test_without_a_thread_to_show_it_nothing_is_lost_and_nobody_waits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One thread that could not be started, and whatever printed hung from then on."""
+    threads = NoThreads(monkeypatch)
+    tokens: list[int] = []
+    shower = Shower(tokens.append, prefix=False)
+    shower.put(OutputLines("f", 7, False, b"one\n", 5))
+    shower.put(Notice(10, "beside"))
+    assert tokens == [5]
+    threads.has()
+    shower.put(OutputLines("f", 7, False, b"two\n", 6))
+    shower.end(30.0)
+    assert tokens == [5, 6]
+    assert capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_without_a_thread_to_the_end_it_is_shown_then_as_far_as_there_was_room(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(driver_output, "_WAITING_BYTES", 5)
+    NoThreads(monkeypatch)
+    tokens: list[int] = []
+    shower = Shower(tokens.append, prefix=False)
+    shower.put(OutputLines("f", 7, False, b"one\n", 0))
+    shower.put(OutputLines("f", 7, False, b"two\n", 8))
+    assert tokens == [8]
+    shower.end(30.0)
+    shower.end(30.0)
+    told = capsys.readouterr()
+    assert told.out == "one\n"
+    assert "4 bytes of output were not shown" in told.err

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from beamlet.processes.prompt_thread import PromptThread, log_aside
+import pytest
+
+from beamlet.processes.prompt_thread import PromptThread, can_start, log_aside
 from support.waiting import wait_until
 
 PATIENCE_S = 10.0
@@ -45,3 +47,15 @@ def test_a_handler_of_logging_is_not_waited_for_under_a_lock_that_it_wants() -> 
         log_aside(log, "%s is lost", "it")
     wait_until(lambda: logged, PATIENCE_S, "the log")
     assert logged == ["it is lost"]
+
+
+def test_without_a_thread_it_is_said_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    assert not can_start(PromptThread(target=print))
+    log_aside(print, "%s of %d", "two", 3)
+    assert "two of 3" in capsys.readouterr().err

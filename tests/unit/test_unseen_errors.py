@@ -127,3 +127,23 @@ def test_an_error_let_go_with_a_value_around_it_is_told(
     owner.releases.drain()
     owner.unseen.look_round()
     assert told(caplog)
+
+
+def test_errors_are_told_at_the_end_when_there_was_no_thread_to_tell_them(
+    owner: Owner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ref = owner.promise()
+    payload = dump_error(ValueError("unheard"))
+    owner.keep_promise(ref, payload)
+    owner.unseen.failed("f", [ref._id], [owner.record(ref)], payload)
+    del ref
+    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    settled(owner)
+    owner.unseen.sweep()
+    monkeypatch.undo()
+    assert not caplog.text
+    owner.unseen.tell_all()
+    assert caplog.text.count("f failed, and nobody asked") == 1

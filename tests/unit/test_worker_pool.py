@@ -7,6 +7,7 @@ from itertools import count
 
 import pytest
 
+from beamlet.base.death import NO_THREAD_EXIT
 from beamlet.base.ids import ActorId, NodeId, WorkerId
 from beamlet.raylet.start_trouble import PATIENCE_S
 from beamlet.raylet.worker_pool import (
@@ -220,6 +221,23 @@ def test_when_forks_keep_failing_those_who_wait_are_told_why(pool: WorkerPool) -
     assert PATIENCE_S <= now - 1.0 < PATIENCE_S + 2
     assert tries == 7, "at growing distances"
     assert isinstance(pool.want(Want(2, J1), now + 2)[0], Fork), "later wants try again"
+
+
+def test_workers_for_which_there_is_no_thread_are_as_forks_that_fail(pool: WorkerPool) -> None:
+    """A limit that was reached for a moment failed all that waited, and nobody was told which."""
+    effects, now, tries = pool.want(Want(1, J1), 1.0), 1.0, 0
+    while not any(isinstance(effect, NotFound) for effect in effects):
+        for fork in [effect for effect in effects if isinstance(effect, Fork)]:
+            tries += 1
+            effects = die(pool, fork.worker, now, NO_THREAD_EXIT)
+        pool.check_invariants()
+        if not any(isinstance(effect, NotFound) for effect in effects):
+            now = pool.next_wake() or 0.0
+            effects = pool.tick(now)
+    assert tries == 7, "at growing distances"
+    (told,) = [effect for effect in effects if isinstance(effect, NotFound)]
+    assert "could be started for 5 s" in told.reason
+    assert "no thread" in told.reason
 
 
 def test_a_volley_of_forks_that_fail_together_refuses_nobody(pool: WorkerPool) -> None:

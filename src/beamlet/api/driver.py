@@ -30,7 +30,7 @@ from beamlet.core_worker.driver import DriverCore
 from beamlet.object_store.lifeline import Lifeline
 from beamlet.processes import interrupts
 from beamlet.processes.fate_sharing import is_stopped
-from beamlet.processes.prompt_thread import PromptThread
+from beamlet.processes.prompt_thread import PromptThread, can_start
 from beamlet.processes.session import SessionDirectory
 from beamlet.protocol.node import (
     DriverHello,
@@ -153,7 +153,8 @@ class Driver:
             return
         text = f"lost the connection to the cluster in {self.session.path}: {reason}"
         self._shower.put(Notice(logging.ERROR, text))  # handlers of logging are code of users: not here
-        PromptThread(target=self._after_loss, name="beamlet-cleanup", daemon=True).start()
+        # Without a thread for it the next start on this machine sweeps what is left (``sweep_dead``).
+        can_start(PromptThread(target=self._after_loss, name="beamlet-cleanup", daemon=True))
 
     def _after_loss(self) -> None:
         """A head that was killed has cleaned up nothing: do it for it, whoever started it."""

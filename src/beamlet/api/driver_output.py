@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TextIO
 
 from beamlet.base.say import say
-from beamlet.processes.prompt_thread import PromptThread
+from beamlet.processes.prompt_thread import PromptThread, can_start
 from beamlet.protocol.node import Notice, OutputLines
 
 _CYAN, _PLAIN = "\x1b[36m", "\x1b[0m"
@@ -26,6 +26,8 @@ _KEPT_CHARACTERS = 1 << 24
 #: workers do. Not for ever: a stream of the user's may want something of us before it goes on.
 _WAITING_BYTES = 8 << 20
 _BROUGHT_EVERY_S = 1.0
+#: While there is no thread to show them.
+_NOTICES_PUT_BY = 1000
 logger = logging.getLogger("beamlet")
 
 
@@ -116,13 +118,16 @@ class Shower:
         #: Bytes that came, and bytes that were shown. Each has one writer, so neither needs a lock.
         self._came = 0
         self._done = 0
+        #: Bytes of output for which there was neither a thread nor room.
+        self._dropped = 0
+        self._has_ended = False
         self._has_room = threading.Event()
 
     def put(self, item: OutputLines | Notice) -> None:
         """One thread at a time."""
-        if self._thread is None:
-            self._thread = PromptThread(target=self._run, name="beamlet-output", daemon=True)
-            self._thread.start()
+        if self._thread is None and not self._start():
+            self._put_by(item)
+            return
         if isinstance(item, OutputLines):
             self._came += len(item.data)
         self._queue.put(item)
@@ -131,12 +136,38 @@ class Shower:
             if self._came - self._done > _WAITING_BYTES:
                 self._has_room.wait(_BROUGHT_EVERY_S)
 
+    def _start(self) -> bool:
+        thread = PromptThread(target=self._run, name="beamlet-output", daemon=True)
+        if can_start(thread):
+            self._thread = thread
+        return self._thread is not None
+
+    def _put_by(self, item: OutputLines | Notice) -> None:
+        """There is no thread to show it, and may be one when the next comes: nobody waits for that."""
+        if isinstance(item, OutputLines):
+            token = item.token
+            if self._came - self._done + len(item.data) <= _WAITING_BYTES:
+                self._came += len(item.data)
+                self._queue.put(OutputLines(item.name, item.pid, item.is_stderr, item.data))
+            else:
+                self._dropped += len(item.data)
+            if token:
+                self._shown(token)
+        elif self._queue.qsize() < _NOTICES_PUT_BY:
+            self._queue.put(item)
+
     def end(self, timeout_s: float) -> None:
-        """Show what has come. Idempotent; nothing may come afterwards."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._queue.put(None)
-            thread.join(timeout_s)
+        """Show what has come. Idempotent; nothing may come afterwards. Without the core worker's lock."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        else:
+            self._run()
+        if self._dropped:
+            say(f"{self._dropped} bytes of output were not shown: there was no thread for it", "beamlet")
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:

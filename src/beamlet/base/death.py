@@ -6,6 +6,9 @@ import signal as signals
 
 import msgspec
 
+#: A new worker exits with this when the system has no thread for it: it cannot begin.
+NO_THREAD_EXIT = 71
+
 
 class DeathCertificate(msgspec.Struct, array_like=True, frozen=True):
     """Kept in the GCS, carried by the error that the user sees.

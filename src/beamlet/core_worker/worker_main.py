@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
+from beamlet.base.death import NO_THREAD_EXIT
 from beamlet.base.environment import expanded, from_wire
 from beamlet.base.ids import own_task_id
 from beamlet.base.invariants import InvariantBroken
@@ -78,7 +79,10 @@ class Worker:
         breakpoints.install()
         interrupts.install(self.core.lock, self._is_idle)
         signal.signal(signal.SIGINT, self._interrupted)
-        self.core.start()
+        try:
+            self.core.start()
+        except RuntimeError:  # nothing has begun: the raylet tries again, as if the fork had failed
+            raise SystemExit(NO_THREAD_EXIT) from None
         with self.core.lock:
             self.core.link.send(WorkerReady(self.core.identity.worker_id, os.getpid()))
         try:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from beamlet.base.say import say
+
 
 class PromptThread(threading.Thread):
     """To be joined only after it was started."""
@@ -23,12 +25,22 @@ class PromptThread(threading.Thread):
             super().join(timeout)
 
 
+def can_start(thread: threading.Thread) -> bool:
+    """Start it; False if the system has no thread for it now (``ulimit -u``, ``pids.max``)."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
+
+
 def log_aside(log: Callable[..., None], text: str, *arguments: object) -> None:
     """``log(text, *arguments)`` in a thread of its own, for who holds the core worker's lock.
 
     Handlers of logging are code of users: one may hold its own lock in another thread, and wait for ours.
     """
-    PromptThread(target=log, args=(text, *arguments), name="beamlet-log").start()
+    if not can_start(PromptThread(target=log, args=(text, *arguments), name="beamlet-log")):
+        say(text % arguments, "beamlet")
 
 
 class _Unawaited(threading.Event):

@@ -17,7 +17,7 @@ import signal as signals
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
-from beamlet.base.death import DeathCertificate
+from beamlet.base.death import NO_THREAD_EXIT, DeathCertificate
 from beamlet.base.ids import JobId, NodeId, WorkerId
 from beamlet.raylet.lease_queue import EnvKey
 from beamlet.raylet.start_trouble import StartTrouble
@@ -54,6 +54,10 @@ REAP_S = 5.0
 MAX_STARTING = 16
 #: So many workers must die in a row before they report ready, for those who wait to be told.
 START_TRIES = 3
+_NO_THREAD = (
+    "it was forked, but the system had no thread for it. The number of processes and threads is at a limit "
+    "(ulimit -u, or pids.max of its control group): raise it, or ask for fewer workers"
+)
 _NEVER = float("inf")
 
 Home = tuple[JobId, EnvKey]
@@ -134,6 +138,9 @@ class WorkerPool:
             return []
         self._starting.discard(worker)
         record.move(WorkerState.GONE, now)
+        return self._could_not_start(reason, now)
+
+    def _could_not_start(self, reason: str, now: float) -> list[Effect]:
         self._trouble.failed(reason, now)
         self._watch(self._trouble.again_at)
         return [*self._make_room(now), *self._give_up(now), *self._start_missing(now)]
@@ -406,6 +413,8 @@ class WorkerPool:
                 record.worker_id, certificate, record.intended, record.job, record.actor, record.incarnation
             )
         ]
+        if not record.reported and record.exit.exit_code == NO_THREAD_EXIT:
+            return effects + self._could_not_start(_NO_THREAD, now)
         if not record.reported and not record.intended:
             effects += self._died_unborn(certificate.describe())
         self._trouble.eased(now)

@@ -22,6 +22,8 @@ LONG_S = 300e-6
 _DOUBTS = 4
 #: How long a call may hold up those behind it because the ones before it were brisk.
 LOOK_S = 0.001
+#: When no thread could be had: until another is asked for, if something waits then.
+RETRY_S = 0.5
 
 
 class Threads(Protocol):
@@ -32,8 +34,8 @@ class Threads(Protocol):
 
     def now(self) -> float: ...
 
-    def look_later(self, look: Callable[[], None]) -> None:
-        """Call ``look`` under the core worker's lock after LOOK_S."""
+    def look_later(self, look: Callable[[], None], after_s: float = LOOK_S) -> None:
+        """Call ``look`` under the core worker's lock after ``after_s``."""
 
 
 class Crew:
@@ -43,6 +45,7 @@ class Crew:
         "_active",
         "_brisk",
         "_is_watched",
+        "_lacking",
         "_since",
         "_threads",
         "_work_waits",
@@ -60,6 +63,8 @@ class Crew:
         self.is_waking = False
         #: How many more threads may be started.
         self.may_start = 0
+        #: How many of them could not be, the last time one was asked for.
+        self._lacking = 0
         #: None: one thread serves the queue, and need not be told apart.
         self._threads: Threads | None = None
         #: Who took something last, and when. None: nobody is sure to come back soon.
@@ -125,7 +130,16 @@ class Crew:
         elif self.may_start:
             assert self._threads is not None
             self.is_waking = self._threads.start()
-            self.may_start = self.may_start - 1 if self.is_waking else 0
+            if self.is_waking:
+                self.may_start -= 1
+            else:  # perhaps nobody serves this queue yet, so somebody must try again
+                self._lacking, self.may_start = self.may_start, 0
+                self._threads.look_later(self._try_again, RETRY_S)
+
+    def _try_again(self) -> None:
+        self.may_start, self._lacking = self._lacking, 0
+        if self._work_waits():
+            self._wake_one()
 
     def _look_later(self) -> None:
         if not self._is_watched:

@@ -26,7 +26,7 @@ from beamlet.core_worker.executing.producers import Producers
 from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.peers import Peer
-from beamlet.processes.prompt_thread import PromptThread
+from beamlet.processes.prompt_thread import PromptThread, can_start
 from beamlet.protocol import node
 from beamlet.protocol.peer import CallActor, CancelTask, HandedBack, PushTask, StealTasks
 from beamlet.rpc.turns import SharedReactor, Waiter
@@ -200,17 +200,21 @@ class _Threads:
         self._name = name
         self._numbers = itertools.count()
         self.now = reactor.now
+        self._has_said = False
 
     def start(self) -> bool:
         thread = PromptThread(target=self._life, name=f"{self._name}-{next(self._numbers)}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:  # no more threads, says the system: those there are must do
-            print(f"{thread.name} could not be started: {error}", file=sys.stderr)
-            return False
-        return True
+        is_started = can_start(thread)
+        if not is_started and not self._has_said:
+            self._has_said = True
+            reason = "the system has no thread for it (ulimit -u, or pids.max of its control group)"
+            print(
+                f"{thread.name} could not be started: {reason}; until it has, others do its work",
+                file=sys.stderr,
+            )
+        return is_started
 
-    def look_later(self, look: Callable[[], None]) -> None:
-        self._reactor.call_later(LOOK_S, look)
+    def look_later(self, look: Callable[[], None], after_s: float = LOOK_S) -> None:
+        self._reactor.call_later(after_s, look)
         if not self._reactor.is_dispatching:
             self._reactor.ask_flush()  # whoever leads may have meant to sleep for longer

@@ -14,7 +14,7 @@ import msgspec
 from beamlet.base.ids import ObjectId
 from beamlet.core_worker.owning.object_record import FREED, ObjectRecord
 from beamlet.exceptions import CallSite, RayTaskError, TaskCancelledError
-from beamlet.processes.prompt_thread import PromptThread
+from beamlet.processes.prompt_thread import PromptThread, can_start
 from beamlet.serialization.remote_error import peek
 
 logger = logging.getLogger("beamlet")
@@ -96,7 +96,7 @@ class UnseenErrors:
         if not self.due:
             return
         due, self.due = self.due, []
-        done: dict[int, UnseenError] = {}
+        done: dict[ObjectId, UnseenError] = {}
         for object_id in due:
             error = self.errors.get(object_id)
             if error is None:
@@ -106,10 +106,14 @@ class UnseenErrors:
             elif all(record.state == FREED for record in error.records):
                 del self.errors[object_id]
                 error.is_seen = True
-                done[id(error)] = error
-        if done:
-            # Handlers of logging are code of users: not here, under the lock.
-            PromptThread(target=_tell, args=(list(done.values()),), name="beamlet-errors").start()
+                done[object_id] = error
+        if not done:
+            return
+        # Handlers of logging are code of users: not here, under the lock.
+        if not can_start(PromptThread(target=_tell, args=(list(done.values()),), name="beamlet-errors")):
+            for error in done.values():  # to be told when there is a thread for it, or at the end
+                error.is_seen = False
+            self.errors |= done
 
     def tell_all(self) -> None:
         """The program ends: nobody will ask any more. Without the lock."""
