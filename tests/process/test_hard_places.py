@@ -257,6 +257,46 @@ def test_a_driver_that_may_not_map_the_whole_store_uses_it_all_the_same(tmp_path
     assert "ulimit -v" in printed, printed
 
 
+BROKEN_WORKERS = """
+import sys
+
+class Breaks:
+    def find_spec(self, name, path, target=None):
+        command = open("/proc/self/cmdline", "rb").read()
+        if name == "beamlet.core_worker.worker_main" and b"beamlet.head" in command:
+            raise SyntaxError("broken on purpose")
+
+sys.meta_path.insert(0, Breaks())
+"""
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_why_no_worker_can_be_made_reaches_the_program_that_starts_the_cluster(
+    tmp_path: Path, turn: int
+) -> None:
+    """Whether the head ends before it is joined, amid that, or when it was."""
+    (tmp_path / "sitecustomize.py").write_text(BROKEN_WORKERS)
+    source = """
+        import time
+        from beamlet.api import driver
+
+        join = driver.join
+        def join_later(session):
+            time.sleep(TURN * 0.03)
+            return join(session)
+        driver.join = join_later
+        try:
+            ray.init(num_cpus=1)
+            ray.get(ray.remote(lambda: 1).remote())
+        except (RuntimeError, ray.exceptions.ClusterGoneError) as error:
+            print(error)
+    """
+    said = run_script(
+        tmp_path / "program.py", source.replace("TURN", str(turn)), PYTHONPATH=f"{tmp_path}:{SOURCE}"
+    )
+    assert "the factory, which forks this node's workers, has died (SyntaxError: broken on purpose)" in said
+
+
 def test_a_head_that_was_stopped_does_not_hold_up_the_end(tmp_path: Path) -> None:
     source = (
         "import os, signal, time\nray.init(num_cpus=1)\nray.get(ray.remote(lambda: 7).remote())\n"

@@ -124,10 +124,31 @@ def await_head(head: StartedHead) -> None:
     if ready is None or ready.error:
         stop_head(head, at_once=True)
         why = ready.error if ready is not None else f"it said nothing within {HEAD_STARTS_S:g} s or ended"
-        log = head.session.logs / "head.log"
-        tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-        head.session.remove()  # all that it said is in our error
-        raise RuntimeError(f"the head process did not start: {why}\n{tail}")
+        raise RuntimeError(f"the head process did not start: {why}\n{_take_log(head)}")
+
+
+def explain_end(head: StartedHead) -> None:
+    """We could not join a head that listened. Raises RuntimeError saying why it ended, if it did.
+
+    It says so before it closes its socket: there is nothing to wait for.
+    """
+    report = head.process.stdout
+    if report is None or report.closed:
+        return
+    os.set_blocking(report.fileno(), False)
+    line = report.readline() or b""
+    if line.startswith(b"{"):
+        stop_head(head)
+        why = msgspec.json.decode(line, type=HeadReady).error
+        raise RuntimeError(f"the cluster ended as soon as it had started: {why}\n{_take_log(head)}")
+
+
+def _take_log(head: StartedHead) -> str:
+    """The end of what it said, for our error; its session goes."""
+    log = head.session.logs / "head.log"
+    tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+    head.session.remove()
+    return tail
 
 
 def let_go(head: StartedHead) -> None:

@@ -19,6 +19,7 @@ from beamlet.api import backend
 from beamlet.api.argument_table import checked as checked_argument
 from beamlet.api.head_start import (
     await_head,
+    explain_end,
     find_session,
     head_options,
     let_go,
@@ -148,7 +149,9 @@ def _start_new(given: InitOptions) -> Driver:
         driver = Driver(session, head, given)
         _join(driver)
         let_go(head)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, ConnectionError):
+            explain_end(head)
         stop_head(head, at_once=True)
         raise
     driver.tell_start(options.resources)

@@ -85,6 +85,8 @@ class Head:
         self._owned = options.owned
         self._ending = ""
         self._failed = False
+        #: The pipe to an owner that has not let go of it yet.
+        self._report = -1
         os.environ["BEAMLET_SESSION"] = self.session.marker
         _restore_python_path()
         raise_fd_limit()
@@ -200,9 +202,14 @@ class Head:
         self._reactor.call_soon_threadsafe(lambda: self._raylet.warn_drivers(text))
 
     def await_owner(self, report: int) -> None:
-        """The owner keeps its end of ``report`` open until it joined; killed before, it takes us along."""
+        """The owner keeps its end of ``report`` open until it joined; killed before, it takes us along.
+
+        Until then it may be told there why we end, before it finds nobody to join.
+        """
+        self._report = report
 
         def let_go() -> None:
+            self._report = -1
             self._reactor.remove_reader(report)
             os.close(report)
             late.cancel()
@@ -220,6 +227,8 @@ class Head:
     def _close(self) -> None:
         """In order: new visitors, workers, files. Connections close with the process, after everything."""
         say(f"ends: {self._ending or 'an error of its own, see below'}")
+        if self._report >= 0:
+            _tell(self._report, HeadReady(os.getpid(), error=self._ending or "an error of its own"))
         left_behind = self._raylet.has_drivers
         self._keeper.close()
         self._raylet.close(self._ending or "an error of the head's own")
@@ -237,7 +246,8 @@ class Head:
         self._arena.close()
         _say_the_rest()
         has_reported = self._failed or self._reactor.containment.count > 0
-        self.session.remove(keep_logs=has_reported or left_behind or self._owner_lives_on())
+        # Its own end with status 0 is in order, whoever asked for it; else our log holds its last words.
+        self.session.remove(keep_logs=has_reported or status != 0 or left_behind or self._owner_lives_on())
 
     def _owner_lives_on(self) -> bool:
         """It did not leave us and is not dead: we closed its connection, and its errors name our log."""

@@ -78,6 +78,8 @@ _FDS_PER_FORK = 3
 _MAX_FDS = 253
 _RECEIVE_BYTES = 1 << 16
 _WORDS_MAX = 1000
+#: A head that still loads its own parts reads them then.
+_HEARD_S = 5.0
 #: How long the end may take: only what is stuck in the kernel (a dead network disk) survives SIGKILL so long.
 _END_S = 5.0
 _HANDLED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -125,10 +127,19 @@ def fork_factory(
     except BaseException as error:
         sys.excepthook(*sys.exc_info())
         with contextlib.suppress(OSError):  # nobody is there to hear it, or its socket is full
-            theirs.setblocking(False)
-            theirs.send(encode_frame([FactoryFails(f"{type(error).__name__}: {error}"[:_WORDS_MAX])]))
+            _say_why(theirs, f"{type(error).__name__}: {error}"[:_WORDS_MAX])
     finally:
         os._exit(1)
+
+
+def _say_why(link: socket.socket, reason: str) -> None:
+    """Our last words; then listen until they were read: a head that writes to nobody would not read them."""
+    link.setblocking(False)
+    link.send(encode_frame([FactoryFails(reason)]))
+    link.shutdown(socket.SHUT_WR)
+    link.settimeout(_HEARD_S)
+    while link.recv(_RECEIVE_BYTES):
+        pass
 
 
 def _end_early(at_end: Callable[[], None]) -> NoReturn:
