@@ -11,7 +11,7 @@ import pytest
 
 from beamlet.base.ids import WorkerId
 from beamlet.processes.factory import fork_factory
-from beamlet.processes.fate_sharing import children, descendants
+from beamlet.processes.fate_sharing import children, descendants, is_stopped
 from beamlet.protocol.factory import Forked, ForkWorker, KillWorker
 from support.factories import (
     DEADLINE_S,
@@ -26,6 +26,7 @@ from support.factories import (
     tell,
     wait_for_exit,
 )
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -167,15 +168,23 @@ time.sleep(100)
 """
 
 
-def test_kill_9_of_the_factorys_parent_leaves_nothing() -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+def test_kill_9_of_the_factorys_parent_leaves_nothing(stopped: bool) -> None:
+    """Nor if the factory was stopped: it is continued, by the kernel."""
     head = subprocess.Popen(
-        [sys.executable, "-c", HEAD.format(tests=str(TESTS))], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HEAD.format(tests=str(TESTS))],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # as the head is started
     )
     assert head.stdout is not None
     pids = [int(pid) for pid in head.stdout.readline().split()]
     assert len(pids) == 1 + 4 + 3 + 39
     assert sorted(pids[1:5]) == sorted(children(pids[0]))
     assert len(descendants(head.pid)) >= len(pids)
+    if stopped:
+        os.kill(pids[0], signal.SIGSTOP)
+        wait_until(lambda: is_stopped(pids[0]), DEADLINE_S, "the factory to stop")
     head.kill()
     head.wait(DEADLINE_S)
     head.stdout.close()

@@ -311,17 +311,19 @@ def test_a_head_that_was_stopped_does_not_hold_up_the_end(tmp_path: Path) -> Non
     marked.expect_nothing_left(DEADLINE_S, "the end")
 
 
-@pytest.mark.parametrize("stopped", ["os.kill(head", "os.killpg(head"])
+@pytest.mark.parametrize("stopped", ["[head]", "children(head)", "[head, *children(head)]"])
+@pytest.mark.parametrize("also", ["", "os.kill(head, signal.SIGKILL)\n"])
 @pytest.mark.parametrize("by", ["init()", "with ThreadPoolExecutor(1) as pool: pool.submit(init).result()"])
 def test_a_stopped_head_does_not_outlive_a_driver_that_was_killed(
-    tmp_path: Path, stopped: str, by: str
+    tmp_path: Path, stopped: str, also: str, by: str
 ) -> None:
-    """Alone, or with its factory: nobody else would find out. Also if the thread that started it is gone."""
+    """Nor its factory, nor both: nobody else would find out. Also if the thread that started it is gone."""
     source = (
         "import os, signal\nfrom concurrent.futures import ThreadPoolExecutor\n"
+        "from beamlet.processes.fate_sharing import children\n"
         f"def init(): ray.init(num_cpus=1)\n{by}\nray.get(ray.remote(lambda: 7).remote())\n"
         "from beamlet.api.init import _driver\nhead = _driver.head.process.pid\n"
-        f"{stopped}, signal.SIGSTOP)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+        f"for pid in {stopped}: os.kill(pid, signal.SIGSTOP)\n{also}os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     marked = Marked(tmp_path / "root")
     path = tmp_path / "p.py"

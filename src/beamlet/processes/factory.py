@@ -118,7 +118,11 @@ def fork_factory(
         # What the parent has made is shared with it until a collection looks at it, and copies all pages.
         gc.freeze()
         # Until the loop listens for it: a head that is killed while we still load is cleaned up after, too.
-        signal.signal(signal.SIGTERM, lambda *_: _end_early(at_end))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: _end_early(at_end))
+        # A group of our own, so that the kernel continues us (with SIGHUP and SIGCONT) if the head dies while
+        # we are stopped: no other signal of its death would reach us.
+        os.setpgid(0, 0)
         die_with_parent(signal.SIGTERM, parent)
         ours.close()
         for close in close_in_factory:
