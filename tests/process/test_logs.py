@@ -225,6 +225,21 @@ def test_a_program_goes_on_though_nobody_reads_what_its_workers_print(path: Path
         assert out.count("x") >= 500_000, "it comes when somebody reads it"
 
 
+def test_results_of_tasks_that_print_come_though_nobody_reads_it(path: Path) -> None:
+    """Each waited for its output to be shown, and so did whoever wanted it, for ever."""
+    path.write_text(
+        "import beamlet as ray, os, sys, threading\n"
+        "threading.Timer(30, os._exit, (3,)).start()\n"
+        "@ray.remote\ndef talk(i):\n    print('x' * 100_000)\n    return i\n"
+        "ray.init(num_cpus=2)\n"
+        "assert ray.get([talk.remote(i) for i in range(20)]) == list(range(20))\n"
+        "print('got them', file=sys.stderr, flush=True)\nos._exit(0)\n"
+    )
+    with start_script(path) as program:
+        assert program.stderr is not None
+        assert any("got them" in line for line in program.stderr)
+
+
 @beamlet_only
 def test_dropping_a_new_actor_prints_nothing(path: Path) -> None:
     from conformance import DEADLINE_S, start_script

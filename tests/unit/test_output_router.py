@@ -9,6 +9,7 @@ from beamlet.protocol.output import CONTROL, control_line
 from beamlet.raylet.output_router import (
     PARTIAL_S,
     PIECE_BYTES,
+    SHOWN_WITHIN_S,
     Delivered,
     Effect,
     OutputRouter,
@@ -92,7 +93,7 @@ def test_an_unfinished_line_is_shown_after_a_moment_and_ended_with_its_task(rout
     assert router.tick(1.0 + PARTIAL_S / 2) == []
     assert router.tick(1.0 + PARTIAL_S) == [Record(W, False, b"half"), Show(JOB, "f", 7, False, b"half")]
     assert router.next_wake() is None
-    assert shown(router.mark(W, 1)) == [("f", b"\n"), ("", b"")]
+    assert shown(router.mark(W, 1, 0.0)) == [("f", b"\n"), ("", b"")]
 
 
 def test_a_line_that_goes_on_in_pieces_is_whole_in_the_end(router: OutputRouter) -> None:
@@ -137,7 +138,7 @@ def test_a_mark_follows_the_last_line_and_is_answered_when_the_driver_has_printe
     router: OutputRouter,
 ) -> None:
     feed(router, b"no newline")
-    effects = router.mark(W, 41)
+    effects = router.mark(W, 41, 0.0)
     assert effects == [
         Record(W, False, b"no newline\n"),
         Show(JOB, "", 7, False, b"no newline\n"),
@@ -148,8 +149,8 @@ def test_a_mark_follows_the_last_line_and_is_answered_when_the_driver_has_printe
 
 
 def test_marks_of_two_workers_with_equal_tokens_are_told_apart(router: OutputRouter) -> None:
-    router.mark(W, 1)
-    router.mark(V, 1)
+    router.mark(W, 1, 0.0)
+    router.mark(V, 1, 0.0)
     assert router.printed(2) == [Delivered(V, 1)]
     assert router.printed(1) == [Delivered(W, 1)]
 
@@ -157,9 +158,9 @@ def test_marks_of_two_workers_with_equal_tokens_are_told_apart(router: OutputRou
 def test_a_mark_is_answered_at_once_when_nobody_listens_and_when_the_driver_leaves(
     router: OutputRouter,
 ) -> None:
-    router.mark(W, 5)
+    router.mark(W, 5, 0.0)
     assert router.driver_gone(JOB) == [Delivered(W, 5)]
-    assert router.mark(W, 6) == [Delivered(W, 6)]
+    assert router.mark(W, 6, 0.0) == [Delivered(W, 6)]
 
 
 def test_last_words_are_the_last_twenty_lines_of_stderr_of_the_present_task(router: OutputRouter) -> None:
@@ -178,7 +179,7 @@ def test_last_words_know_lines_in_pieces_and_progress_bars(router: OutputRouter)
 
 
 def test_a_worker_that_is_gone_is_forgotten(router: OutputRouter) -> None:
-    router.mark(W, 1)
+    router.mark(W, 1, 0.0)
     router.forget(W)
     assert router.printed(1) == []
     assert router.ended(W) == []
@@ -200,3 +201,30 @@ def test_a_name_of_any_length_is_a_control_line(router: OutputRouter) -> None:
     line = control_line("n" * 10 * PIECE_BYTES)
     ((name, data),) = shown(feed(router, line + b"text\n"))
     assert (name[:3], data) == ("nnn", b"text\n")
+
+
+def test_a_driver_that_shows_nothing_is_waited_for_once(router: OutputRouter) -> None:
+    """Nobody read its output, so no task that had printed was ever done for it."""
+    assert [type(effect) for effect in router.mark(W, 1, 0.0)] == [Show]
+    router.mark(V, 2, 1.0)
+    assert router.next_wake() == SHOWN_WITHIN_S
+    assert router.tick(SHOWN_WITHIN_S - 0.1) == []
+    assert router.tick(SHOWN_WITHIN_S) == [Delivered(W, 1), Delivered(V, 2)]
+    assert router.next_wake() is None
+    mark, delivered = router.mark(W, 3, 3.0)
+    assert delivered == Delivered(W, 3)
+    assert isinstance(mark, Show)
+    assert [router.printed(1), router.printed(2)] == [[], []], "it has not caught up"
+    assert Delivered(W, 4) in router.mark(W, 4, 3.5)
+    assert router.printed(3) == []
+    assert router.printed(4) == []
+    assert [type(effect) for effect in router.mark(W, 5, 4.0)] == [Show], "it has: it is waited for again"
+    assert router.printed(5) == [Delivered(W, 5)]
+
+
+def test_the_end_of_a_driver_that_was_behind_is_forgotten(router: OutputRouter) -> None:
+    router.mark(W, 1, 0.0)
+    router.tick(SHOWN_WITHIN_S)
+    assert router.driver_gone(JOB) == []
+    assert router.mark(W, 2, 5.0) == [Delivered(W, 2)]
+    assert router.next_wake() is None

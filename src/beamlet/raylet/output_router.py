@@ -8,7 +8,9 @@ bar moves; it is ended, if it did not end itself, when the name changes or its t
 
 A worker whose task has printed sends a mark with its own token; after the shell has drained the pipes the
 router passes the mark on to the driver behind the last line, and answers Delivered when the driver has
-printed it, or at once when no driver listens.  Where lines go (driver, log files) is the shell's business.
+printed it, or at once when no driver listens.  A driver that has not printed for ``SHOWN_WITHIN_S`` (nobody
+reads its output, say) is not waited for, until it has caught up.  Where lines go (driver, log files) is the
+shell's business.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from beamlet.raylet.crash_report import CrashReport
 #: An unfinished line is shown after this.
 PARTIAL_S = 0.1
 PIECE_BYTES = 64 * 1024
+#: How long the results of tasks wait for the driver to show what these printed.
+SHOWN_WITHIN_S = 2.0
 #: Lines of stderr kept for the death certificate, and the most that is kept of each.
 LAST_WORDS = 20
 _LAST_WORD_BYTES = 1000
@@ -59,6 +63,15 @@ class Delivered(Struct, frozen=True):
 Effect = Show | Record | Delivered
 
 
+class _Mark(Struct):
+    """On its way to the driver of ``job``, and back."""
+
+    worker: WorkerId
+    its_token: int
+    job: JobId
+    due: float
+
+
 class _Stream(Struct):
     name: str = ""
     #: Read and not passed on.
@@ -82,9 +95,11 @@ class OutputRouter:
         self._workers: dict[WorkerId, _Worker] = {}
         #: Jobs whose driver wants to see its workers' output.
         self._listening: set[JobId] = set()
-        #: Marks on their way: our token → (worker, its token, job).
-        self._marks: dict[int, tuple[WorkerId, int, JobId]] = {}
+        #: Marks on their way, oldest first, by our token.
+        self._marks: dict[int, _Mark] = {}
         self._last_token = 0
+        #: Whose driver is not waited for → the newest mark that went there: when it is back, it is again.
+        self._behind: dict[JobId, int] = {}
         #: When an unfinished line is to be shown as it is.
         self._due: dict[tuple[WorkerId, bool], float] = {}
 
@@ -104,8 +119,8 @@ class OutputRouter:
     def driver_gone(self, job: JobId) -> list[Effect]:
         """Nobody will confirm its marks any more, and nobody needs to."""
         self._listening.discard(job)
-        lost = [token for token, (_, _, of) in self._marks.items() if of == job]
-        return [self._delivered(token) for token in lost]
+        self._behind.pop(job, None)
+        return self._all_delivered(job)
 
     def described(self, worker: WorkerId, name: str) -> list[Effect]:
         """It begins a task of that name."""
@@ -138,12 +153,16 @@ class OutputRouter:
         for worker, is_stderr in [key for key, when in self._due.items() if when <= now]:
             del self._due[worker, is_stderr]
             effects += self._piece(worker, is_stderr)
+        while (oldest := next(iter(self._marks.values()), None)) is not None and oldest.due <= now:
+            self._behind[oldest.job] = self._newest_of(oldest.job)
+            effects += self._all_delivered(oldest.job)
         return effects
 
     def next_wake(self) -> float | None:
-        return min(self._due.values(), default=None)
+        oldest = next(iter(self._marks.values()), None)
+        return min([*self._due.values(), *([oldest.due] if oldest is not None else [])], default=None)
 
-    def mark(self, worker: WorkerId, token: int) -> list[Effect]:
+    def mark(self, worker: WorkerId, token: int, now: float) -> list[Effect]:
         """The worker's task is over and its pipes are drained: pass on that all it printed must be shown."""
         state = self._workers.get(worker)
         if state is None:
@@ -152,11 +171,19 @@ class OutputRouter:
         if state.job is None or state.job not in self._listening:
             return [*effects, Delivered(worker, token)]
         self._last_token += 1
-        self._marks[self._last_token] = (worker, token, state.job)
-        return [*effects, Show(state.job, "", state.pid, False, b"", self._last_token)]
+        effects.append(Show(state.job, "", state.pid, False, b"", self._last_token))
+        if state.job in self._behind:
+            self._behind[state.job] = self._last_token
+            return [*effects, Delivered(worker, token)]
+        self._marks[self._last_token] = _Mark(worker, token, state.job, now + SHOWN_WITHIN_S)
+        return effects
 
     def printed(self, token: int) -> list[Effect]:
         """The driver has shown everything up to this mark."""
+        for job, newest in self._behind.items():
+            if newest == token:
+                del self._behind[job]
+                return []
         return [self._delivered(token)] if token in self._marks else []
 
     def ended(self, worker: WorkerId) -> list[Effect]:
@@ -170,15 +197,22 @@ class OutputRouter:
         state = self._workers.pop(worker, None)
         for is_stderr in (False, True):
             self._due.pop((worker, is_stderr), None)
-        for token in [token for token, (of, _, _) in self._marks.items() if of == worker]:
+        for token in [token for token, mark in self._marks.items() if mark.worker == worker]:
             del self._marks[token]
         return tuple(state.last_words) if state else ()
 
     # ---- private ----
 
     def _delivered(self, token: int) -> Delivered:
-        worker, its_token, _ = self._marks.pop(token)
-        return Delivered(worker, its_token)
+        mark = self._marks.pop(token)
+        return Delivered(mark.worker, mark.its_token)
+
+    def _all_delivered(self, job: JobId) -> list[Effect]:
+        waiting = [token for token, mark in self._marks.items() if mark.job == job]
+        return [self._delivered(token) for token in waiting]
+
+    def _newest_of(self, job: JobId) -> int:
+        return max(token for token, mark in self._marks.items() if mark.job == job)
 
     def _obey(self, worker: WorkerId, is_stderr: bool) -> list[Effect]:
         """Take out the control lines that are complete, and pass on what stands before them."""

@@ -115,7 +115,8 @@ class OutputService:
     def mark(self, worker: WorkerId, token: int) -> None:
         """All that it has printed so far is in its pipes: read it, then pass the mark on."""
         self._drain(worker)
-        self._performer.perform(self.router.mark(worker, token))
+        self._performer.perform(self.router.mark(worker, token, self._loop.now()))
+        self._alarm.by(self.router.next_wake())
 
     def printed(self, token: int) -> None:
         self._performer.perform(self.router.printed(token))
