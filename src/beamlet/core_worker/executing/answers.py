@@ -59,6 +59,7 @@ class Answers:
         self._refs = refs
         self._releases = releases
         self._work = work
+        self._queued = work.queue.items
         self._held: dict[int, HeldAnswer] = {}
         self._last_name = 0
         #: Threads that answer may wait until the receiver has read; an event loop may not.
@@ -75,8 +76,7 @@ class Answers:
         """An answer that nothing holds."""
         with self._bare_lock:
             receiver.send(message)
-            work = self._work
-            if work.queue.items or not work.takes_turns:
+            if self._queued or not self._work.takes_turns:
                 self._reactor.gather()
             else:
                 self._reactor.leave()
