@@ -10,7 +10,7 @@ import pytest
 from beamlet.base.class_names import class_names
 from beamlet.base.ids import FunctionKey
 from beamlet.core_worker.node_link import Unsent
-from beamlet.core_worker.submitting import submission
+from beamlet.core_worker.submitting import arguments, submission
 from beamlet.exceptions import InfeasibleError, RaySystemError, WorkerCrashedError
 from beamlet.protocol.node import (
     CancelLeaseRequest,
@@ -20,6 +20,7 @@ from beamlet.protocol.node import (
     ReturnLease,
 )
 from beamlet.protocol.peer import InlineDep, InRoom, PushTask, Results, StoreDep
+from beamlet.serialization.arguments import Slot, dumps_plain, serialize_arguments
 from beamlet.serialization.refs import note_contained
 from beamlet.serialization.values import dumps
 from support.owner import FakePeer
@@ -157,6 +158,25 @@ def test_a_reference_that_pickling_made_lives_until_it_is_counted(
     caller.answer(worker, push, 3)
     assert object_id not in caller.owner.refs.objects
     assert caller.outcome(result) == 3
+
+
+@pytest.mark.parametrize(
+    "large", [b"x" * 200_000, "x" * 200_000, bytearray(200_000)], ids=lambda x: type(x).__name__
+)
+def test_a_large_argument_is_not_pickled_to_find_out_how_large_it_is(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch, large: Any
+) -> None:
+    pickled: list[Any] = []
+
+    def note(args: Any, kwargs: Any) -> Any:
+        pickled.append(args)
+        return serialize_arguments(args, kwargs)
+
+    caller.owner.own.came(0, 8 << 20, 0)
+    monkeypatch.setattr(arguments, "serialize_arguments", note)
+    assert dumps_plain((large,), {}) is None
+    caller.task(large, [1])
+    assert [args[0] for args in pickled] == [Slot(0)], "it is in our slab"
 
 
 def test_a_stored_argument_travels_as_its_place(caller: Caller) -> None:

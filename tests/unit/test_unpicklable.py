@@ -198,3 +198,26 @@ def test_positional_arguments_beyond_the_named_ones_are_numbered(stack: contextl
 def test_other_errors_are_left_alone() -> None:
     explain_unpicklable(MemoryError(), (1,), {}, "f")
     explain_unpicklable(TypeError("raised by a __reduce__ that works now"), (1,), {}, "f")
+
+
+def test_a_key_that_cannot_even_be_shown_is_named_by_its_kind() -> None:
+    class Shy:
+        def __repr__(self) -> str:
+            raise RuntimeError("no repr")
+
+        def __reduce__(self) -> Any:
+            raise TypeError("no reduce")
+
+    with pytest.raises(TypeError, match=r"key <Shy> of x is a .*Shy, which cannot be pickled"):
+        explain_unpicklable(TypeError("no reduce"), ({Shy(): 1},), {}, "f", ("x",))
+
+
+def test_a_captured_variable_without_a_value_is_passed_over() -> None:
+    lock = threading.Lock()
+
+    def target() -> Any:
+        return later, lock
+
+    with pytest.raises(TypeError, match=r"lock \(captured by target\) is a threading.Lock"):
+        check_closure(target, "target", 1 << 20, 1 << 20)
+    later = 1

@@ -28,19 +28,21 @@ class Slot(msgspec.Struct, frozen=True):
 #: The payload of calls whose one argument is a dependency: pickling and unpickling it costs 8 µs at each end.
 _ONE_SLOT = pickle.dumps((Slot(0),), 5)
 #: What plain pickle handles as well as cloudpickle, and much faster.
-_ATOMS = frozenset({int, float, bool, str, bytes, type(None), Slot})
+_ATOMS = frozenset({int, float, bool, type(None), Slot})
+#: The same, but for those that are to travel through the store: nobody pickles them to find that out.
+_SIZED = frozenset({str, bytes})
 
 
 def dumps_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
     """The payload, if all arguments are small atoms; None when they need a closer look."""
     for arg in args:
-        if type(arg) not in _ATOMS:
+        if type(arg) not in _ATOMS and (type(arg) not in _SIZED or len(arg) > INLINE_MAX_BYTES):
             return None
     if len(args) == 1 and type(args[0]) is Slot and not args[0].index and not kwargs:
         return _ONE_SLOT
     if kwargs:
         for arg in kwargs.values():
-            if type(arg) not in _ATOMS:
+            if type(arg) not in _ATOMS and (type(arg) not in _SIZED or len(arg) > INLINE_MAX_BYTES):
                 return None
         payload = pickle.dumps([args, kwargs], 5)
     else:

@@ -11,6 +11,7 @@ import io
 import types
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -164,8 +165,9 @@ def _children(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """The parts of ``value``, each with its path."""
     if isinstance(value, dict):
         for key, child in value.items():
-            yield f"key {key!r:.40} of {path}", key
-            yield f"{path}[{key!r:.40}]", child
+            shown = _shown(key)
+            yield f"key {shown} of {path}", key
+            yield f"{path}[{shown}]", child
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         for field, child in zip(value._fields, value, strict=False):
             yield f"{path}.{field}", child
@@ -191,9 +193,17 @@ def _children(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from _attributes(value, path)
 
 
+def _shown(key: Any) -> str:
+    try:
+        return repr(key)[:40]
+    except Exception:  # of a user's __repr__
+        return f"<{type(key).__name__}>"
+
+
 def _captured(function: types.FunctionType, path: str) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        yield f"{name} (captured by {path})", cell.cell_contents
+        with suppress(ValueError):  # it is empty: the variable has no value yet
+            yield f"{name} (captured by {path})", cell.cell_contents
     for name in function.__code__.co_names:
         if name in function.__globals__:
             yield f"{name} (a global used by {path})", function.__globals__[name]

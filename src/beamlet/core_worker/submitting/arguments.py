@@ -122,8 +122,8 @@ class Arguments:
         placed: list[tuple[Place, int]] = []
         try:
             try:
-                # Arrays that are certainly too large are not pickled with the others only to find that out.
-                if any(map(_is_large_array, args)) or any(map(_is_large_array, kwargs.values())):
+                # What is certainly too large is not pickled with the others only to find that out.
+                if any(map(_is_large, args)) or any(map(_is_large, kwargs.values())):
                     args, kwargs, placed = self._store_large(args, kwargs, deps, temporary, name, lends)
                     payload = dumps_plain(args, kwargs)
                     if payload is not None:
@@ -294,5 +294,8 @@ def shared(deps: Sequence[InlineDep | StoreDep | InPlace]) -> list[InlineDep | S
     return [dep for dep in deps if not isinstance(dep, InPlace)]
 
 
-def _is_large_array(value: Any) -> bool:
-    return type(value).__module__ == "numpy" and getattr(value, "nbytes", 0) > INLINE_MAX_BYTES
+def _is_large(value: Any) -> bool:
+    kind = type(value)
+    if kind is bytes or kind is str or kind is bytearray:
+        return len(value) > INLINE_MAX_BYTES
+    return kind.__module__ == "numpy" and getattr(value, "nbytes", 0) > INLINE_MAX_BYTES
