@@ -299,6 +299,24 @@ def test_whoever_resets_all_signals_does_not_make_ours_deadly(books: Books) -> N
     assert interrupts._get_handler(ours_is) is interrupts._reminded
 
 
+def test_a_loop_does_at_once_what_a_handler_asks_of_it(books: Books) -> None:
+    """As a notebook's kernel does, to interrupt a cell that awaits something."""
+    started = time.monotonic()
+
+    async def sleep() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        signal.signal(NUMBER, lambda *_: task.cancel())
+        main = threading.get_ident()
+        asyncio.get_running_loop().call_later(0.1, lambda: None)  # the last that wakes it by itself
+        threading.Timer(0.3, signal.pthread_kill, (main, NUMBER)).start()
+        await asyncio.sleep(3 * PATIENCE_S)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(sleep())
+    assert time.monotonic() - started < PATIENCE_S
+
+
 def test_asyncio_is_told_of_each_signal_once(books: Books) -> None:
     calls: list[int] = []
 

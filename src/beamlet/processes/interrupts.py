@@ -116,6 +116,7 @@ def _run(handler: Handler, number: int, frame: FrameType | None) -> None:
     led = books.step_aside() if books is not None else None
     try:
         handler(number, frame)
+        _wake_loop()
     except BaseException as error:
         if error.__traceback__ is not None:
             error.__traceback__ = error.__traceback__.tb_next  # this frame
@@ -128,6 +129,20 @@ def _run(handler: Handler, number: int, frame: FrameType | None) -> None:
     finally:
         if books is not None:
             books.step_back(led)
+
+
+def _wake_loop() -> None:
+    """What a handler asked of the event loop that it interrupted is done now, not when something else comes.
+
+    A notebook's kernel cancels the cell that awaits a reference, and the loop slept on.
+    """
+    asyncio: Any = sys.modules.get("asyncio")
+    loop = asyncio._get_running_loop() if asyncio is not None else None
+    if loop is not None:
+        loop.call_soon_threadsafe(_nothing)
+
+
+def _nothing() -> None: ...
 
 
 def _is_lost(handler: Handler, error: BaseException, frame: FrameType | None) -> bool:
