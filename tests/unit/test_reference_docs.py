@@ -58,8 +58,15 @@ def page() -> str:
     return "\n".join(parts)
 
 
+#: Classes that programs are given and do not call.
+NOT_CALLED = ("ObjectRef", "ActorClass", "ActorHandle", "ActorMethod")
+#: Methods that are only there to say what to do instead.
+NOT_HERE_EITHER = ("add_done_callback",)
+
+
 def entry(name: str, value: Any, module_name: str) -> str:
-    lines = [f"### {name}", f"`{name}{signature(value)}`", "", text_of(value), *rule_rows(name, module_name)]
+    call = "" if name in NOT_CALLED else signature(value)
+    lines = [f"### {name}", f"`{name}{call}`", "", text_of(value), *rule_rows(name, module_name)]
     if inspect.isclass(value):
         for method_name, function in public_methods(value):
             said = text_of(function).partition("\n")[0]
@@ -70,7 +77,8 @@ def entry(name: str, value: Any, module_name: str) -> str:
 
 def public_methods(cls: type) -> Iterator[tuple[str, Any]]:
     for name, member in vars(cls).items():
-        if not name.startswith("_") and inspect.isfunction(member) and inspect.getdoc(member):
+        is_public = not name.startswith("_") and name not in NOT_HERE_EITHER
+        if is_public and inspect.isfunction(member) and inspect.getdoc(member):
             yield name, member
 
 

@@ -50,7 +50,10 @@ ASYNC_CONCURRENCY = 1000
 
 
 class ActorHandle(Generic[T]):
-    """A reference to an actor, to be passed around freely. The actor lives while handles exist."""
+    """A reference to an actor, to be passed around freely. The actor lives while handles exist.
+
+    Its methods are those of the actor's class: ``handle.m.remote(...)`` calls one.
+    """
 
     _id: ActorId
     #: Counts this handle; None for handles from ``get_actor``, which do not keep the actor alive.

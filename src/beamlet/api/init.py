@@ -47,7 +47,7 @@ def init(address: str | None = None, **options: Any) -> ClusterContext:
     """Start a local cluster, or join a running one, and make this process its driver.
 
     address: None (join BEAMLET_ADDRESS / RAY_ADDRESS or a session that ``beamlet start --head`` announced,
-    else start one), "local" (always start), "auto" (join or fail), a session's directory.
+    else start one), "local" (always start), "auto" (join or fail), a session's name, directory or socket.
     num_cpus, num_gpus, resources, _memory, object_store_memory (bytes): what the new node offers; detected by
     default.  namespace: scope of actor names.  runtime_env: {"env_vars": {…}} for all workers.
     ignore_reinit_error, log_to_driver, logging_level, compat="ray": see docs/guide.md.  Ray's other arguments
