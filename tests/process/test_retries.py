@@ -241,6 +241,30 @@ def test_what_a_second_attempt_puts_is_not_taken_for_what_the_first_did(
     assert get(puts.remote(Keeper.remote())) == (2, 2)
 
 
+def test_what_an_attempt_that_raised_has_put_lives_on_beside_what_the_next_puts(attempts: Attempts) -> None:
+    @ray.remote
+    class Holder:
+        def __init__(self) -> None:
+            self.held: list[Any] = []
+
+        def hold(self, refs: list[Any]) -> None:
+            self.held += refs
+
+        def values(self) -> list[int]:
+            return ray.get(self.held)
+
+    @ray.remote(retry_exceptions=True)
+    def puts(holder: Any) -> None:
+        number = attempts.add()
+        ray.get(holder.hold.remote([ray.put(number)]))
+        if number == 1:
+            raise ValueError(number)
+
+    holder = Holder.remote()
+    get(puts.remote(holder))
+    assert get(holder.values.remote()) == [1, 2]
+
+
 @ray.remote(max_concurrency=4)
 class Threaded:
     def __init__(self) -> None:
