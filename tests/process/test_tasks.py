@@ -280,6 +280,15 @@ def test_max_calls_recycles_the_worker() -> None:
     assert get(pid.remote()) != get(pid.remote())
 
 
+def test_max_calls_counts_calls_that_are_submitted_together_too() -> None:
+    @ray.remote(max_calls=3)
+    def pid() -> int:
+        return os.getpid()
+
+    runs = collections.Counter(get([pid.remote() for _ in range(30)], timeout=20))
+    assert max(runs.values()) <= 3, runs
+
+
 def test_a_task_that_starts_threads_ends_without_waiting_for_them(gate: Gate) -> None:
     @ray.remote
     def starts_a_thread() -> str:

@@ -219,6 +219,17 @@ def test_about_two_milliseconds_of_work_are_pushed_ahead(
     assert submitter.queued_count() == 300 - depth
 
 
+def test_nothing_is_pushed_ahead_to_a_worker_whose_calls_are_counted(
+    submitter: TaskSubmitter, desk: LeaseDesk
+) -> None:
+    counted = SchedulingKey((("CPU", 10_000),), alone=b"function")
+    submit(submitter, "a", "b", "c", key=counted)
+    worker, _ = grant(submitter, desk)
+    for name in "abc":
+        assert names(worker) == [name], "its answer may be its last"
+        finish(submitter, worker, SHORT_US)
+
+
 def test_what_waits_is_shared_out_evenly(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
     first, _ = warmed(submitter, desk)
     submit(submitter, "a", "b")

@@ -96,8 +96,9 @@ class KeyState(Generic[L]):
         self.requests: dict[int, None] = {}
         #: Moving average of run times; negative while unknown.
         self.average_us = -1.0
-        #: Of several at a worker that died, nobody knows which had run.
-        self.depth_max = 1 if key.once else PIPELINE_MAX
+        #: Of several at a worker that died, nobody knows which had run; and one that is worn out (max_calls)
+        #: may run nothing more.
+        self.depth_max = 1 if key.once or key.alone else PIPELINE_MAX
 
     def name_of_next(self) -> str:
         """The task that one more worker would run: the next in the queue, else one behind another."""
