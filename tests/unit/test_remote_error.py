@@ -312,6 +312,22 @@ def test_what_cannot_be_pickled_of_a_cause_stays_behind_and_is_told() -> None:
     assert "TwoArguments.lock is a threading.Lock, which cannot be pickled" in str(back)
 
 
+class OwnArgs(Exception):
+    @property
+    def args(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("not now")
+
+
+@pytest.mark.parametrize("holds", [None, threading.Lock()])
+def test_args_of_the_users_own_are_not_asked(holds: object) -> None:
+    error = OwnArgs("what happened")
+    error.holds = holds  # type: ignore[attr-defined]
+    back = arrived(raised_by(lambda: throw(error)))
+    assert type(back.cause) is OwnArgs
+    assert "OwnArgs: what happened" in str(back)
+    assert ("which cannot be pickled" in str(back)) is (holds is not None)
+
+
 def test_a_class_that_is_unknown_here_is_replaced_and_still_told(tmp_path: Path) -> None:
     (tmp_path / "only_there.py").write_text("class Odd(Exception): pass\n")
     program = (

@@ -195,6 +195,27 @@ def test_positional_arguments_beyond_the_named_ones_are_numbered(stack: contextl
         explain_unpicklable(TypeError("no"), (1, planted), {}, "f", ("x",))
 
 
+class Refusing:
+    """Cannot be sent, and does not like to be looked at."""
+
+    __slots__ = ("lock",)
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __repr__(self) -> str:
+        raise RuntimeError("repr")
+
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot pickle it")
+
+
+@pytest.mark.parametrize("value", [Refusing(), {Refusing(): 1}], ids=["attributes", "repr"])
+def test_what_raises_when_looked_at_is_not_looked_into(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"cannot send argument 'x' to f.*cannot be pickled"):
+        explain_unpicklable(TypeError("no"), (value,), {}, "f", ("x",))
+
+
 def test_other_errors_are_left_alone() -> None:
     explain_unpicklable(MemoryError(), (1,), {}, "f")
     explain_unpicklable(TypeError("raised by a __reduce__ that works now"), (1,), {}, "f")

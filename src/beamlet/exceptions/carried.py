@@ -65,13 +65,18 @@ def _reduces_itself(cls: type) -> bool:
 def reduce(error: BaseException) -> _Reduced:
     """What ``__reduce__`` of an exception should return; also right for plain ``pickle``."""
     state = (
-        error.args,
+        args_of(error),
         dict(vars(error)),
         dict(_members(error)),
         error.__cause__,
         error.__suppress_context__,
     )
     return rebuild, (type(error), shape_of(error), *state)
+
+
+def args_of(error: BaseException) -> tuple[Any, ...]:
+    """What it was made with, past any ``args`` of the class's own, which is code of users."""
+    return BaseException.args.__get__(error)  # type: ignore[attr-defined,no-any-return]
 
 
 def shape_of(error: BaseException) -> tuple[Any, ...]:
@@ -114,7 +119,7 @@ def blank(cls: type[BaseException], shape: tuple[Any, ...]) -> BaseException:
 def without_unpicklable(error: BaseException) -> BaseException:
     """A copy whose parts can all be pickled: a text stands for each that cannot."""
     copy = blank(type(error), shape_of(error))
-    BaseException.args.__set__(copy, tuple(_or_text(arg) for arg in error.args))  # type: ignore[attr-defined]
+    BaseException.args.__set__(copy, tuple(_or_text(arg) for arg in args_of(error)))  # type: ignore[attr-defined]
     vars(copy).update({name: _or_text(value) for name, value in vars(error).items()})
     set_members(copy, {name: _or_text(value) for name, value in _members(error)})
     return copy

@@ -6,6 +6,7 @@ Pickle names the type that failed, not where it sits.  This walks the value the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import types
@@ -112,13 +113,19 @@ def find_culprit(value: Any, path: str) -> tuple[str, Any]:
         seen.add(id(value))
         if _known_remedy(value):
             break
-        for step, child in islice(_children(value, path), _CHILDREN_MAX):
-            if id(child) not in seen and _fails(child):
-                path, value = step, child
-                break
-        else:
+        part = next(
+            (part for part in _parts(value, path) if id(part[1]) not in seen and _fails(part[1])), None
+        )
+        if part is None:
             break
+        path, value = part
     return path, value
+
+
+def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The first parts of ``value``, as far as looking at them does not raise, which may run code of users."""
+    with contextlib.suppress(Exception):
+        yield from islice(_children(value, path), _CHILDREN_MAX)
 
 
 def a_kind(culprit: Any) -> str:
