@@ -293,3 +293,16 @@ def test_a_logging_config_makes_json_in_driver_and_workers(path: Path) -> None:
     of_theirs = next(row for row in rows if row["message"] == "of theirs")
     assert (of_theirs["task_name"], of_theirs["levelname"]) == ("log", "INFO")
     assert {row["message"] for row in rows} >= {"an info", "a warning", "of theirs"}
+
+
+@beamlet_only
+def test_what_the_end_of_a_program_leaves_undone_is_no_failure(path: Path) -> None:
+    source = """
+@ray.remote
+def first(*_):
+    time.sleep(60)
+ray.init(num_cpus=1, logging_level="warning")
+ref = first.remote(first.remote())
+assert ray.wait([ref], timeout=0.2)[0] == []
+"""
+    assert program_errors(path, "import time" + source) == ""

@@ -10,6 +10,7 @@ import pytest
 from beamlet.base.class_names import class_names
 from beamlet.base.ids import FunctionKey
 from beamlet.core_worker.node_link import Unsent
+from beamlet.core_worker.owning.streams import STREAMING
 from beamlet.core_worker.submitting import arguments, submission
 from beamlet.exceptions import InfeasibleError, RaySystemError, WorkerCrashedError
 from beamlet.protocol.node import (
@@ -24,7 +25,7 @@ from beamlet.serialization.arguments import Slot, dumps_plain, serialize_argumen
 from beamlet.serialization.refs import note_contained
 from beamlet.serialization.values import dumps
 from support.owner import FakePeer
-from support.submitting import Caller, certificate, warmed
+from support.submitting import Caller, certificate, told, warmed
 
 
 @pytest.fixture
@@ -249,6 +250,26 @@ def test_a_task_without_retries_dies_with_its_worker_and_those_behind_it_do_not(
     caller.die(worker, certificate(signal=9))
     assert isinstance(caller.outcome(refs[0]), WorkerCrashedError)
     assert all(caller.is_pending(ref) for ref in refs[1:])
+
+
+def test_a_crash_that_ended_a_generator_is_seen_by_whoever_takes_its_last_item(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, stream, *_ = caller.task(num_returns=STREAMING)
+    worker = caller.grant()
+    caller.die(worker, certificate(signal=9))
+    last = caller.owner.streams.next(stream, 0)
+    assert isinstance(caller.outcome(last), WorkerCrashedError)
+    assert told(caller, monkeypatch) == []
+
+
+def test_what_fails_because_the_cluster_is_gone_is_not_told_one_by_one(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller.task(caller.promise())
+    caller.owner.unseen.tell_no_more()
+    caller.owner.objects.lose_promised(RaySystemError("the cluster is gone"))
+    assert told(caller, monkeypatch) == []
 
 
 def test_a_crash_is_told_with_its_certificate(caller: Caller) -> None:

@@ -409,6 +409,7 @@ class CoreWorker:
         self._lose_promised()
 
     def _lose_promised(self) -> None:
+        self.unseen.tell_no_more()
         self.outcomes.lose_streams(self.link.gone())
         self.objects.lose_promised(self.link.gone())
 

@@ -19,6 +19,7 @@ from typing import Any
 import cloudpickle
 
 from beamlet.base.deferring import is_from_handler
+from beamlet.exceptions.carried import args_of
 from beamlet.serialization.refs import contained_sink
 
 _DEPTH_MAX = 20
@@ -220,7 +221,7 @@ def _captured(function: types.FunctionType, path: str) -> Iterator[tuple[str, An
 
 def _attributes(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, BaseException):
-        yield from _children(value.args, f"{path}.args")
+        yield from _children(args_of(value), f"{path}.args")
         yield f"{path}.__cause__", value.__cause__
     for name, child in list(getattr(value, "__dict__", {}).items()):
         yield f"{path}.{name}", child

@@ -63,6 +63,10 @@ class UnseenErrors:
         self.errors.update(dict.fromkeys(ids, error))
         self.due.append(ids[0])  # its references may be gone already
 
+    def tell_no_more(self) -> None:
+        """The cluster is gone, which was said: that tasks fail for it is no news."""
+        self._silent = True
+
     def seen(self, object_id: ObjectId) -> None:
         """The value was looked at, or handed to someone else."""
         error = self.errors.pop(object_id, None)

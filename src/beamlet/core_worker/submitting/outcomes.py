@@ -48,23 +48,30 @@ class Outcomes:
 
     def fail(self, work: Pending[Any], error: BaseException) -> None:
         """Every return value of ``work`` is this error of our own making. Told if nobody asks for it."""
-        payload = dump_error(error)
-        self._keep_unseen(work, payload, {})
-        self.finish_with(work, payload)
+        self.finish_with(work, dump_error(error), is_told=True)
 
-    def finish_with(self, work: Pending[Any], payload: bytes, guard: Guard | None = None) -> None:
-        """Every return value of ``work`` is this error; ``guard``: what its references came under."""
+    def finish_with(
+        self, work: Pending[Any], payload: bytes, guard: Guard | None = None, is_told: bool = False
+    ) -> None:
+        """Every return value of ``work`` is this error; ``guard``: what its references came under.
+
+        is_told: it is, if nobody asks for it.
+        """
         contained = contained_of(payload)
         work.settled = True
         task_id = work.spec.task_id
         self.tasks.pop(task_id, None)
+        stream = self.streams.get(task_id)
+        last: dict[ObjectId, ObjectRecord] = {}
+        if stream is not None:
+            last = self._streams.end(stream, payload, contained, guard, work.spec.call_site)
+        if is_told:
+            self._keep_unseen(work, payload, last)
+        self.streams.pop(task_id, None)
         for record in work.returns:
             if record.state == PENDING:
                 self._refs.set_inline(record, payload, contained, guard)
                 self._objects.notify(record)
-        stream = self.streams.pop(task_id, None)
-        if stream is not None:
-            self._streams.end(stream, payload, contained, guard)
         self._let_go(work)
 
     def cancel(self, work: Pending[Any]) -> None:
@@ -74,8 +81,7 @@ class Outcomes:
     def fail_for(self, work: Pending[Any], argument: FailedArgument) -> None:
         """It never runs: the error that one of its arguments is, is its result too."""
         guard = self._refs.guard_copies(argument.object_id) if argument.object_id is not None else None
-        self._keep_unseen(work, argument.payload, {})
-        self.finish_with(work, argument.payload, guard)
+        self.finish_with(work, argument.payload, guard, is_told=True)
         if guard is not None:
             self._refs.settle(guard)
 
