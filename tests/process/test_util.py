@@ -95,6 +95,27 @@ def test_get_next_after_unordered_overtook_is_a_value_error(pool: ActorPool[int]
     gate.open()
 
 
+@beamlet_only
+def test_a_pool_takes_methods_with_several_results_and_refuses_what_is_no_call() -> None:
+    @ray.remote
+    class Splitter:
+        @ray.method(num_returns=2)
+        def split(self, value: int) -> tuple[int, int]:
+            return divmod(value, 10)
+
+    pool = ActorPool([Splitter.remote()])
+    assert list(pool.map(lambda a, v: a.split.remote(v), [12, 34])) == [[1, 2], [3, 4]]
+    assert sorted(pool.map_unordered(lambda a, v: a.split.remote(v), [12, 34])) == [[1, 2], [3, 4]]
+    for wrong in (5, None, [], [5]):
+        with pytest.raises(TypeError, match=r"must return the reference that actor\.method\.remote"):
+            pool.submit(lambda _, __, wrong=wrong: wrong, 1)
+    assert not pool.has_next()
+    assert pool.pop_idle() is not None, "it was asked for nothing"
+    pool.submit(lambda a, v: a.split.remote(v), 1)
+    with pytest.raises(RuntimeError, match="1 submission is waiting, and the pool has no living actor"):
+        pool.get_next()
+
+
 def test_an_error_comes_out_and_the_actor_stays(pool: ActorPool[int]) -> None:
     pool.submit(lambda actor, value: actor.fail.remote(value), 1)
     with pytest.raises(ValueError, match="1"):
@@ -152,7 +173,7 @@ def test_a_pool_of_the_dead_says_so() -> None:
     pool.submit(double, 2)
     with pytest.raises(ray.exceptions.ActorDiedError):
         pool.get_next(timeout=20)
-    with pytest.raises(RuntimeError, match="1 submission is waiting, and every actor"):
+    with pytest.raises(RuntimeError, match="1 submission is waiting, and the pool has no living actor"):
         pool.get_next(timeout=20)
 
 

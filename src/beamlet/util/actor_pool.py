@@ -8,13 +8,16 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import beamlet
 from beamlet.api.argument_table import checked
+from beamlet.api.option_rules import a_kind
 from beamlet.base.own_code import for_users, hide_our_frames
 from beamlet.exceptions import ActorDiedError
 
 V = TypeVar("V")
 
-#: (actor, value) → reference to the result.
+#: (actor, value) → reference to the result; a list of references for a method with num_returns.
 Submit = Callable[[Any, V], Any]
+#: What one call gave: its reference, or all of several as a tuple.
+_Result = Any
 
 
 class ActorPool(Generic[V]):
@@ -34,8 +37,8 @@ class ActorPool(Generic[V]):
     def __init__(self, actors: Iterable[Any]) -> None:
         self._idle: list[Any] = checked("util.ActorPool", "actors", actors)
         #: Of calls not yet returned: result → (its number, its actor).
-        self._running: dict[Any, tuple[int, Any]] = {}
-        self._numbered: dict[int, Any] = {}
+        self._running: dict[_Result, tuple[int, Any]] = {}
+        self._numbered: dict[int, _Result] = {}
         self._waiting: deque[tuple[Submit[V], V]] = deque()
         self._next_number = 0
         #: The number that get_next() returns next.
@@ -52,12 +55,12 @@ class ActorPool(Generic[V]):
             return
         actor = self._idle.pop()
         try:
-            ref = fn(actor, value)
+            result = _result_of(fn(actor, value))
         except BaseException:
             self._idle.append(actor)  # it was asked for nothing
             raise
-        self._running[ref] = (self._next_number, actor)
-        self._numbered[self._next_number] = ref
+        self._running[result] = (self._next_number, actor)
+        self._numbered[self._next_number] = result
         self._next_number += 1
 
     @for_users
@@ -112,16 +115,16 @@ class ActorPool(Generic[V]):
         timeout = checked("util.ActorPool.get_next", "timeout", timeout)
         checked("util.ActorPool.get_next", "ignore_if_timedout", ignore_if_timedout)
         self._refuse_if_empty()
-        ref = self._numbered.get(self._next_wanted)
-        if ref is None:
+        result = self._numbered.get(self._next_wanted)
+        if result is None:
             raise ValueError(
                 "get_next() cannot be mixed with get_next_unordered(), which has already returned the next "
                 "result in order. Use one or the other."
             )
-        ready, _ = beamlet.wait([ref], timeout=timeout)
+        ready, _ = beamlet.wait([_first_of(result)], timeout=timeout)
         if not ready:
-            self._too_slow(ref, timeout, ignore_if_timedout)
-        return self._return(ref)
+            self._too_slow(result, timeout, ignore_if_timedout)
+        return self._return(result)
 
     @for_users
     def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
@@ -129,10 +132,11 @@ class ActorPool(Generic[V]):
         timeout = checked("util.ActorPool.get_next_unordered", "timeout", timeout)
         checked("util.ActorPool.get_next_unordered", "ignore_if_timedout", ignore_if_timedout)
         self._refuse_if_empty()
-        ready, _ = beamlet.wait(list(self._running), num_returns=1, timeout=timeout)
+        results = {_first_of(result): result for result in self._running}
+        ready, _ = beamlet.wait(list(results), num_returns=1, timeout=timeout)
         if not ready:
             self._too_slow(next(iter(self._running)), timeout, ignore_if_timedout)
-        return self._return(ready[0])
+        return self._return(results[ready[0]])
 
     def _refuse_if_empty(self) -> None:
         if not self.has_next():
@@ -140,25 +144,27 @@ class ActorPool(Generic[V]):
         if not self._running:
             count = len(self._waiting)
             waiting = "1 submission is waiting" if count == 1 else f"{count} submissions are waiting"
-            raise RuntimeError(f"{waiting}, and every actor of the pool has died: push() a living one")
+            raise RuntimeError(f"{waiting}, and the pool has no living actor: push() one")
 
-    def _too_slow(self, ref: Any, timeout: float | None, drop: bool) -> NoReturn:
+    def _too_slow(self, result: _Result, timeout: float | None, drop: bool) -> NoReturn:
         if drop:
-            self._free(self._forget(ref))
-        raise TimeoutError(f"{ref} was not ready within {timeout} s" + (", and is dropped" if drop else ""))
+            self._free(self._forget(result))
+        raise TimeoutError(
+            f"{_first_of(result)} was not ready within {timeout} s" + (", and is dropped" if drop else "")
+        )
 
-    def _forget(self, ref: Any) -> Any:
-        """The result is accounted for; returns the call's actor."""
-        number, actor = self._running.pop(ref)
+    def _forget(self, result: _Result) -> Any:
+        """It is accounted for; returns the call's actor."""
+        number, actor = self._running.pop(result)
         del self._numbered[number]
         self._next_wanted = max(self._next_wanted, number + 1)
         return actor
 
-    def _return(self, ref: Any) -> Any:
+    def _return(self, result: _Result) -> Any:
         """Free the call's actor, unless it turns out to be dead, then return the result or raise it."""
-        actor = self._forget(ref)
+        actor = self._forget(result)
         try:
-            value = beamlet.get(ref)
+            value = beamlet.get(list(result) if isinstance(result, tuple) else result)
         except ActorDiedError:
             raise
         except BaseException:
@@ -189,3 +195,19 @@ class ActorPool(Generic[V]):
         self._idle.append(actor)
         if self._waiting:
             self.submit(*self._waiting.popleft())
+
+
+def _result_of(returned: Any) -> _Result:
+    """What the user's function returned, as a key; TypeError if it is not what a call of an actor gives."""
+    refs = returned if isinstance(returned, list) else [returned]
+    if not refs or not all(isinstance(ref, beamlet.ObjectRef | beamlet.ObjectRefGenerator) for ref in refs):
+        raise TypeError(
+            f"util.ActorPool: the function must return the reference that actor.method.remote(…) gives, "
+            f"not {a_kind(returned)}"
+        )
+    return tuple(refs) if isinstance(returned, list) else returned
+
+
+def _first_of(result: _Result) -> Any:
+    """What to wait for: the values of one call are there together."""
+    return result[0] if isinstance(result, tuple) else result
