@@ -163,6 +163,7 @@ def test_wrong_types_in_tasks(given: dict[str, Any]) -> None:
         ({"max_calls": -1}, "0 or a positive integer"),
         ({"retry_exceptions": [1]}, "exception classes"),
         ({"retry_exceptions": [KeyboardInterrupt]}, "exception classes"),
+        ({"placement_group": "mine"}, "must be a PlacementGroup, 'default' or None"),
         ({"resources": {"CPU": 1}}, "use num_cpus instead"),
         ({"resources": {"GPU": 1}}, "use num_gpus instead"),
         ({"resources": {"memory": 1}}, "use memory instead"),

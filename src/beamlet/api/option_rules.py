@@ -237,8 +237,11 @@ def scheduling_strategy(value: object) -> object:
 
 
 def placement_group(value: object) -> object:
+    expected = "must be a PlacementGroup, 'default' or None"
+    if isinstance(value, str) and value != "default":
+        raise ValueError(expected)
     if not isinstance(value, str) and type(value).__name__ != "PlacementGroup":
-        raise TypeError("must be a PlacementGroup, 'default' or None")
+        raise TypeError(expected)
     return value
 
 
