@@ -18,6 +18,7 @@ from beamlet.base.ids import (
 )
 from beamlet.gcs.gcs import MOST_QUESTIONS, REPORT_S, Gcs, UnexpectedMessage
 from beamlet.gcs.kv import FUNCTIONS
+from beamlet.gcs.restart_pauses import AT_ONCE, FIRST_PAUSE_S
 from beamlet.protocol import cluster, gcs
 from beamlet.protocol.message import Message
 from beamlet.rpc.loopback import loopback
@@ -232,6 +233,29 @@ def test_a_detached_actor_keeps_what_its_job_exported() -> None:
     near.say(OTHER, gcs.KillActor(3, actor, True), job_id_of_int(2))
     cluster_.loop.settle()
     assert cluster_.gcs.kv.handle_get(OTHER, gcs.KvGet(1, FUNCTIONS, b"class"))[0].message.value is None  # type: ignore[union-attr]
+
+
+def test_an_actor_whose_restart_was_put_off_is_placed_when_its_time_has_come() -> None:
+    cluster_ = Cluster()
+    cluster_.begin_job()
+    raylet, actor = cluster_.raylets[0], ActorId(b"a" * 12 + JOB)
+    at = make_address(NODES[0], WorkerId(b"w" * UNIQUE_ID_BYTES))
+    spec = gcs.ActorSpec(
+        actor, a_job(1), DRIVER, FunctionKey(b"k"), "C", b"", [], [], {}, {}, max_restarts=-1
+    )
+    raylet.say(DRIVER, gcs.CreateActor(1, spec, False, True))
+    for incarnation in range(AT_ONCE + 1):
+        raylet.port.send(cluster.ActorPlaced(actor, incarnation, at, 7))
+        certificate = DeathCertificate(b"", NODES[0], 7)
+        raylet.port.send(cluster.CoreWorkerGone(at, certificate, False, actor, incarnation))
+    cluster_.loop.settle()
+
+    def placed() -> list[int]:
+        return [each.incarnation for each in raylet.heard if isinstance(each, cluster.PlaceActor)]
+
+    assert placed() == list(range(AT_ONCE + 1))
+    cluster_.loop.pass_time(FIRST_PAUSE_S + 0.01)
+    assert placed()[-1] == AT_ONCE + 1
 
 
 def test_exported_functions_are_neither_overwritten_nor_deleted_by_anybody() -> None:
