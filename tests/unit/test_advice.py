@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from beamlet.api import advising, cluster_state
 from beamlet.api.advice import (
     LARGE_BYTES,
     RepeatedArguments,
@@ -14,6 +16,8 @@ from beamlet.api.advice import (
     fingerprint,
     repeated_text,
 )
+from beamlet.base.ids import JobId, TaskId, driver_task_id, return_id
+from beamlet.exceptions import CallSite, RaySystemError
 
 
 def loop(gets: SerialGets, arguments: list[list[Any]], results: list[Any], seconds: float = 0.2) -> int:
@@ -119,3 +123,23 @@ def test_fingerprints_see_changes_anywhere_sampled() -> None:
     assert fingerprint([bytes(data)]) == before
     data[0] = 1
     assert fingerprint([data]) != before
+
+
+@pytest.mark.parametrize("error", [TimeoutError("no answer"), RaySystemError("no cluster")])
+def test_a_get_does_not_fail_for_want_of_advice(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def nobody_says() -> dict[str, float]:
+        raise error
+
+    monkeypatch.setattr(cluster_state, "cluster_resources", nobody_says)
+    task = TaskId(driver_task_id(JobId(b"\1\0\0\0")))
+    ref = SimpleNamespace(_id=return_id(task, 1))
+    record = SimpleNamespace(call_site=CallSite("app.py", 8))
+    core: Any = SimpleNamespace(
+        refs=SimpleNamespace(objects={ref._id: record}), submission=SimpleNamespace(tasks={})
+    )
+    advisor = advising.Advisor(core)
+    try:
+        for _ in range(20):
+            advisor.waited([ref], 1.0)
+    finally:
+        advising._watch(None)

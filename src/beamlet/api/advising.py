@@ -14,9 +14,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from beamlet.api import advice
+from beamlet.base.deferring import is_from_handler
 from beamlet.base.ids import ActorId, ObjectId, is_nil_actor
 from beamlet.core_worker.waiting.waits import user_site
-from beamlet.exceptions import CallSite
+from beamlet.exceptions import CallSite, RaySystemError
 from beamlet.serialization.values import Serialized
 
 if TYPE_CHECKING:
@@ -92,9 +93,15 @@ class Advisor:
             _say(site, text)
 
     def _cpus(self) -> float:
+        """0.0 if nobody can say: a ``get`` that has its value does not fail for want of advice."""
         from beamlet.api.cluster_state import cluster_resources
 
-        return float(cluster_resources().get("CPU", 0.0))
+        try:
+            return float(cluster_resources().get("CPU", 0.0))
+        except (RaySystemError, TimeoutError) as error:
+            if is_from_handler(error):
+                raise
+            return 0.0
 
 
 #: Who wants to see arguments and results just now; read on the hot path.
