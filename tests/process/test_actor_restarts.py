@@ -244,3 +244,17 @@ def test_a_method_of_a_temporary_handle_is_retried_to_its_own_error() -> None:
 
     with pytest.raises(ValueError, match="mine"):
         get(Fails.remote().late.remote())
+
+
+def test_calls_made_before_an_actor_has_started_survive_a_crash_of_its_constructor(tmp_path: Path) -> None:
+    @ray.remote(max_restarts=2)
+    class Stumbles:
+        def __init__(self, mark: str) -> None:
+            if not os.path.exists(mark):
+                Path(mark).touch()
+                os._exit(1)
+
+        def ping(self) -> str:
+            return "pong"
+
+    assert get(Stumbles.remote(str(tmp_path / "mark")).ping.remote()) == "pong"

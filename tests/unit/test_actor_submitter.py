@@ -132,6 +132,21 @@ def test_while_it_restarts_only_calls_that_may_be_retried_wait(link: ActorLink) 
     assert start(link, 1).names() == ["patient"]
 
 
+def test_calls_of_an_actor_that_dies_while_it_starts_wait_for_its_next_start(link: ActorLink) -> None:
+    submit(link, a_call("early"))
+    assert update(link, "RESTARTING", 1) == (None, [])
+    submit(link, a_call("late"))
+    link.check_invariants()
+    assert start(link, 1).names() == ["early", "late"]
+
+
+def test_calls_of_an_actor_that_never_starts_fail_with_it(link: ActorLink) -> None:
+    submit(link, a_call("early"))
+    update(link, "RESTARTING", 1)
+    _, failed = update(link, "DEAD", 1)
+    assert [call.spec.name for call in failed] == ["early"]
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_sending_calls_as_their_arguments_come_walks_through_the_others_a_few_times(
     link: ActorLink, order: int

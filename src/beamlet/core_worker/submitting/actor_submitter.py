@@ -13,7 +13,8 @@ calls that survive a restart are sent again before any newer one.
 
 A call in flight when the actor dies is sent to the next incarnation if it has retries left, else it fails
 with the cause, which comes with the GCS's ActorUpdate.  While an actor restarts, calls that may not be sent
-twice are not accepted either: nobody knows how long it takes, nor whether it comes back.
+twice are not accepted either: nobody knows how long it takes, nor whether it comes back.  An actor whose
+process dies before it has been ALIVE is still WAITING: none of its calls can have run.
 """
 
 from __future__ import annotations
@@ -237,6 +238,8 @@ class ActorLink(Generic[L]):
             return None, []
         if update.state == "DEAD":
             return None, self._die(update)
+        if update.state == "RESTARTING" and self.state is LinkState.WAITING:
+            return None, []  # what was never sent waits for its start as before
         if update.state == "RESTARTING":
             self._disconnect()
             self.state = LinkState.RESTARTING
