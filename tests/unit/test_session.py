@@ -300,7 +300,9 @@ def test_a_session_that_cannot_be_made_leaves_nothing(root: Path, monkeypatch: p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("beamlet.processes.session._write_private", full)
-    with pytest.raises(SessionRootError, match=rf"{root}.*No space left on device.*BEAMLET_TMPDIR"):
+    with pytest.raises(
+        SessionRootError, match=rf"{root}.*No space left on device.*Make room.*BEAMLET_TMPDIR"
+    ):
         SessionDirectory.create(root)
     assert list(root.iterdir()) == []
 

@@ -20,6 +20,7 @@ Not here: what is in the logs, and the handshake that uses the secret.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -95,7 +96,7 @@ class SessionDirectory:
             _remove_tree(draft.path)
             _remove_tree(session.path)
             raise SessionRootError(
-                f"cannot make the session {session.path}: {error.strerror}. {_CHOOSE}"
+                f"cannot make the session {session.path}: {error.strerror}. {_instead(error)}"
             ) from error
         return session
 
@@ -239,7 +240,7 @@ def secure_root(root: Path) -> Path:
         found = os.stat(root, follow_symlinks=False)
     except OSError as error:
         raise SessionRootError(
-            f"cannot make the directory for sessions {root}: {error.strerror}. {_CHOOSE}"
+            f"cannot make the directory for sessions {root}: {error.strerror}. {_instead(error)}"
         ) from error
     if not stat.S_ISDIR(found.st_mode):
         raise SessionRootError(
@@ -262,6 +263,13 @@ def secure_root(root: Path) -> Path:
 
 
 _CHOOSE = "Set BEAMLET_TMPDIR to a directory that you own."
+
+
+def _instead(error: OSError) -> str:
+    """What to do about what could not be made."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Make room there, or set BEAMLET_TMPDIR to a directory of yours on another disk."
+    return _CHOOSE
 
 
 # -- finding sessions ----------------------------------------------------------------------------
