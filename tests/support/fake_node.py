@@ -102,6 +102,7 @@ class FakeEnd(AbstractContextManager[None]):
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.closed = False
+        self.other_has_ended = False
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -109,6 +110,11 @@ class FakeEnd(AbstractContextManager[None]):
 
     def fileno(self) -> int:
         return self.fd
+
+    def recv_into(self, buffer: bytearray) -> int:
+        if not self.other_has_ended:
+            raise BlockingIOError
+        return 0
 
     def close(self) -> None:
         self.closed = True
@@ -227,7 +233,9 @@ class FakeNode:
 
     def lifeline_ends(self, driver: Member) -> None:
         """It has ended, or let go of the store; and so have its forks."""
-        self.loop.readers[self.lifelines._tied[driver.address].ours.fileno()]()
+        ours: Any = self.lifelines._tied[driver.address].ours
+        ours.other_has_ended = True
+        self.loop.readers[ours.fileno()]()
 
     def killed_driver(self, driver: Member) -> None:
         self.drivers.gone(driver, "killed")

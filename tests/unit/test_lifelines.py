@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from typing import Any
+
 import pytest
 
-from beamlet.base.ids import ObjectId
+from beamlet.base.ids import Address, ObjectId
 from beamlet.protocol import node
+from beamlet.raylet.lifelines import Lifelines
 from beamlet.raylet.members import Member
+from beamlet.rpc.descriptors import KERNEL, Wire
+from beamlet.rpc.reactor import Reactor
 from support.fake_node import NODE, FakeNode, line_of
 
 MIB = 1 << 20
@@ -184,3 +191,56 @@ def test_without_descriptors_for_it_a_driver_is_shown_out(monkeypatch: pytest.Mo
     assert "Too many open files" in refused.reason
     assert line.closed
     assert line.context is None
+
+
+def test_an_event_of_who_had_its_number_before_does_not_end_it() -> None:
+    """Two descriptors were ready in one pass, and the first handler closed the second: its number is free."""
+    reactor = Reactor()
+    let_go: list[Address] = []
+    store: Any = type("", (), {"let_go": lambda _, driver: let_go.append(driver)})()
+    lifelines = Lifelines(KERNEL, reactor, store)
+    first, first_ends = socket.socketpair()
+    second, second_ends = socket.socketpair()
+    driver = Address(b"d" * 32)
+    theirs: list[Wire] = []
+
+    def a_driver_joins() -> None:
+        reactor.remove_reader(first.fileno())
+        number = second.fileno()
+        reactor.remove_reader(number)
+        second.close()
+        ours, others = lifelines.pair()
+        theirs.append(others)
+        if ours.fileno() != number:  # else it is the lowest that was free
+            os.dup2(ours.fileno(), number)
+            ours.close()
+            ours = socket.socket(fileno=number)
+        lifelines.tie(driver, ours)
+
+    reactor.add_reader(first.fileno(), a_driver_joins)
+    reactor.add_reader(second.fileno(), lambda: pytest.fail("it was closed"))
+    events = [(first.fileno(), 1), (second.fileno(), 1)]
+    reactor.dispatch(events)
+    assert not let_go, "the driver uses the store"
+    theirs.pop().close()
+    reactor.run_once(5.0)
+    assert let_go == [driver]
+    for end in (first, first_ends, second_ends):
+        end.close()
+    reactor.close()
+
+
+def test_of_one_that_cannot_be_watched_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel watches no more descriptors for us: that costs the visitor, who was not welcomed."""
+    fake = FakeNode()
+
+    def refuse(fd: int, on_readable: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fake.loop, "add_reader", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        fake.knock()
+    (visitor,) = fake.services.members
+    fake.drivers.gone(visitor, "its connection was closed")
+    assert all(end.closed for end in fake.descriptors.ends.values())
+    assert not fake.stores._cut_off, "nobody will ever tell that it has let go"

@@ -55,9 +55,14 @@ class Lifelines:
         return self._descriptors.pair()
 
     def tie(self, driver: Address, ours: Wire) -> None:
-        self._tied[driver] = _Lifeline(ours)
+        """Raises OSError; then the driver must not be welcomed, and ``ours`` is closed."""
         ours.setblocking(False)
-        self._loop.add_reader(ours.fileno(), partial(self._ended, driver))
+        try:
+            self._loop.add_reader(ours.fileno(), partial(self._readable, driver))
+        except OSError:  # the kernel watches no more descriptors for us
+            ours.close()
+            raise
+        self._tied[driver] = _Lifeline(ours)
 
     def outlived_by(self, driver: Member, reason: str) -> str:
         """The driver is gone for us: who may still use the store, in words; "" if nobody does."""
@@ -72,9 +77,10 @@ class Lifelines:
         for driver in list(self._tied):
             self._cut(driver)
 
-    def _ended(self, driver: Address) -> None:
-        self._cut(driver)
-        self._store.let_go(driver)
+    def _readable(self, driver: Address) -> None:
+        if _has_ended(self._tied[driver].ours):
+            self._cut(driver)
+            self._store.let_go(driver)
 
     def _cut(self, driver: Address) -> None:
         lifeline = self._tied.pop(driver)
@@ -89,3 +95,13 @@ class Lifelines:
                 f"{human_bytes(size)} of the object store stay as they are for {who}: it, or a process "
                 "forked from it, lives on and may use them. They are free when that has ended"
             )
+
+
+def _has_ended(ours: Wire) -> bool:
+    """Or the event was meant for who had its number before: a descriptor that this pass of the loop closed."""
+    try:
+        return not ours.recv_into(bytearray(1))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
