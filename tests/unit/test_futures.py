@@ -78,3 +78,23 @@ def test_nothing_keeps_a_future_that_is_done(owner: Owner, outcome: str) -> None
         assert not owner.refs.objects, "nor does anything keep the value"
     finally:
         gc.enable()
+
+
+def test_one_that_is_made_while_the_session_ends_does_not_wait_for_ever(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread calls shutdown() between two of our steps: who resolves futures has ended."""
+    ref = owner.promise()
+    find = owner.objects.record_of
+
+    def found_as_it_ends(ref: Any) -> Any:
+        monkeypatch.undo()
+        owner.futures.future_of(owner.promise())  # there is a thread for it
+        record = find(ref)
+        owner.objects.lose_promised(RaySystemError(ValueError("over")))
+        owner.futures.close()
+        return record
+
+    monkeypatch.setattr(owner.objects, "record_of", found_as_it_ends)
+    with pytest.raises(RaySystemError, match="over"):
+        owner.futures.future_of(ref).result(timeout=WITHIN_S)

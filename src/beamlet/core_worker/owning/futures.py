@@ -29,6 +29,8 @@ class Futures:
         self._reactor = reactor
         #: What resolves futures, one after another; None: it ends. Unset while there is no thread for it.
         self._ready: _ToResolve | None = None
+        #: What is resolved from then on, whoever asks does himself: nothing is waited for any more.
+        self._is_closed = False
 
     async def await_ref(self, ref: Ref) -> Any:
         """The value, for a coroutine on any loop."""
@@ -68,9 +70,12 @@ class Futures:
             if record.state == PENDING:
                 self._objects.when_ready(ref._id, record, resolving.on_ready)
                 future.add_done_callback(resolving.stop_if_cancelled)
-            else:
+            elif not self._is_closed:
                 resolving.on_ready(record)
+            is_late = self._is_closed
             self._reactor.flush()
+        if is_late:
+            resolving.resolve()
         self._reactor.nudge()
         return future
 
@@ -98,7 +103,8 @@ class Futures:
             del resolve  # or the value would live until the next one comes
 
     def close(self) -> None:
-        """Whoever waits hears that there is nothing to wait for any more."""
+        """Whoever waits has been told that there is nothing to wait for any more. Under the lock."""
+        self._is_closed = True
         if self._ready is not None:
             self._ready.put(None)
 
@@ -124,14 +130,14 @@ class _Resolving:
 
     def on_ready(self, _: ObjectRecord) -> None:
         """Unpickling is user code: never on the thread that reads the sockets, under the lock."""
-        self._to_resolve.put(self._resolve)
+        self._to_resolve.put(self.resolve)
 
     def stop_if_cancelled(self, future: concurrent.futures.Future[Any]) -> None:
         if future.cancelled():
             stop_waiting(self._record, self.on_ready)
             self._future = self._ref = None
 
-    def _resolve(self) -> None:
+    def resolve(self) -> None:
         future, ref = self._future, self._ref
         self._future = self._ref = None
         if future is None or ref is None or not future.set_running_or_notify_cancel():
