@@ -98,7 +98,7 @@ class Lifelines:
 
 
 def _has_ended(ours: Wire) -> bool:
-    """Or the event was meant for who had its number before: a descriptor that this pass of the loop closed."""
+    """Or the event was meant for who had its number before, and was closed in the same pass of the loop."""
     try:
         return not ours.recv_into(bytearray(1))
     except BlockingIOError:
