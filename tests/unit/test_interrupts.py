@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -315,6 +316,17 @@ def test_a_loop_does_at_once_what_a_handler_asks_of_it(books: Books) -> None:
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(sleep())
     assert time.monotonic() - started < PATIENCE_S
+
+
+def test_a_handler_may_run_while_asyncio_is_being_imported(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes some 30 ms, and a signal that comes then must not end the import."""
+    seen: list[int] = []
+    signal.signal(NUMBER, lambda number, _: seen.append(number))
+    monkeypatch.setitem(sys.modules, "asyncio", types.ModuleType("asyncio"))
+    signal.raise_signal(NUMBER)
+    assert seen == [NUMBER]
 
 
 def test_asyncio_is_told_of_each_signal_once(books: Books) -> None:

@@ -137,7 +137,8 @@ def _wake_loop() -> None:
     A notebook's kernel cancels the cell that awaits a reference, and the loop slept on.
     """
     asyncio: Any = sys.modules.get("asyncio")
-    loop = asyncio._get_running_loop() if asyncio is not None else None
+    running = getattr(asyncio, "_get_running_loop", None)  # none while it is being imported
+    loop = running() if running is not None else None
     if loop is not None:
         loop.call_soon_threadsafe(_nothing)
 
