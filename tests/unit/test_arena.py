@@ -624,3 +624,30 @@ def test_a_lifeline_closes_nothing_but_itself() -> None:
     os.close(number)
     del lifeline
     os.close(reads)
+
+
+def test_a_fork_does_not_hold_the_lifeline_for_a_write_of_another_thread(
+    tied: tuple[Arena, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That thread is not in the child, and never ends its write there."""
+    arena, told = tied
+    begun, goes_on = threading.Event(), threading.Event()
+    real = os.pwritev
+
+    def slow(fd: int, views: list[memoryview], offset: int) -> int:
+        begun.set()
+        goes_on.wait(20.0)
+        return real(fd, views, offset)
+
+    monkeypatch.setattr(os, "pwritev", slow)
+    writer = threading.Thread(target=arena.write, args=(0, [pattern(MB)]))
+    writer.start()
+    assert begun.wait(20.0)
+    child = os.fork()
+    if not child:
+        arena.abandon()
+        os._exit(len(told))
+    goes_on.set()
+    writer.join(20.0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert not told

@@ -425,7 +425,7 @@ class CoreWorker:
         for connection in (self.link.connection, *self.peers.connections()):
             connection.abandon()
         self.reactor.abandon()
-        self.store.leave()
+        self.store.abandon()
 
     def shut(self) -> None:
         """Close everything; every wait ends. Idempotent."""

@@ -79,8 +79,8 @@ class Arena:
         #: our lifeline until it is a copy.
         self._living: dict[int, weakref.finalize[[], Any]] = {}
         self._apart: weakref.WeakKeyDictionary[mmap.mmap, tuple[bool, object]] = weakref.WeakKeyDictionary()
-        #: Writes under way, and whose. No lock: a signal's handler may end them.
-        self._writing: dict[object, int] = {}
+        #: Writes under way: whose, and our lifeline. No lock: a signal's handler may end them.
+        self._writing: dict[object, tuple[int, object]] = {}
         self._may_write = True
 
     @classmethod
@@ -127,6 +127,11 @@ class Arena:
         self._may_write = False
         self._lifeline = None
 
+    def abandon(self) -> None:
+        """In a fork: as ``leave``, and whoever was writing is not here."""
+        self.leave()
+        self._writing.clear()
+
     # --- writing -------------------------------------------------------------------------------------
 
     def write(self, offset: int, buffers: Sequence[Buffer], warm: int = 0) -> None:
@@ -139,8 +144,8 @@ class Arena:
         if offset < 0 or offset + total > self.capacity:
             raise ValueError(f"{total} bytes at {offset} reach past the arena's {self.capacity}")
         head, tail = (views, []) if warm >= total else split(views, warm)
-        me = (object(), self._lifeline)
-        self._writing[me] = threading.get_ident()
+        me = object()
+        self._writing[me] = threading.get_ident(), self._lifeline
         try:
             self._check_may_write()
             if head:
@@ -148,7 +153,7 @@ class Arena:
             if tail:
                 self._write_cold(offset + min(warm, total), tail)
         finally:
-            del self._writing[me]
+            self._writing.pop(me, None)  # in a fork amid it, ``abandon`` has
 
     def end_writing(self, within_s: float) -> None:
         """Nothing is written from here on: what was ours to write is about to be others'.
@@ -157,7 +162,7 @@ class Arena:
         """
         self._may_write = False
         me, deadline = threading.get_ident(), monotonic() + within_s
-        while any(writer != me for writer in self._writing.copy().values()) and monotonic() < deadline:
+        while any(writer != me for writer, _ in self._writing.copy().values()) and monotonic() < deadline:
             sleep(0.0005)
 
     def _check_may_write(self) -> None:

@@ -294,6 +294,10 @@ class StoreClient:
         """From here on only arrays that live and are no copies are a reason to leave our places to us."""
         self._arena.leave()
 
+    def abandon(self) -> None:
+        """The same in a fork."""
+        self._arena.abandon()
+
     def close(self) -> None:
         self._arena.close()
 
