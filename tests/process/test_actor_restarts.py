@@ -13,7 +13,8 @@ from conformance import beamlet_only, get, process_is_gone, wait_until
 from gates import Gate
 
 import beamlet as ray
-from beamlet.exceptions import ActorDiedError, RayActorError
+from beamlet.api import backend
+from beamlet.exceptions import ActorDiedError, GetTimeoutError, RayActorError
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -258,3 +259,23 @@ def test_calls_made_before_an_actor_has_started_survive_a_crash_of_its_construct
             return "pong"
 
     assert get(Stumbles.remote(str(tmp_path / "mark")).ping.remote()) == "pong"
+
+
+@beamlet_only
+def test_a_wait_for_an_actor_that_does_not_come_up_says_why() -> None:
+    @ray.remote(max_restarts=-1)
+    class NeverStarts:
+        def __init__(self) -> None:
+            os._exit(7)
+
+        def ping(self) -> None: ...
+
+    actor = NeverStarts.remote()
+    call = actor.ping.remote()
+    link = backend.current().actors.links[actor._id]
+    wait_until(lambda: bool(link.stumbled), "the driver to hear of it")
+    with pytest.raises(GetTimeoutError, match=r"is not ready: .*is being restarted.*exited with code 7"):
+        get(call, timeout=0.1)
+    ray.kill(actor)
+    with pytest.raises(ActorDiedError):
+        get(call)

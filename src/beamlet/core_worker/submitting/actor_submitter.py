@@ -69,6 +69,7 @@ class ActorLink(Generic[L]):
         "queue",
         "result_sizes",
         "state",
+        "stumbled",
         "subscribed",
     )
 
@@ -94,6 +95,8 @@ class ActorLink(Generic[L]):
         #: Were in flight without retries when the connection broke; fail as soon as the cause is known.
         #: They keep their ``seq``: that they may have run is all that is known of them.
         self.interrupted: list[PendingCall] = []
+        #: Why it has not started at the last attempt, for messages.
+        self.stumbled = ""
         #: The update that said DEAD.
         self.death: ActorUpdate | None = None
         self.max_task_retries = 0
@@ -239,6 +242,7 @@ class ActorLink(Generic[L]):
         if update.state == "DEAD":
             return None, self._die(update)
         if update.state == "RESTARTING" and self.state is LinkState.WAITING:
+            self.stumbled = update.cause
             return None, []  # what was never sent waits for its start as before
         if update.state == "RESTARTING":
             self._disconnect()

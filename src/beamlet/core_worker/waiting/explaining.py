@@ -256,8 +256,8 @@ class Explaining:
             creation = self._actors.creation_of(link.actor_id)
             if creation is not None and creation.unresolved:
                 return self._cause_of_argument(f"{actor} is not started: __init__", creation, depth)
-            how = "is not ready: its __init__ is running, or its process is being started"
-            return Cause(actor, how, actor=link.actor_id)
+            how = link.stumbled or "its __init__ is running, or its process is being started"
+            return Cause(actor, f"is not ready: {how}", actor=link.actor_id)
         return Cause(actor, f"cannot be reached: {link.state.value}", progresses=False)
 
     def _actor_text(self, link: ActorLink[Peer]) -> str:
