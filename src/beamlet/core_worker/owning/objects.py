@@ -365,7 +365,7 @@ class ObjectAccess:
             else:
                 try:
                     record.payload = self._packed(place, record.size)
-                except MemoryError as error:  # nor has this process: better an error than no answer
+                except Exception as error:  # nor has this process room for it: better an error than no answer
                     record.payload = dump_error(error)
                 record.state = INLINE
             record.place = None

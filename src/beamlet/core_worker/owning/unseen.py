@@ -121,7 +121,7 @@ class UnseenErrors:
 
     def tell_all(self) -> None:
         """The program ends: nobody will ask any more. Without the lock."""
-        errors = list({id(e): e for e in self.errors.values() if not e.is_seen}.values())
+        errors = list({id(e): e for e in self.errors.copy().values() if not e.is_seen}.values())
         self.errors.clear()
         _tell(errors[:_TOLD_AT_END_MAX])
         if len(errors) > _TOLD_AT_END_MAX:
