@@ -233,22 +233,38 @@ def test_a_wait_that_always_takes_a_little_longer_is_spun_through(
     assert poller.wait(reactor, after_s, 5) == sleeps
 
 
+def crowd(poller: Late, reactor: Reactor, times: int) -> None:
+    """Others run for a while between two looks."""
+    for _ in range(times):
+        poller.look_s = 500e-6
+        poller.wait(reactor, 700e-6, 1)
+        poller.look_s = 5e-6
+
+
 def test_who_spins_for_long_stops_when_others_want_the_core_and_tries_again_later_each_time() -> None:
     poller, reactor = late()
     assert poller.wait(reactor, 200e-6, 3) == 1
-    poller.look_s = 150e-6  # others run between two looks
-    poller.wait(reactor, 400e-6, 1)
-    poller.look_s = 5e-6
+    crowd(poller, reactor, 1)
+    assert poller.wait(reactor, 200e-6, 10) <= 1, "once is nothing"
+    crowd(poller, reactor, 1)
     assert poller.wait(reactor, 200e-6, 10) == 10, "it slept each time: the core may still be wanted"
-    poller.now += 0.11
+    poller.now += 0.21
     assert poller.wait(reactor, 200e-6, 10) == 1
-    poller.look_s = 150e-6
-    poller.wait(reactor, 400e-6, 1)
-    poller.look_s = 5e-6
-    poller.now += 0.11
+    crowd(poller, reactor, 2)
+    poller.now += 0.21
     assert poller.wait(reactor, 200e-6, 10) == 10, "twice as long, this time"
-    poller.now += 0.11
+    poller.now += 0.21
     assert poller.wait(reactor, 200e-6, 10) == 1
+
+
+def test_that_what_was_waited_for_has_come_meanwhile_does_not_hide_the_crowd() -> None:
+    poller, reactor = late()
+    for _ in range(2):
+        assert poller.wait(reactor, 200e-6, 2) <= 1
+        poller.look_s = 500e-6
+        assert poller.wait(reactor, 700e-6, 1) == 0, "it came between two looks"
+        poller.look_s = 5e-6
+    assert poller.wait(reactor, 200e-6, 10) == 10
 
 
 def test_a_thread_for_which_nobody_waits_spins_as_usual() -> None:

@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 SPIN_S = 60e-6
 #: A sleep shorter than this would have been worth spinning for.
 _SHORT_SLEEP_S = 120e-6
-#: A look that took so long says that the core was given to somebody else, and not to whom we wait for.
-_CROWDED_S = 100e-6
-#: For so long after that nobody spins for longer than SPIN_S, which would be at others' cost; and for twice
-#: as long each time that it is so again, up to the second.
-_CALM_S, _CALM_MOST_S = 0.1, 3.2
+#: Two looks within _AGAIN_S that took so long say that others want the core, and get it for whole slices,
+#: whereas who sleeps would be let in at once. One alone is the system's, or of who shares the machine.
+_CROWDED_S, _AGAIN_S = 400e-6, 0.1
+#: For so long after that nobody spins for longer than SPIN_S; and for twice as long each time that it is so
+#: again, up to the second.
+_CALM_S, _CALM_MOST_S = 0.2, 6.4
 #: A wait that was slept through is spun through the next time, if it takes about as long.
 _NEXT_TIME = 1.3
 _MIN_SPIN_S = 2e-6
@@ -97,6 +98,7 @@ class Reactor:
         self._spin_s = spin_s
         #: When it may spin for longer than that again, and how long it waits after the next crowd.
         self._calm_from, self._calm_s = 0.0, _CALM_S
+        self._crowded_at = -_NEVER
         #: Connections with messages queued since their last flush.
         self.dirty: list[Connection] = []
         #: Takes turns with it, as a connection's two lists do.
@@ -191,6 +193,8 @@ class Reactor:
             while True:
                 events = poll(0)
                 if events:
+                    if self._spin_s > self._spin_limit and (now := clock()) - looked > _CROWDED_S:
+                        self._crowded(now)
                     return events
                 now = clock()
                 if now >= until:
@@ -221,6 +225,9 @@ class Reactor:
         self._spin_s = min(self._spin_s, self._spin_limit)
 
     def _crowded(self, now: float) -> None:
+        since, self._crowded_at = now - self._crowded_at, now
+        if since > _AGAIN_S:
+            return
         if now > self._calm_from + self._calm_s:
             self._calm_s = _CALM_S
         elif now > self._calm_from:
