@@ -53,6 +53,8 @@ class FakeRaylet:
     def send(self, message: Message) -> None:
         self.sent.append(on_the_wire(message))
 
+    send_first = send
+
     def request(self, message: Any, on_answer: Callable[[Any], None]) -> int:
         self._count += 1
         message.req = self._count

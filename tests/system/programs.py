@@ -53,6 +53,12 @@ def blob(size: int, fill: int) -> bytes:
     return bytes([fill]) * size
 
 
+def number_twice(size: int) -> tuple[bytes, int]:
+    """How often it has run, large and small."""
+    runs.append(size)
+    return bytes([len(runs)]) * size, len(runs)
+
+
 def length(data: bytes) -> int:
     return len(data)
 
@@ -112,6 +118,10 @@ def watch_a_child() -> float:
     return world.now() - began
 
 
+#: Of ``number_twice``, in the session.
+runs: list[int] = []
+
+
 class Counter:
     def __init__(self) -> None:
         self.n = 0
@@ -129,6 +139,9 @@ class Counter:
     def keep(self, refs: list[Any]) -> int:
         self.kept += refs
         return len(self.kept)
+
+    def number_twice(self, size: int) -> tuple[bytes, int]:
+        return number_twice(size)
 
     def read(self) -> list[Any]:
         return ray.get(self.kept)  # type: ignore[no-any-return]
@@ -185,6 +198,7 @@ far = SimpleNamespace(
     spread=ray.remote(spread),
     leave_behind=ray.remote(leave_behind),
     blob=ray.remote(blob),
+    number_twice=ray.remote(num_returns=2)(number_twice),
     length=ray.remote(length),
     filled=ray.remote(filled),
     look_again=ray.remote(look_again),

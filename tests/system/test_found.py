@@ -12,10 +12,11 @@ import beamlet as ray
 from beamlet import exceptions
 from beamlet.core_worker.executing.runner import Runner
 from beamlet.protocol.node import CreateObject
+from beamlet.protocol.peer import Results
 from beamlet.raylet.members import Member
 from beamlet.testing.virtual_cluster import VirtualDriver
 from beamlet.testing.world import sleep
-from system.programs import far
+from system.programs import far, runs
 from system.stage import Stage
 
 
@@ -80,6 +81,34 @@ def test_an_item_that_was_stored_and_not_announced_is_deleted_or_found(
         except exceptions.WorkerCrashedError:
             assert not retries
         assert read == list(range(5 if retries else item - 1))
+
+    stage.play(script)
+
+
+@pytest.mark.parametrize("is_call", [False, True])
+def test_results_of_two_attempts_are_not_mixed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, is_call: bool
+) -> None:
+    """The first stored its large one, and died before it could say so."""
+    runs.clear()
+    make = Runner._results
+
+    def making(self: Runner, *args: Any) -> Results:
+        message = make(self, *args)
+        if len(message.items) == 2 and len(runs) == 1:
+            sleep(0.05)  # its seal arrives
+            os._exit(3)
+        return message
+
+    monkeypatch.setattr(Runner, "_results", making)
+
+    def script(_: VirtualDriver) -> None:
+        if is_call:
+            actor = far.Counter.options(max_restarts=1, max_task_retries=1).remote()
+            large, small = actor.number_twice.options(num_returns=2).remote(200_000)
+        else:
+            large, small = far.number_twice.options(max_retries=1).remote(200_000)
+        assert ray.get([large, small]) == [bytes([2]) * 200_000, 2]
 
     stage.play(script)
 

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 
 from beamlet.base.death import DeathCertificate
-from beamlet.base.ids import NodeId
+from beamlet.base.ids import NodeId, ObjectId, return_id
 from beamlet.core_worker.habits import Advisor, NoAdvisor
 from beamlet.core_worker.node_link import Unsent
+from beamlet.core_worker.owning.streams import STREAMING
 from beamlet.core_worker.peers import Peer
 from beamlet.core_worker.submitting.key_state import LeasedWorker
 from beamlet.core_worker.submitting.outcomes import Outcomes
@@ -22,6 +23,7 @@ from beamlet.core_worker.submitting.task_submitter import TaskSubmitter
 from beamlet.exceptions import InfeasibleError, RaySystemError, WorkerCrashedError
 from beamlet.protocol.node import (
     CancelLeaseRequest,
+    DeleteObjects,
     LeaseCancelled,
     LeaseGranted,
     LeaseInfeasible,
@@ -206,7 +208,11 @@ class Leases:
         assert worker is not None
         self._leased.pop(worker.lease, None)
         tasks = self.submitter.lost(worker)
-        if peer.certificate is None and (raylet := self._raylets.get(worker.lease.node)) is not None:
+        raylet = self._raylets.get(worker.lease.node)
+        if raylet is not None and (ids := [each for task in tasks for each in _result_ids(task)]):
+            # What it stored for them and never announced must not pass for what the next attempt makes.
+            raylet.send_first(DeleteObjects(worker.lease.node, ids))
+        if peer.certificate is None and raylet is not None:
             # We gave it up, and to the raylet it may live: nobody else gives back what it holds for us.
             raylet.send(ReturnLease(worker.lease, dispose=True))
         if peer.certificate is None:
@@ -239,6 +245,13 @@ class Leases:
         task.attempt += 1
         self._outcomes.tasks[task.spec.task_id] = task
         self.submitter.requeue([task])
+
+
+def _result_ids(task: PendingTask) -> list[ObjectId]:
+    """Of its results, not of a generator's items, some of which may have been taken."""
+    if task.spec.template.num_returns == STREAMING:
+        return []
+    return [return_id(task.spec.task_id, index) for index in range(1, len(task.returns) + 1)]
 
 
 def _crash_of(task: PendingTask, certificate: DeathCertificate | None) -> WorkerCrashedError:

@@ -21,6 +21,9 @@ class Raylet(Protocol):
 
     def send(self, message: Message) -> None: ...
 
+    def send_first(self, message: Message) -> None:
+        """It leaves before anything that is queued for others, or will be."""
+
     def request(self, message: Any, on_answer: Callable[[Any], None]) -> int:
         """Send ``message`` under a new ``req``. The answer is None when the raylet is gone, or ``Unsent``."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from beamlet.base.class_names import is_worth_retrying
-from beamlet.base.ids import task_of_object
+from beamlet.base.ids import ObjectId, actor_of_task, is_nil_actor, task_of_object
 from beamlet.core_worker.owning.borrowing import ResultsGuard
-from beamlet.core_worker.owning.object_record import FREED, INLINE
+from beamlet.core_worker.owning.object_record import FREED, INLINE, PENDING
 from beamlet.core_worker.owning.objects import ObjectAccess
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.streams import Streams
@@ -150,8 +150,17 @@ class ResultTaker:
             stream = self._outcomes.streams.get(task_of_object(object_id))
             if stream is not None:
                 self._streams.stored_by_dead(stream, object_id, message.node)
+            elif self._is_asked_again(object_id):
+                self._refs.discard_stored(object_id, message.node)
             else:
                 self._refs.stored_by_dead(object_id, message.node)
+
+    def _is_asked_again(self, object_id: ObjectId) -> bool:
+        """Whether it is a call's that nobody answered: of the actor's next process we hear only later, and
+        what the dead one made must not pass for what that will make. (Of tasks: ``Leases.worker_lost``.)"""
+        record = self._refs.objects.get(object_id)
+        is_promised = record is not None and record.state == PENDING
+        return is_promised and not is_nil_actor(actor_of_task(task_of_object(object_id)))
 
 
 def _size_of(results: Results) -> int:
