@@ -15,6 +15,7 @@ from beamlet.core_worker.submitting import arguments, submission
 from beamlet.exceptions import InfeasibleError, RaySystemError, WorkerCrashedError
 from beamlet.protocol.node import (
     CancelLeaseRequest,
+    DeleteObjects,
     LeaseCancelled,
     LeaseInfeasible,
     RequestLease,
@@ -24,7 +25,7 @@ from beamlet.protocol.peer import InlineDep, InRoom, PushTask, Results, StoreDep
 from beamlet.serialization.arguments import Slot, dumps_plain, serialize_arguments
 from beamlet.serialization.refs import note_contained
 from beamlet.serialization.values import dumps
-from support.owner import FakePeer
+from support.owner import NODE, FakePeer
 from support.submitting import Caller, certificate, told, warmed
 
 
@@ -242,6 +243,17 @@ def test_a_dead_workers_first_task_spends_a_retry_and_the_others_none(caller: Ca
         pushes += caller.pushed(second)
     assert [push.attempt for push in pushes] == [1, 1, 1], "any of them may have run, and made something"
     assert caller.is_pending(refs[2])
+
+
+def test_what_a_dead_worker_stored_for_its_tasks_is_deleted_before_they_run_again(caller: Caller) -> None:
+    refs = caller.task(retries=1, num_returns=2)
+    _, _, *_ = caller.task(retries=1, num_returns=STREAMING)
+    first, second = caller.grant(b"first"), caller.grant(b"second")
+    caller.pushed(first), caller.pushed(second)
+    caller.die(first, certificate(signal=9))
+    assert caller.raylet.took(DeleteObjects) == [DeleteObjects(NODE, [ref._id for ref in refs])]
+    caller.die(second, certificate(signal=9))
+    assert not caller.raylet.took(DeleteObjects), "its user may have items of it"
 
 
 def test_a_task_without_retries_dies_with_its_worker_and_those_behind_it_do_not(caller: Caller) -> None:
