@@ -12,6 +12,7 @@ import pytest
 from beamlet.api import driver_output
 from beamlet.api.driver_output import Screen, Shower
 from beamlet.protocol.node import Notice, OutputLines
+from support.no_threads import refuse_threads
 
 
 class Terminal(io.StringIO):
@@ -193,10 +194,7 @@ class NoThreads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._patch = monkeypatch
-        monkeypatch.setattr(threading, "_start_new_thread", self._refuse)
-
-    def _refuse(self, *_: object) -> None:
-        raise RuntimeError("can't start new thread")
+        refuse_threads(monkeypatch)
 
     def has(self) -> None:
         self._patch.undo()

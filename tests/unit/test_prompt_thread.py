@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from beamlet.processes.prompt_thread import PromptThread, can_start, log_aside
+from support.no_threads import refuse_threads
 from support.waiting import wait_until
 
 PATIENCE_S = 10.0
@@ -52,10 +53,7 @@ def test_a_handler_of_logging_is_not_waited_for_under_a_lock_that_it_wants() -> 
 def test_without_a_thread_it_is_said_all_the_same(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    refuse_threads(monkeypatch)
     assert not can_start(PromptThread(target=print))
     log_aside(print, "%s of %d", "two", 3)
     assert "two of 3" in capsys.readouterr().err

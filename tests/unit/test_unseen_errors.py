@@ -13,6 +13,7 @@ from beamlet.base.ids import Address
 from beamlet.exceptions import RaySystemError
 from beamlet.protocol.peer import GetObject
 from beamlet.serialization.values import dump_error
+from support.no_threads import refuse_threads
 from support.owner import SELF, Owner, settled
 
 OTHER = Address(b"o" * 32)
@@ -132,15 +133,12 @@ def test_an_error_let_go_with_a_value_around_it_is_told(
 def test_errors_are_told_at_the_end_when_there_was_no_thread_to_tell_them(
     owner: Owner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
     ref = owner.promise()
     payload = dump_error(ValueError("unheard"))
     owner.keep_promise(ref, payload)
     owner.unseen.failed("f", [ref._id], [owner.record(ref)], payload)
     del ref
-    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    refuse_threads(monkeypatch)
     settled(owner)
     owner.unseen.sweep()
     monkeypatch.undo()
