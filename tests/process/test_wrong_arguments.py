@@ -185,13 +185,22 @@ def test_an_unknown_concurrency_group_is_named_at_the_call() -> None:
 
 
 def test_a_handle_of_an_earlier_session_is_no_actor_of_this_one() -> None:
+    @ray.remote
+    def call_ping(handle: Any) -> Any:
+        return ray.get(handle.ping.remote(), timeout=DEADLINE_S)
+
     old = Thing.remote()
     assert get(old.ping.remote()) == 1
     untouched = Thing.remote()
+    detached = Thing.options(name="detached", lifetime="detached").remote()
+    found = ray.get_actor("detached")
+    assert get([detached.ping.remote(), found.ping.remote()]) == [1, 1]
     ray.shutdown()
     ray.init(num_cpus=2, infeasible_grace_s=0.2)
-    for handle in (old, untouched):
+    for handle in (old, untouched, detached, found):  # the cluster has gone, and detached actors with it
         with pytest.raises(ValueError, match="earlier session"):
             ray.kill(handle)
         with pytest.raises(ray.exceptions.RaySystemError, match="earlier session"):
             handle.ping.remote()
+        with pytest.raises(ray.exceptions.RaySystemError, match="earlier session"):
+            call_ping.remote(handle)

@@ -115,8 +115,7 @@ class ActorHandle(Generic[T]):
 
     def _bind(self, core: CoreWorker) -> ActorLink[Peer]:
         """Our process's line to the actor, followed from the first call on."""
-        if self._is_of_another_session(core):
-            raise RaySystemError(ValueError(f"{self!r} belongs to an earlier session, which was shut down"))
+        self._demand_session(core)
         with core.lock:
             link = core.actors.link(self._id, self._info.class_name)
             link.max_task_retries = self._info.max_task_retries
@@ -126,9 +125,18 @@ class ActorHandle(Generic[T]):
         self._link, self._bound_to = link, core
         return link
 
+    def _demand_session(self, core: CoreWorker) -> None:
+        if self._is_of_another_session(core):
+            raise RaySystemError(ValueError(f"{self!r} belongs to an earlier session, which was shut down"))
+
     def _is_of_another_session(self, core: CoreWorker) -> bool:
-        """Whether its actor ended with a session that is over. Actors of ``get_actor`` may outlive one."""
-        return self._ref is not None and self._home is not None and self._home is not core
+        """Whether its actor ended with a session that is over. Actors of ``get_actor``, and detached ones,
+        outlive that of one program, but not their cluster.
+        """
+        home = self._home
+        if home is None or home is core:
+            return False
+        return self._ref is not None or home.identity.session_dir != core.identity.session_dir
 
     @property
     def _actor_id(self) -> ActorID:
@@ -151,6 +159,9 @@ class ActorHandle(Generic[T]):
         return [*super().__dir__(), *self._info.methods]
 
     def __reduce__(self) -> tuple[Any, ...]:
+        core = backend.current_or_none()
+        if core is not None:
+            self._demand_session(core)  # the receiver cannot know, and would wait for such an actor for ever
         return ActorHandle, (self._id, self._ref, self._info)
 
 
