@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,31 @@ def test_terminate_lets_other_threads_finish(gate: Gate) -> None:
     for ending in endings:
         with pytest.raises(RayActorError):
             get(ending)
+
+
+class SlowToPickle:
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        time.sleep(0.1)  # as a large result takes its time on its way into the store
+        return str, ("answered",)
+
+
+@pytest.mark.parametrize("options", [{"max_concurrency": 2}, {"concurrency_groups": {"slow": 1}}])
+def test_terminate_lets_other_threads_answer(options: dict[str, Any]) -> None:
+    """Their method has returned; what it returned was lost."""
+
+    @ray.remote(**options)
+    class Answers:
+        def slow(self) -> SlowToPickle:
+            return SlowToPickle()
+
+        def ready(self) -> None: ...
+
+    actor = Answers.remote()
+    get(actor.ready.remote())
+    group = "slow" if "concurrency_groups" in options else None
+    result = actor.slow.options(concurrency_group=group).remote()
+    actor.__ray_terminate__.remote()
+    assert get(result) == "answered"
 
 
 # -- cancelling calls of async actors ------------------------------------------------------------

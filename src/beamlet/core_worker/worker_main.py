@@ -209,7 +209,7 @@ class Worker:
 
     def _leave(self, reason: str) -> None:
         if self.core.work.spec is not None and self.actor.instance is not None:
-            self.actor.leave_when_done(reason, own_calls=0)
+            self.actor.leave_when_done(reason)
         self.core.leaving.tell(reason)
         self.core.leaving.end(0)
 

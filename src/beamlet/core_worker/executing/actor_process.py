@@ -66,8 +66,8 @@ class ActorProcess:
         self.shown_as = ""
         #: By name, those that were called: what to call, and how users know it.
         self.methods: dict[str, tuple[Any, str]] = {}
-        #: Calls that run here and wait for the others to be done.
-        self._leaving_calls = 0
+        #: Items in hand that wait for the others to be done.
+        self._leaving_items = 0
 
     # -- birth -----------------------------------------------------------------------------------
 
@@ -183,12 +183,12 @@ class ActorProcess:
             tell_hook_failed(name, self.instance, error)
         self._end()
 
-    def leave_when_done(self, reason: str, own_calls: int) -> NoReturn:
-        """The same once no other thread has a call to run; ``own_calls``: what the calling thread runs."""
+    def leave_when_done(self, reason: str) -> NoReturn:
+        """The same once what other threads have in hand is answered. Called by what a thread has in hand."""
         work = self._work
         with self._lock:
-            self._leaving_calls += own_calls
-        while len(work.running) > self._leaving_calls or any(q.items for q in work.groups.values()):
+            self._leaving_items += 1
+        while work.in_hand > self._leaving_items or any(queue.items for queue in work.groups.values()):
             self._reactor.wait(Waiter(), monotonic() + _LOOK_AGAIN_S)
         self.leave(reason)
 
@@ -237,5 +237,5 @@ def _implicit(actor: ActorProcess, name: str) -> Any:
     if name == "__ray_call__":
         return lambda function, *args, **kwargs: function(actor.instance, *args, **kwargs)
     if name == TERMINATE:
-        return lambda: actor.leave_when_done("__ray_terminate__()", own_calls=1)
+        return lambda: actor.leave_when_done("__ray_terminate__()")
     return None

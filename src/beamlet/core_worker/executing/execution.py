@@ -147,10 +147,14 @@ class Execution:
         """Run what comes until the process ends. One thread's life; ``woken``: it was started for an item."""
         reactor, run = self._reactor, self._run
         lock = reactor.bare_lock  # to take something queues nothing
-        waiter = Waiter()
+        work, waiter = self._work, Waiter()
+        has_item = False
         while True:
             with lock:
                 item = queue.take(waiter, woken)
+                if (item is not None) is not has_item:
+                    has_item = not has_item
+                    work.in_hand += 1 if has_item else -1
             if item is None:
                 if not reactor.wait(waiter):
                     return

@@ -41,6 +41,8 @@ class Work:
         self.system: ExecutionQueue | None = None
         #: What runs now, by task id.
         self.running: dict[bytes, TaskContext] = {}
+        #: Items that threads have taken from their queues and not answered yet. Under the lock.
+        self.in_hand = 0
         #: Cancelled while a thread was just taking it from its queue, or after it had ended: newest last.
         self.cancelled_early: dict[bytes, None] = {}
         #: The actor that this process is.
