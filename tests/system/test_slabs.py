@@ -227,3 +227,28 @@ def test_a_cancelled_call_gives_back_what_it_was_lent(stage: Stage) -> None:
         assert not len(own(driver))
 
     stage.play(script)
+
+
+def test_what_was_lent_to_an_actor_that_had_died_unheard_comes_back(stage: Stage) -> None:
+    """Nobody tells of a death to those who only then ask for the dead: the raylet's answer is the word."""
+
+    def script(driver: VirtualDriver) -> None:
+        counter = far.Counter.remote()
+        warm_up(counter)
+        world, cluster = stage.world, stage.cluster
+        before = {each.process for each in cluster.workers}
+        doomed = far.Counter.remote()
+        call = doomed.echo.remote(filled(SIZE, 3))
+
+        def newcomers() -> list[Any]:
+            return [each.process for each in cluster.workers if each.process not in before]
+
+        while not newcomers():
+            sleep(0.0005)
+        # It hears in one breath that the actor is ready and that it is dead.
+        driver.process.stalled_until = world.time_s + 1.0
+        world.later(0.5, lambda: [process.kill() for process in newcomers()])
+        with pytest.raises(exceptions.ActorDiedError):
+            ray.get(call)
+
+    stage.play(script)

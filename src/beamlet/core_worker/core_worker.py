@@ -395,6 +395,8 @@ class CoreWorker:
             self.leases.worker_lost(gone)
         if gone.actor is not None:
             self.actors.peer_gone(gone.actor, gone.reason if gone.given_up else "")
+        if not gone.given_up:  # perhaps it had died before we asked for it: then no WorkerDied comes
+            self.store.own.died(gone.address)
         reason = gone.certificate.describe() if gone.certificate is not None else gone.reason
         self.objects.lost(self.refs.peer_gone(gone.address, reason))
         self.perform_effects()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
-from beamlet.base.ids import Address, ObjectId, short
+from beamlet.base.ids import Address, ObjectId, short, worker_of
 from beamlet.core_worker.core_worker import CoreWorker
 from beamlet.core_worker.submitting.pending import PendingTask
 from beamlet.testing.virtual_cluster import VirtualCluster
@@ -102,15 +102,14 @@ def _leases_agree(cluster: VirtualCluster, cores: dict[Address, CoreWorker]) -> 
 def nothing_is_kept(cluster: VirtualCluster) -> None:
     """All references are dropped, all actors ended: so is what stood behind them."""
     for address, core in core_workers(cluster).items():
+        who = f"{short(worker_of(address))} ({_who(cluster, core)})"
         kept = {f"{short(object_id)} {_why_kept(core, object_id)}" for object_id in list(core.refs.objects)}
-        assert not kept, (
-            f"{short(address)} ({_who(cluster, core)}) keeps {len(kept)} objects: {sorted(kept)[:5]}"
-        )
+        assert not kept, f"{who} keeps {len(kept)} objects: {sorted(kept)[:5]}"
         waiting = [_where(core, pending) for pending in core.submission.tasks.values()]
-        assert not waiting, f"{short(address)} ({_who(cluster, core)}) has unanswered tasks: {waiting[:4]}"
-        assert not core.refs._holds, f"{short(address)} holds results for receivers"
-        assert not len(core.store.own), f"{short(address)} keeps places: {core.store.own._places}"
-        assert not core.refs._registrations, f"{short(address)} waits for owners' answers"
+        assert not waiting, f"{who} has unanswered tasks: {waiting[:4]}"
+        assert not core.refs._holds, f"{who} holds results for receivers"
+        assert not len(core.store.own), f"{who} keeps places: {core.store.own._places}"
+        assert not core.refs._registrations, f"{who} waits for owners' answers"
     head = cluster.head
     usage = head.store.usage()
     assert not usage.used_bytes, f"the store keeps {usage.used_bytes} bytes"
