@@ -26,7 +26,9 @@ from beamlet.gcs.restart_pauses import AT_ONCE, LONGEST_PAUSE_S, SHORT_LIFE_S
 from beamlet.gcs.storage import MemoryStorage
 from beamlet.protocol.cluster import ActorPlaced, ActorUnplaceable, CoreWorkerGone, StopActor
 from beamlet.protocol.gcs import (
+    ActorNotFound,
     ActorOutOfScope,
+    ActorReady,
     ActorSpec,
     ActorStarted,
     ActorUpdate,
@@ -58,14 +60,16 @@ class World:
         self.storage = MemoryStorage()
         self.table = ActorTable(lambda spec: NODE, self.storage, ActorHistory(most_dead=2), validate=True)
 
-    def create(self, actor_id: ActorId = A, get_if_exists: bool = False, **options: Any) -> list[str]:
+    def create(
+        self, actor_id: ActorId = A, get_if_exists: bool = False, ready: bool = True, **options: Any
+    ) -> list[str]:
         job = JobDescription(JOB, "space", [], b"/", b"", {}, False, DRIVER)
         options.setdefault("owner", DRIVER)
         spec = ActorSpec(
             actor_id, job, options.pop("owner"), FunctionKey(b"k"), "Counter", b"args", [], [], {}, {},
             namespace="space", call_site="app.py:12", **options,
         )  # fmt: skip
-        return kinds(self.table.handle_create(DRIVER, CreateActor(1, spec, get_if_exists), 1.0))
+        return kinds(self.table.handle_create(DRIVER, CreateActor(1, spec, get_if_exists, ready), 1.0))
 
     def start(self, incarnation: int = 0, at: Address = WORKER, actor_id: ActorId = A) -> None:
         self.table.handle_placed(ActorPlaced(actor_id, incarnation, at, 4711), 2.0)
@@ -216,6 +220,25 @@ def test_only_the_detached_outlive_their_owner(world: World) -> None:
     assert world.die(at=DRIVER) == ["CancelPlacement"]
     assert (world.now(A).state, world.now(B).state) == ("DEAD", "PENDING_CREATION")
     assert "its owner, the driver of job 01000000" in world.now(A).cause
+
+
+def test_a_detached_actor_needs_its_creator_until_its_arguments_are_there(world: World) -> None:
+    """Nobody else can say what the constructor is to be given: it would bear its name for ever, unready."""
+    world.create(A, ready=False, detached=True, name="ann")
+    world.create(B, ready=False, detached=True, name="bob")
+    world.table.handle_ready(DRIVER, ActorReady(world.find("bob").spec), 2.0)
+    world.die(at=DRIVER)
+    assert (world.now(A).state, world.now(B).state) == ("DEAD", "PENDING_CREATION")
+    assert "its creator, the driver of job 01000000, is gone" in world.now(A).cause
+    assert "arguments were not there yet" in world.now(A).cause
+    assert isinstance(world.find("ann"), ActorNotFound)
+    assert len(list(world.storage.scan("actors"))) == 1
+
+
+def test_a_detached_actor_that_nobody_will_make_ready_is_not_created(world: World) -> None:
+    world.die(at=DRIVER)
+    assert world.create(A, ready=False, detached=True, name="ann") == ["ActorRefused"]
+    assert world.create(B, detached=True, name="ann") == ["ActorAccepted", "PlaceActor"]
 
 
 def test_job_end_spares_what_a_detached_actor_owns(world: World) -> None:

@@ -60,6 +60,18 @@ def owner_gone(spec: ActorSpec, owner: str, intended: bool, how: str) -> Cause:
     return Cause(f"{who(spec)} ended because its owner, {owner}, is gone. {rule}. The owner: {how}", intended)
 
 
+def creator_gone(spec: ActorSpec, owner: str, intended: bool, how: str) -> Cause:
+    """Of a detached actor: it alone could have said what the constructor is to be given."""
+    rule = (
+        "The constructor's arguments were not there yet, and nobody else knows them. Let the process that "
+        "creates a detached actor live until the arguments are computed: get() a result of the actor"
+    )
+    return Cause(
+        f"{who(spec)} was never started because its creator, {owner}, is gone. {rule}. The creator: {how}",
+        intended,
+    )
+
+
 def job_ended(spec: ActorSpec, job_id: JobId) -> Cause:
     rule = "Only actors with lifetime='detached' outlive their driver"
     return Cause(f"{who(spec)} ended with job {job_id.hex()}. {rule}", True)

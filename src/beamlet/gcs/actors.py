@@ -116,7 +116,7 @@ class ActorTable:
             self._tell(sender, ActorAccepted(req, introduction.actor_id, existing=True, spec=introduction))
         elif holder is not None:
             self._tell(sender, ActorNameTaken(req, holder.spec.actor_id))
-        elif spec.owner in self._gone and not spec.detached:
+        elif spec.owner in self._gone and not (spec.detached and message.ready):
             self._tell(sender, ActorRefused(req, f"its owner, {self._describe(spec.owner, spec)}, is gone"))
         else:
             self._tell(sender, ActorAccepted(req, spec.actor_id))
@@ -156,6 +156,7 @@ class ActorTable:
 
     def _make_ready(self, record: ActorRecord, now: float) -> None:
         record.step(Step.READY, now, "arguments are there")
+        self._live.stepped(record)
         self._publish(record.update())
         self._place(record, now)
 
@@ -311,7 +312,8 @@ class ActorTable:
             if self._is_parting(record):
                 continue
             owner = self._describe(address, record.spec)
-            self._end(record, actor_causes.owner_gone(record.spec, owner, intended, how), now)
+            gone = actor_causes.creator_gone if record.spec.detached else actor_causes.owner_gone
+            self._end(record, gone(record.spec, owner, intended, how), now)
 
     def _died(
         self, record: ActorRecord, how: str, certificate: DeathCertificate | None, intended: bool, now: float
@@ -471,7 +473,8 @@ class ActorTable:
         for record in self._live:
             spec = record.spec
             assert spec.actor_id not in self._history, f"{who(spec)} both lives and has ended"
-            outlives = not spec.detached and spec.owner in self._gone and not self._is_parting(record)
+            needs_owner = not spec.detached or record.state is State.DEPENDENCIES_UNREADY
+            outlives = needs_owner and spec.owner in self._gone and not self._is_parting(record)
             assert not outlives, f"{who(spec)} outlives its owner"
         for actor_id in self._subscriptions.actors():
             assert actor_id not in self._history, f"somebody still waits for {short(actor_id)}, which is dead"

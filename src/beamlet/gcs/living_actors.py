@@ -23,7 +23,7 @@ class LivingActors:
         #: In order of creation.
         self._records: dict[ActorId, ActorRecord] = {}
         self._at: dict[Address, ActorRecord] = {}
-        #: Owner → its actors that end with it.
+        #: Owner → its actors that end with it: those that are detached only until their arguments are there.
         self._owned: dict[Address, dict[ActorId, ActorRecord]] = {}
 
     def __iter__(self) -> Iterator[ActorRecord]:
@@ -71,8 +71,13 @@ class LivingActors:
         self._of_job[spec.job.job_id] += 1
         if spec.name:
             self.names.take(spec.namespace, spec.name, spec.actor_id)
-        if not spec.detached:
+        if not _needs_no_owner(record):
             self._owned.setdefault(spec.owner, {})[spec.actor_id] = record
+
+    def stepped(self, record: ActorRecord) -> None:
+        """Its state has changed: it may need its owner no longer."""
+        if _needs_no_owner(record):
+            self._disown(record)
 
     def settle(self, record: ActorRecord, address: Address) -> None:
         """It lives in this process, or is about to."""
@@ -89,14 +94,17 @@ class LivingActors:
     def remove(self, record: ActorRecord) -> None:
         self.free_name(record)
         self.unsettle(record)
-        siblings = self._owned.get(record.spec.owner, {})
-        if siblings.pop(record.spec.actor_id, None) and not siblings:
-            del self._owned[record.spec.owner]
+        self._disown(record)
         del self._records[record.spec.actor_id]
         job = record.spec.job.job_id
         self._of_job[job] -= 1
         if not self._of_job[job]:
             del self._of_job[job]
+
+    def _disown(self, record: ActorRecord) -> None:
+        siblings = self._owned.get(record.spec.owner, {})
+        if siblings.pop(record.spec.actor_id, None) and not siblings:
+            del self._owned[record.spec.owner]
 
     def check_invariants(self) -> None:
         records = self._records.items()
@@ -107,9 +115,14 @@ class LivingActors:
         assert named == set(self.names.items()), "a name leads to no live actor, or a live one lost its name"
         hosts = {record.address: record for _, record in records if record.address}
         assert hosts == self._at, "an actor lives where nobody knows, or two live in one process"
-        owned = {(r.spec.owner, i) for i, r in records if not r.spec.detached}
+        owned = {(r.spec.owner, i) for i, r in records if not _needs_no_owner(r)}
         assert owned == {(owner, i) for owner, siblings in self._owned.items() for i in siblings}
         assert all(self._owned.values()), "an owner of nothing is listed"
+
+
+def _needs_no_owner(record: ActorRecord) -> bool:
+    """A detached actor needs its owner for as long as that has to say what the constructor is to be given."""
+    return record.spec.detached and record.state is not State.DEPENDENCIES_UNREADY
 
 
 def _check_record(me: str, record: ActorRecord) -> None:
