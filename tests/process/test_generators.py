@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conformance import get, wait_until
+from conformance import beamlet_only, get, wait_until
 from gates import Gate
 
 import beamlet as ray
@@ -215,6 +215,109 @@ def test_a_crashed_generator_runs_again_and_no_item_comes_twice(tmp_path: Path) 
         yield 3
 
     assert [get(ref) for ref in yields.remote(str(tmp_path / "mark"))] == [1, 2, 3]
+
+
+def note_run(folder: str) -> int:
+    run = len(os.listdir(folder)) + 1
+    Path(folder, str(run)).touch()
+    return run
+
+
+class Flaky:
+    """Fails twice, each time one item later. ``folder``: has a file for each run."""
+
+    def items(self, folder: str) -> Iterator[int]:
+        run = note_run(folder)
+        for i in range(6):
+            if i == run + 1 < 4:
+                raise ValueError(f"run {run}")
+            yield i
+
+    async def items_in_a_loop(self, folder: str) -> AsyncIterator[int]:
+        for i in self.items(folder):
+            yield i
+
+    def endless(self, folder: str) -> Iterator[int]:
+        note_run(folder)
+        try:
+            yield from range(10**9)
+        finally:
+            raise ValueError("the clean-up failed")
+
+    async def endless_in_a_loop(self, folder: str) -> AsyncIterator[int]:
+        note_run(folder)
+        try:
+            while True:
+                yield 0
+        finally:
+            await asyncio.sleep(0)
+            raise ValueError("the clean-up failed")
+
+    def ping(self) -> str:
+        return "pong"
+
+
+@ray.remote(num_returns="streaming")
+def of_a_task(method: str, folder: str) -> Iterator[int]:
+    yield from getattr(Flaky(), method)(folder)
+
+
+def flaky(kind: str, method: str, folder: Path, limit: int, retries: int) -> tuple[Any, Any]:
+    """A generator that is retried for its own errors, and the actor that runs it."""
+    if kind == "task":
+        options = {"max_retries": retries, "retry_exceptions": True}
+        return of_a_task.options(_generator_backpressure_num_objects=limit, **options).remote(
+            method, str(folder)
+        ), None
+    cls: Any = Flaky
+    if kind == "actor":  # without coroutines
+        names = ("items", "endless", "ping")
+        cls = type("Plain", (), {name: getattr(Flaky, name) for name in names})
+    else:
+        method += "_in_a_loop"
+    actor = ray.remote(cls).options(max_task_retries=retries).remote()
+    streamed = getattr(actor, method).options(
+        num_returns="streaming", retry_exceptions=True, _generator_backpressure_num_objects=limit
+    )
+    return streamed.remote(str(folder)), actor
+
+
+@beamlet_only
+@pytest.mark.parametrize("limit", [1, 3])
+@pytest.mark.parametrize("kind", ["task", "actor", "async actor"])
+def test_a_limited_generator_that_is_retried_for_its_error_goes_on(
+    kind: str, limit: int, tmp_path: Path
+) -> None:
+    """In the process where it failed: it waited for ever to be read."""
+    items, actor = flaky(kind, "items", tmp_path, limit, 3)
+    assert [get(ref) for ref in items] == list(range(6))
+    assert len(os.listdir(tmp_path)) == 3
+    assert actor is None or get(actor.ping.remote()) == "pong"
+
+
+@beamlet_only
+@pytest.mark.parametrize("kind", ["task", "actor", "async actor"])
+def test_a_dropped_generator_whose_clean_up_fails_is_not_run_again(kind: str, tmp_path: Path) -> None:
+    items, actor = flaky(kind, "endless", tmp_path, 1, -1)
+    assert get(next(items)) == 0
+    ended = items.completed()
+    del items
+    with pytest.raises(ValueError, match="the clean-up failed"):
+        get(ended)
+    assert os.listdir(tmp_path) == ["1"]
+    assert actor is None or get(actor.ping.remote()) == "pong"
+
+
+@beamlet_only
+@pytest.mark.parametrize("kind", ["task", "actor", "async actor"])
+def test_cancel_ends_a_generator_that_was_retried(kind: str, tmp_path: Path) -> None:
+    items, actor = flaky(kind, "items", tmp_path, 1, -1)
+    assert [get(next(items)) for _ in range(4)] == [0, 1, 2, 3]
+    assert len(os.listdir(tmp_path)) == 3
+    ray.cancel(items)
+    with pytest.raises(TaskCancelledError):
+        get(items.completed())
+    assert actor is None or get(actor.ping.remote()) == "pong"
 
 
 def test_a_generator_that_crashes_for_good_ends_with_the_error() -> None:

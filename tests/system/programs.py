@@ -107,6 +107,17 @@ def numbers(n: int, size: int) -> Iterator[Any]:
         yield bytes(size) + bytes([i])
 
 
+def numbers_at_last(n: int, failures: int, seconds: float) -> Iterator[int]:
+    """Fails so often, each time one item later."""
+    runs.append(n)
+    attempt = len(runs)
+    for i in range(n):
+        if attempt <= failures and i == attempt:
+            sleep(seconds)
+            raise Refused(f"attempt {attempt}")
+        yield i
+
+
 def watch_a_child() -> float:
     """How long a child takes that is submitted by a task that then computes (here: lets time pass)."""
     world = World.current
@@ -118,7 +129,7 @@ def watch_a_child() -> float:
     return world.now() - began
 
 
-#: Of ``number_twice``, in the session.
+#: Of ``number_twice`` and ``numbers_at_last``, in the session.
 runs: list[int] = []
 
 
@@ -164,6 +175,9 @@ class Counter:
     def call_self(self, me: Any) -> int:
         return int(ray.get(me.up.remote()))
 
+    def numbers_at_last(self, n: int, failures: int, seconds: float) -> Iterator[int]:
+        yield from numbers_at_last(n, failures, seconds)
+
     def fail_late(self, times: int) -> int:
         self.n += 1
         if self.n <= times:
@@ -207,6 +221,7 @@ far = SimpleNamespace(
     hand_out=ray.remote(hand_out),
     crash=ray.remote(max_retries=2)(crash),
     numbers=ray.remote(numbers),
+    numbers_at_last=ray.remote(max_retries=9, retry_exceptions=True)(numbers_at_last),
     Counter=ray.remote(Counter),
     Grouped=ray.remote(concurrency_groups={"io": 2}, num_cpus=0)(Counter),
     watch_a_child=ray.remote(watch_a_child),

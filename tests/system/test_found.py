@@ -47,6 +47,28 @@ def test_a_generator_run_again_goes_on_where_its_reader_is(stage: Stage) -> None
     stage.play(script)
 
 
+@pytest.mark.parametrize("limit", [1, 2, 4])
+@pytest.mark.parametrize("of_an_actor", [False, True])
+@pytest.mark.parametrize("pause_s", [0.0, 0.01], ids=["read late", "read before it fails"])
+def test_a_generator_that_fails_and_is_retried_goes_on_where_its_reader_is(
+    stage: Stage, limit: int, of_an_actor: bool, pause_s: float
+) -> None:
+    """By the same process: what was read is told to each attempt, once it knows what that is about."""
+
+    def script(_: VirtualDriver) -> None:
+        runs.clear()
+        source: Any = far.numbers_at_last
+        options: dict[str, Any] = {"_generator_backpressure_num_objects": limit}
+        if of_an_actor:
+            source = far.Counter.options(max_task_retries=9).remote().numbers_at_last
+            options |= {"num_returns": "streaming", "retry_exceptions": True}
+        items = source.options(**options).remote(7, 4, pause_s)
+        assert [ray.get(ref) for ref in items] == list(range(7))
+        assert len(runs) == 5
+
+    stage.play(script)
+
+
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_result_that_was_stored_and_not_announced_is_deleted_or_found(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, retries: int

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from beamlet.base.ids import return_id
-from beamlet.protocol.peer import PushTask, ReleaseHold, Result, Results, StoredAt
+from beamlet.protocol.peer import PushTask, ReleaseHold, Result, Results, StoredAt, Yielded
 from beamlet.serialization.values import dumps
 from support.owner import NODE
 from support.submitting import Caller, certificate, told
@@ -56,6 +56,28 @@ def test_a_task_without_results_that_fails_is_told_of(
     (push,) = caller.pushed(worker)
     caller.answer_with(worker, Results(push.seq, []))
     assert not caller.submission.tasks
+
+
+@pytest.mark.parametrize("how", ["fails", "crashes"])
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_a_generator_that_was_dropped_is_not_run_again(caller: Caller, is_dropped: bool, how: str) -> None:
+    """Retries without end, for one whose clean-up fails each time, were endless work for nobody."""
+    _, stream, over = caller.task(num_returns=-1, retries=-1, retry=True)
+    worker = caller.grant()
+    (push,) = caller.pushed(worker)
+    caller.results.take_yield(worker, Yielded(push.seq, 1, dumps(1)))
+    caller.owner.streams.next(stream, None)
+    if is_dropped:
+        caller.owner.streams.abandon(stream)
+        caller.owner.releases.drain()
+    if how == "fails":
+        caller.answer_error(worker, push, ValueError("clean-up"), "builtins.ValueError")
+    else:
+        caller.die(worker, certificate(signal=9))
+        if not is_dropped:
+            worker = caller.grant(b"x")
+    assert bool(caller.pushed(worker)) is not is_dropped
+    assert caller.is_pending(over) is not is_dropped
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -150,7 +150,7 @@ def test_one_who_is_told_and_raises_does_not_lose_the_others(owner: Owner) -> No
     assert told == [owner.record(ref)]
     stream = Stream(TASK, limit=-1)
     stream.waiters = {faulty: None, told.append: None}
-    owner.streams.take(owner.peers.get(OTHER), stream, Yielded(1, 1, ONE))
+    owner.streams.take(owner.peers.get(OTHER), stream, Yielded(1, 1, ONE), 0)
     assert told[1:] == [stream]
     assert owner.reactor.containment.count == 2
     assert "telling who waits for an object" in said[0]

@@ -41,6 +41,13 @@ class Sender(Sends, Protocol):
     def address(self) -> Address: ...
 
 
+class Stoppable(Protocol):
+    """Work of ours, as far as its generator is concerned."""
+
+    #: No further attempt.
+    unwanted: bool
+
+
 class Peers(Protocol):
     """Other core workers, by address."""
 

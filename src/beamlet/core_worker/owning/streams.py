@@ -6,9 +6,13 @@ Item i is the task's i-th return value, so a generator that is run again after a
 objects: those that came before are not taken twice.  An exception becomes the next item, and the last.
 With a limit on items not consumed yet, the executor waits for Consumed before it yields more.
 
+Every attempt is met at its first item, also one by the process that made the attempt before: it is told how
+far the program has read, or that nobody reads.  What is sent about a stream between two attempts may come
+before the second has begun, and be lost; nothing rests on it, for counts are totals.
+
 A generator that its user drops is stopped (StreamDropped) if it has a limit or was read from, as Python
 closes a generator that nobody refers to.  One that was never read from and has no limit runs to its end, for
-it may have been called for what it does, and its items are let go.
+it may have been called for what it does, and its items are let go.  One that is stopped is not run again.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from beamlet.base.ids import NodeId, ObjectId, TaskId, index_of_object, return_i
 from beamlet.core_worker.owning.borrowing import Guard, ResultsGuard
 from beamlet.core_worker.owning.object_record import PENDING, ObjectRecord, stop_waiting
 from beamlet.core_worker.owning.objects import ObjectAccess
-from beamlet.core_worker.owning.ports import MakeRef, Ref, Sender, Sends
+from beamlet.core_worker.owning.ports import MakeRef, Ref, Sender, Sends, Stoppable
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.exceptions import CallSite, GetTimeoutError, RaySystemError
@@ -54,8 +58,9 @@ class Stream:
     """The items of one generator task, at its owner. Guarded by the core worker's lock."""
 
     __slots__ = (
-        "_told",
+        "_is_told",
         "abandoned",
+        "attempt",
         "consumed_count",
         "executor",
         "finished",
@@ -65,10 +70,13 @@ class Stream:
         "received_count",
         "task_id",
         "waiters",
+        "work",
     )
 
-    def __init__(self, task_id: TaskId, limit: int) -> None:
+    def __init__(self, task_id: TaskId, limit: int, work: Stoppable | None = None) -> None:
         self.task_id = task_id
+        #: The task or call, until it is over.
+        self.work = work
         #: Most items yielded and not consumed; negative: no limit.
         self.limit = limit
         #: References to items that nobody has taken yet.
@@ -80,9 +88,11 @@ class Stream:
         self.left: dict[ObjectId, NodeId] = {}
         #: The ObjectRefGenerator is gone: items that still come are let go at once. Set by ``__del__``.
         self.abandoned = False
+        #: Who made the latest item, in which attempt: the executor of two attempts may be the same.
         self.executor: Sends | None = None
-        #: The executor that knows that the stream is abandoned.
-        self._told: Sends | None = None
+        self.attempt = -1
+        #: This attempt was told that nobody wants its items.
+        self._is_told = False
         self.waiters: dict[Callable[[Any], None], None] = {}
 
     @property
@@ -90,9 +100,9 @@ class Stream:
         """``next`` would not wait."""
         return bool(self.ready) or self.finished
 
-    def meet(self, executor: Sends) -> None:
+    def meet(self, executor: Sends, attempt: int) -> None:
         """Who makes the items now. One that makes them again must know what was taken or dropped before."""
-        self.executor = executor
+        self.executor, self.attempt, self._is_told = executor, attempt, False
         if self.abandoned:
             self.drop()
         elif self.limit > 0 and self.consumed_count:
@@ -101,9 +111,12 @@ class Stream:
     def drop(self) -> None:
         """Let go of what was not taken, and stop who makes more. Under the lock, once it is abandoned."""
         self.ready.clear()
-        wanted = self.limit <= 0 and not self.consumed_count
-        if self.executor is not None and self.executor is not self._told and not self.finished and not wanted:
-            self._told = self.executor
+        if self.finished or (self.limit <= 0 and not self.consumed_count):
+            return
+        if self.work is not None:
+            self.work.unwanted = True  # nobody would see what another attempt makes
+        if self.executor is not None and not self._is_told:
+            self._is_told = True
             self.executor.send(StreamDropped(self.task_id))
 
 
@@ -134,12 +147,12 @@ class Streams:
 
     # -- arriving (under the lock) ---------------------------------------------------------------
 
-    def take(self, sender: Sender, stream: Stream, message: Yielded) -> None:
-        """One more item; one that came before, from an attempt that crashed, is passed over."""
+    def take(self, sender: Sender, stream: Stream, message: Yielded, attempt: int) -> None:
+        """One more item; one that came before, from an attempt that crashed or failed, is passed over."""
         guard = ResultsGuard(sender.address, message.hold)
         try:
-            if stream.executor is not sender:
-                stream.meet(sender)
+            if stream.attempt != attempt:
+                stream.meet(sender, attempt)
             if message.index > stream.received_count:
                 self._take_new(stream, message, guard)
             elif type(message.item) is StoredAt:
@@ -221,6 +234,7 @@ class Streams:
             self._refs.set_inline(record, error, contained, guard)
             stream.ready.append(self._make_ref(object_id, self._refs.self_address))
         stream.finished = True
+        stream.work = None
         self._notify(stream)
         return last
 

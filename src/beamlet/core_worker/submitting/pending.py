@@ -34,7 +34,7 @@ class Pending(msgspec.Struct, Generic[S], eq=False, gc=False):
     unresolved: int = 0
     #: Its outcome is known already: it must not be pushed, and an answer says nothing.
     settled: bool = False
-    #: ``cancel`` was asked for: no further attempt.
+    #: ``cancel`` was asked for, or its generator was dropped: no further attempt.
     unwanted: bool = False
     #: Objects counted as "submitted" until the answer: dependencies, then nested references.
     held: Sequence[ObjectId] = ()

@@ -139,8 +139,8 @@ class ResultTaker:
         elif worker is not None:
             work = worker.in_flight.get(message.seq)
         stream = self._outcomes.streams.get(work.spec.task_id) if work is not None else None
-        if stream is not None:
-            self._streams.take(sender, stream, message)
+        if work is not None and stream is not None:
+            self._streams.take(sender, stream, message, work.attempt)
         else:
             self._refs.settle(ResultsGuard(sender.address, message.hold))
 

@@ -122,7 +122,7 @@ class Submission:
                     spec = TaskSpec(template, task_id, prepared.payload, call_site, children.parent)
                 task = Pending(spec, returns, template.max_retries)
                 if template.num_returns == STREAMING:
-                    refs = self._new_stream(task_id, template.stream_limit, refs)
+                    refs = self._new_stream(task, template.stream_limit, refs)
                 if in_the_middle:
                     reactor.put_off(partial(self._begin_task, task, prepared))
                     return refs
@@ -204,13 +204,13 @@ class Submission:
                     refs: Any = self._make_ref(object_id, self.address)
                 else:
                     refs, returns = self._new_returns(task_id, method.num_returns, call_site)
-                if method.num_returns == STREAMING:
-                    refs = self._new_stream(task_id, method.stream_limit, refs)
                 if prepared is None:
                     spec = CallSpec(method, task_id, payload)
                 else:
                     spec = CallSpec(method, task_id, payload, prepared.dep_ids(), prepared.nested)
                 call = Pending(spec, returns, method.max_task_retries)
+                if method.num_returns == STREAMING:
+                    refs = self._new_stream(call, method.stream_limit, refs)
                 if in_the_middle:
                     reactor.put_off(partial(self._begin_call, link, call, prepared))
                     return refs
@@ -297,6 +297,7 @@ class Submission:
             refs.append(self._make_ref(object_id, self.address))
         return (refs[0] if len(refs) == 1 and count <= 1 else refs if count else None), records
 
-    def _new_stream(self, task_id: TaskId, limit: int, completion: Ref) -> Any:
-        stream = self._outcomes.streams[task_id] = Stream(task_id, limit)
+    def _new_stream(self, work: PendingTask | PendingCall, limit: int, completion: Ref) -> Any:
+        task_id = work.spec.task_id
+        stream = self._outcomes.streams[task_id] = Stream(task_id, limit, work)
         return self._make_generator(self._streams, stream, completion)
