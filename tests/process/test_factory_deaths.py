@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -189,3 +190,55 @@ def test_kill_9_of_the_factorys_parent_leaves_nothing(stopped: bool) -> None:
     head.wait(DEADLINE_S)
     head.stdout.close()
     assert_all_gone(pids, "kill -9 of the head")
+
+
+#: Its importer hangs in the kernel, where no stop begins, until somebody writes to the FIFO.
+HANGS = """
+import os
+fifo = os.path.join(os.path.dirname(__file__), "fifo")
+opens = [(os.POSIX_SPAWN_OPEN, 9, fifo, os.O_RDONLY, 0)]
+os.waitpid(os.posix_spawn("/bin/true", ["true"], {}, file_actions=opens), 0)
+"""
+HEAD_OF_A_HANGING_ONE = """
+import sys, time
+sys.path[:0] = {tests!r}, {here!r}
+from beamlet.protocol.factory import LoadModule
+from support.factories import Raylet, fork_factory, obey
+
+raylet = Raylet(fork_factory(obey, close_in_factory=[lambda: {early} and __import__("hangs")]))
+print(raylet.process.pid, flush=True)
+if not {early}:
+    print(raylet.fork()[1], flush=True)
+    raylet.send(LoadModule("hangs"))
+time.sleep(100)
+"""
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_stop_that_begins_after_the_death_of_the_factorys_parent(tmp_path: Path, early: bool) -> None:
+    """It was sent before: the kernel found nothing to continue, and the factory stayed stopped for ever."""
+    (tmp_path / "hangs.py").write_text(HANGS)
+    os.mkfifo(tmp_path / "fifo")
+    head = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            HEAD_OF_A_HANGING_ONE.format(tests=str(TESTS), here=str(tmp_path), early=early),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert head.stdout is not None
+    pids = [int(head.stdout.readline()) for _ in range(1 if early else 2)]
+    wait_until(lambda: state(pids[0]) == "D", DEADLINE_S, "the factory to hang")
+    os.kill(pids[0], signal.SIGSTOP)
+    head.kill()
+    head.wait(DEADLINE_S)
+    head.stdout.close()
+    assert state(pids[0]) == "D"
+    with open(tmp_path / "fifo", "w"):
+        assert_all_gone(pids, "kill -9 of the head")

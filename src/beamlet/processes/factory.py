@@ -45,7 +45,7 @@ import msgspec
 from beamlet.base.ids import WorkerId
 from beamlet.base.say import say
 from beamlet.processes.dense_heap import fill_holes
-from beamlet.processes.fate_sharing import become_subreaper, children, die_with_parent, kill_group
+from beamlet.processes.fate_sharing import become_subreaper, children, kill_group, wake_with_parent
 from beamlet.processes.fork_failure import explain_fork_failure
 from beamlet.processes.forked_child import (
     ChildMain,
@@ -120,10 +120,14 @@ def fork_factory(
         # Until the loop listens for it: a head that is killed while we still load is cleaned up after, too.
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: _end_early(at_end))
-        # A group of our own, so that the kernel continues us (with SIGHUP and SIGCONT) if the head dies while
-        # we are stopped: no other signal of its death would reach us.
+        signal.signal(signal.SIGCONT, lambda *_: os.getppid() == parent or _end_early(at_end))
+        # A group of our own: who kills the head's leaves us, to clean up.
         os.setpgid(0, 0)
-        die_with_parent(signal.SIGTERM, parent)
+        # That the head is dead is told by SIGCONT, which nothing holds up: any other signal waits for as long
+        # as we are stopped, and a stop that was sent before it and begins after it would be for ever.
+        wake_with_parent()
+        if os.getppid() != parent:  # it died between fork and prctl
+            _end_early(at_end)
         ours.close()
         for close in close_in_factory:
             close()
@@ -203,6 +207,8 @@ class Factory:
         self._own_fds = (self._link.fileno(), self._wake.fileno(), wake_write.fileno())
         for number in _HANDLED:
             signal.signal(number, _noted_by_wakeup)
+        # From here on the end of the link tells of the head's; a kernel's SIGCONT comes after it.
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
         signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
         # What exists now lives as long as the factory: collections in children need not touch (and so copy)
         # its pages, and the factory itself makes no cycles.

@@ -2,7 +2,7 @@
 
     die_with_parent    the kernel signals us when the process that forked us is gone, whatever killed it
     wake_with_parent   the kernel continues us then, so that a stopped process sees what it has to do
-    wake               continues what is stopped of a session
+    wake               continues a session, whatever of it is stopped
     become_subreaper   orphans below us become our children instead of init's, so that we can find them
     kill_group         a process and everything that stayed in its process group
     descendants        everything below a process that still has its parents
@@ -52,17 +52,20 @@ def die_with_parent(signal_number: int, expected_parent_pid: int) -> bool:
 def wake_with_parent() -> bool:
     """Have the kernel continue us when whoever started us is gone: stopped, we would never learn of it.
 
-    It means the parent *thread*, so it may happen earlier; that and a second time do no harm.
+    That also takes back a stop that was sent and has not begun. It means the parent *thread*, so it may come
+    earlier; that and a second time do no harm.
     """
     return _prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def wake(marker: str) -> None:
-    """Continue what is stopped of a session, so that it can obey. For who knows that it is to end."""
+    """Continue what is stopped of a session, so that it can obey. For who knows that it is to end.
+
+    Nobody is asked whether it is: a stop may have been sent and begin in a moment.
+    """
     for pid in _marked(marker):
-        if is_stopped(pid):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def become_subreaper() -> bool:
