@@ -250,6 +250,46 @@ def test_each_coroutine_has_its_own_task_id() -> None:
     assert len({before for before, _ in pairs}) == 5
 
 
+@beamlet_only
+def test_an_actor_whose_loop_is_stopped_or_closed_goes_on() -> None:
+    """Whatever was called later was never answered."""
+
+    @ray.remote
+    class Rude:
+        def __init__(self) -> None:
+            loop = asyncio.get_event_loop()
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+
+        async def stop(self) -> str:
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(0.01)
+            return "stopped"
+
+        async def ping(self) -> str:
+            return "pong"
+
+    rude = Rude.remote()
+    assert get([rude.stop.remote(), rude.ping.remote()]) == ["stopped", "pong"]
+    assert get([rude.ping.remote(), rude.stop.remote(), rude.ping.remote()]) == ["pong", "stopped", "pong"]
+
+
+@beamlet_only
+def test_an_actor_whose_loop_breaks_dies_and_says_why() -> None:
+    @ray.remote
+    class Breaks:
+        async def break_it(self) -> None:
+            asyncio.get_running_loop()._run_once = None  # type: ignore[attr-defined]
+
+        async def ping(self) -> str:
+            return "pong"
+
+    breaks = Breaks.remote()
+    get(breaks.break_it.remote())
+    with pytest.raises(ActorDiedError, match="the event loop of actor Breaks broke: TypeError"):
+        get(breaks.ping.remote())
+
+
 def test_exit_actor_in_an_async_actor() -> None:
     @ray.remote
     class Leaves:

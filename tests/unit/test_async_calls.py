@@ -66,7 +66,7 @@ class Desk:
 
     def close(self) -> None:
         asyncio.set_event_loop(None)
-        self.calls.loop.close()
+        asyncio.SelectorEventLoop.close(self.calls.loop)
         self.reactor.close()
 
 
@@ -293,3 +293,30 @@ def test_ready_makes_no_room_for_a_call_when_it_ends(narrow: Desk) -> None:
         assert len(narrow.worker.answered()) == 2
 
     narrow.run(steps)
+
+
+def test_a_loop_that_users_stop_goes_on_and_one_they_close_stays_open(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = desk.calls.loop
+
+    def leave() -> None:
+        raise SystemExit(7)
+
+    def end() -> None:
+        loop.call_soon(leave)
+
+    loop.run_until_complete(asyncio.sleep(0))  # as constructors may, which close it then
+    loop.close()
+    assert not loop.is_closed()
+    desk.actor.named |= {"stop": loop.stop, "one": lambda: 1, "end": end}
+    for method in ("stop", "one", "stop", "one", "end"):
+        desk.call(method)
+    with pytest.raises(SystemExit):
+        desk.calls.serve()
+    assert [type(answer) for answer in desk.worker.answered()] == [Result] * 5
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(" of the event loop")[0] for line in said] == [
+        "code of A called close()",
+        "A.stop called stop()",
+    ]

@@ -527,6 +527,16 @@ def test_an_order_is_followed_after_what_was_queued_before(worker: Worker) -> No
     assert worker.orders == [order]
 
 
+def test_an_order_that_cannot_be_followed_is_told_of(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistake(_: Any) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(worker.execution, "_run", mistake)
+    worker.execution.exit_asked(ExitWorker("enough", graceful=True))
+    assert worker.execution.run_next()
+    assert worker.reactor.containment.counts == {"following ExitWorker: ZeroDivisionError": 1}
+
+
 def test_a_worker_in_a_hurry_waits_a_moment_for_what_it_runs(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

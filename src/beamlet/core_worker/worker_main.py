@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
@@ -114,14 +115,19 @@ class Worker:
         elif isinstance(order, ExitWorker):
             self._leave(order.reason)
 
-    def _serve_loop(self, loop: AsyncCalls) -> None:
+    def _serve_loop(self, loop: AsyncCalls) -> NoReturn:
         """The main thread's life from now on; what was ordered meanwhile is passed on."""
         with self.core.lock:
             while (item := self.core.work.queue.pop()) is not None:
                 _, order = item
                 assert isinstance(order, Order), "calls come when the actor is known to be alive"
                 loop.take_order(order)
-        loop.run_forever()
+        try:
+            loop.serve()
+        except Exception as error:
+            traceback.print_exc()
+            # Nobody would run its calls: its death is what their callers can learn of.
+            raise SystemExit(f"the event loop of actor {self.actor.shown_as} broke: {error!r}") from error
 
     def _set_title(self, name: str) -> None:
         self._title = name

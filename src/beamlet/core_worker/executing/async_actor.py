@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from beamlet.base.deferring import lets_through
 from beamlet.core_worker.context import TaskContext, current_task
+from beamlet.core_worker.executing.actor_loop import ActorLoop
 from beamlet.core_worker.executing.execution_queue import Order
 from beamlet.core_worker.executing.loop_watch import LoopWatch
 from beamlet.core_worker.executing.producers import Producer
@@ -135,7 +136,7 @@ class AsyncCalls:
         self._methods = actor.methods
         self._class_name = spec.class_name
         selector = ReactorSelector(reactor)
-        self.loop = asyncio.SelectorEventLoop(selector)
+        self.loop = ActorLoop(selector, spec.class_name)
         self.watch = selector.watch = LoopWatch(self.loop, self._name_of, self._unfinished)
         asyncio.set_event_loop(self.loop)
         self._arrived: deque[Call] = deque()
@@ -203,8 +204,9 @@ class AsyncCalls:
 
     # -- on the loop -----------------------------------------------------------------------------
 
-    def run_forever(self) -> None:
-        self.loop.run_forever()
+    def serve(self) -> NoReturn:
+        """The main thread's life."""
+        self.loop.serve()
 
     def _start_arrived(self) -> None:
         self._start_scheduled = False

@@ -178,6 +178,8 @@ class Execution:
         if sender is not None and isinstance(message, Pushed):
             self._work.running.pop(message.task_id, None)
             self._answers.send_failure(sender, message, error)
+        else:
+            self._reactor.containment.contain(error, f"following {type(message).__name__}")
 
     def run_next(self) -> bool:
         """Run the oldest item that is queued, in the calling thread; False if there is none.
