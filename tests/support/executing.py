@@ -108,7 +108,8 @@ class Worker:
         self.work = Work()
         refs = self.refs = ReferenceCounter(make_address(NODE, WorkerId(b"w" * 28)))
         peer_book: Any = SimpleNamespace(get=lambda _: self.link)
-        releases = Releases(refs, peer_book, self.link, UnseenErrors(), OwnSlab())
+        releases = self.releases = Releases(refs, peer_book, self.link, UnseenErrors(), OwnSlab())
+        releases.on_reply_may_go = lambda name: self.answers.may_go(name)
         blocking: Any = self.reactor
         peers: Any = SimpleNamespace(full=set())
         self.blocked = BlockedThreads(self.reactor, self.link, self.work)

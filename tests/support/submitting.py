@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from beamlet.core_worker.submitting.actors import ActorAccess
 from beamlet.core_worker.submitting.arguments import Arguments
 from beamlet.core_worker.submitting.cancelling import Cancelling
 from beamlet.core_worker.submitting.leases import Leases
+from beamlet.core_worker.submitting.obligations import Obligations
 from beamlet.core_worker.submitting.outcomes import Outcomes
 from beamlet.core_worker.submitting.raylets import Raylets
 from beamlet.core_worker.submitting.results import ResultTaker
@@ -157,6 +159,7 @@ class Caller:
             *(self.leases.submitter, self.actors),
         )
         owner.releases.on_freed = self.actors.handle_freed
+        self.obligations = Obligations(self.reactor, owner.refs, owner.releases, self.outcomes, self.actors)
 
     # -- the program -----------------------------------------------------------------------------
 
@@ -165,7 +168,7 @@ class Caller:
         template = TaskTemplate(FunctionKey(b"f"), "f", num_returns, ONE_CPU, {"CPU": 10_000}, retries, retry)
         return self.submission.submit_task(template, args, {})
 
-    def actor(self, *args: Any, restarts: int = 0, name: str = "") -> Any:
+    def actor(self, *args: Any, restarts: int = 0, name: str = "", detached: bool = False) -> Any:
         """``A.remote(*args)``."""
         spec = ActorSpec(
             actor_id=ActorId(b""),
@@ -179,10 +182,17 @@ class Caller:
             placement_resources={},
             lifetime_resources={},
             name=name,
+            detached=detached,
             max_restarts=restarts,
             call_site="app.py:7",
         )
         return self.actors.create(spec, args, {}, False)
+
+    def someones_actor(self) -> Any:
+        """An actor that another process has created."""
+        actor = SimpleNamespace(actor_id=ActorId(next(_numbers).to_bytes(16, "big")))
+        self.actors.subscribe(self.actors.link(actor.actor_id, "A"))
+        return actor
 
     def call(self, actor: Any, *args: Any, retries: int = 0, retry: Any = False) -> Any:
         """``actor.m.remote(*args)``."""

@@ -185,6 +185,40 @@ class Counter:
         return self.n
 
 
+class BornLate:
+    """A constructor that takes so long that idle workers are ended meanwhile."""
+
+    def __init__(self, seconds: float) -> None:
+        self.got: list[Any] = []
+        sleep(seconds)
+
+    def wait(self, seconds: float) -> None:
+        sleep(seconds)
+
+    def note(self, refs: list[Any]) -> None:
+        self.got += ray.get(refs)
+
+    def seen(self) -> list[Any]:
+        return self.got
+
+
+def note_and_go(actor: Any, value: int) -> None:
+    """Calls and does not wait; the argument lives in this process."""
+    sleep(0.05)  # each in a worker of its own
+    actor.note.remote([ray.put(value)])
+
+
+def create_and_go(refs: list[Any], name: str) -> None:
+    sleep(0.05)
+    far.BornWith.options(name=name, lifetime="detached").remote(refs[0])
+
+
+def create_to_restart(size: int, name: str) -> None:
+    sleep(0.05)
+    value = bytes(size)
+    far.BornWith.options(name=name, lifetime="detached", max_restarts=-1, max_task_retries=-1).remote(value)
+
+
 class BornWith:
     def __init__(self, data: Any) -> None:
         self.data = data
@@ -227,6 +261,11 @@ far = SimpleNamespace(
     watch_a_child=ray.remote(watch_a_child),
     use_actor=ray.remote(use_actor),
     BornWith=ray.remote(num_cpus=0)(BornWith),
+    BornLate=ray.remote(num_cpus=0)(BornLate),
+    note_and_go=ray.remote(num_cpus=0)(note_and_go),
+    create_and_go=ray.remote(num_cpus=0)(create_and_go),
+    create_to_restart=ray.remote(num_cpus=0)(create_to_restart),
+    idle=ray.remote(num_cpus=0)(slow),
 )
 #: Does not run again.
 lend = ray.remote(max_retries=0)(lend_to)

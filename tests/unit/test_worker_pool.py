@@ -428,6 +428,30 @@ def test_an_idle_worker_that_is_needed_stays_and_is_asked_again_later(pool: Work
     assert asked == [worker(2), worker(3), worker(1)]
 
 
+def test_workers_that_are_needed_are_not_asked_again_at_once_however_many_they_are(pool: WorkerPool) -> None:
+    count = MOST_SPARE + 10
+    pool.prestart(count, 0.0)
+    for n in range(count):
+        pool.ready(worker(n), n, 0.0)
+    asked = 0
+    now = 0.0
+    while now < 3 * IDLE_S:
+        for effect in pool.tick(now):
+            assert isinstance(effect, AskExit)
+            asked += 1
+            assert pool.stays(effect.worker, now) == []
+        pool.check_invariants()
+        wake = pool.next_wake()
+        assert wake is not None
+        now = max(wake, now + 0.001)
+    assert count < asked <= 4 * count
+    # One that works meanwhile may be asked like any other.
+    (found,) = pool.want(Want(1, J1), now)[-1:]
+    assert isinstance(found, Found)
+    pool.returned(found.worker, now)
+    assert not pool[found.worker].is_needed
+
+
 def test_a_worker_that_does_not_answer_whether_it_is_needed_may_be(pool: WorkerPool) -> None:
     """Killed for its silence, it took with it what others still used: a slow machine was enough."""
     pool.prestart(3, 0.0)

@@ -41,6 +41,7 @@ from beamlet.core_worker.submitting.actors import ActorAccess
 from beamlet.core_worker.submitting.arguments import Arguments
 from beamlet.core_worker.submitting.cancelling import Cancelling
 from beamlet.core_worker.submitting.leases import Leases
+from beamlet.core_worker.submitting.obligations import Obligations
 from beamlet.core_worker.submitting.outcomes import Outcomes
 from beamlet.core_worker.submitting.ports import MakeGenerator
 from beamlet.core_worker.submitting.raylets import Raylets
@@ -163,6 +164,7 @@ class CoreWorker:
             *(self.tasks, self.actors),
         )
         self.releases.on_freed = self.actors.handle_freed
+        self.obligations = Obligations(self.reactor, self.refs, self.releases, outcomes, self.actors)
         #: What those who explain waits look at.
         self.wait_view = (self.peers, self.refs, self.tasks, self.submission, self.actors)
         self.task_events = TaskEventBuffer(identity.worker_id)
@@ -214,9 +216,7 @@ class CoreWorker:
     def pin_for_good(self, ref: Ref) -> None:
         """A copy of ``ref`` left by a way we cannot follow: keep its value as long as we live."""
         with self.lock:
-            record = self.refs.objects.get(ref._id)
-            if record is not None:
-                record.local += 1
+            self.obligations.pin_for_good(ref._id)
 
     def adopt_ref(self, object_id: ObjectId, owner: Address) -> Any:
         """A reference came by a way of the user's own (plain pickle)."""
@@ -274,13 +274,8 @@ class CoreWorker:
     # -- housekeeping ----------------------------------------------------------------------------
 
     def is_needed(self) -> bool:
-        """Whether other processes use what this one owns, or would lose an actor with it. Under the lock."""
-        self.releases.drain()
-        return bool(self.submission.tasks) or any(
-            record.borrowers or record.holds or record.watched
-            for record in self.refs.objects.values()
-            if not record.owner
-        )
+        """Whether something would be lost with this process, idle as it is. Under the lock."""
+        return self.obligations.any_left()
 
     def _on_idle(self) -> None:
         if self.releases.is_due:

@@ -219,6 +219,7 @@ class WorkerPool:
         if record is None or record.state is not WorkerState.IDLE or not record.intended:
             return []
         record.intended, record.killed_by, record.is_asked = False, "", False
+        record.is_needed = True
         record.since, record.deadline = now, None
         return self._offer(record, now)
 
@@ -310,11 +311,12 @@ class WorkerPool:
                 del self._wants[waiting.want.ticket]
                 return self._hand_out(record, waiting.want, now)
         is_too_many = self._idle_count > self._floor(now) + MOST_SPARE
-        self._watch(now if is_too_many else now + IDLE_S)
+        self._watch(now if is_too_many and not record.is_needed else now + IDLE_S)
         return []
 
     def _hand_out(self, record: WorkerRecord, want: Want, now: float) -> list[Effect]:
         self._take_from_idle(record)
+        record.is_needed = False
         effects: list[Effect] = []
         if record.job is None:
             record.job, record.env = want.job.job_id, want.env
@@ -449,10 +451,10 @@ class WorkerPool:
         spare = len(idle) - self._floor(now)
         effects: list[Effect] = []
         for number, record in enumerate(idle[: max(spare, 0)]):
-            is_too_many = number < spare - MOST_SPARE
-            if (
-                is_too_many or now >= record.since + IDLE_S
-            ):  # as ``_next_event`` adds: a difference may be less
+            # One that is needed is not asked again and again, however many there are.
+            is_too_many = number < spare - MOST_SPARE and not record.is_needed
+            # As ``_next_event`` adds: a difference may be less.
+            if is_too_many or now >= record.since + IDLE_S:
                 effects += self.ask_to_exit(record.worker_id, "it was idle", now, optional=True)
         return effects
 

@@ -77,6 +77,8 @@ class WorkerRecord(Struct, eq=False):
     intended: bool = False
     #: It was asked whether it can leave, and has not said; perhaps others use what it owns.
     is_asked: bool = False
+    #: It said that it is needed, since it last was leased.
+    is_needed: bool = False
     #: It said WorkerReady once.
     reported: bool = False
     exited: bool = False

@@ -356,6 +356,11 @@ class SharedReactor(Reactor):
         if not self.is_dispatching:
             self.ask_flush()
 
+    @property
+    def has_put_off(self) -> bool:
+        """Something is still to be done ``as soon as that is over``."""
+        return bool(self._soon)
+
     def nudge(self) -> None:
         """Nobody will wait for what comes next (a coroutine, a future): the background thread should read."""
         self._wanted = True

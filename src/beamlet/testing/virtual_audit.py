@@ -107,7 +107,7 @@ def nothing_is_kept(cluster: VirtualCluster) -> None:
         assert not kept, f"{who} keeps {len(kept)} objects: {sorted(kept)[:5]}"
         waiting = [_where(core, pending) for pending in core.submission.tasks.values()]
         assert not waiting, f"{who} has unanswered tasks: {waiting[:4]}"
-        assert not core.refs._holds, f"{who} holds results for receivers"
+        assert not core.refs.held_results, f"{who} holds results for receivers"
         assert not len(core.store.own), f"{who} keeps places: {core.store.own._places}"
         assert not core.refs._registrations, f"{who} waits for owners' answers"
     head = cluster.head

@@ -17,6 +17,7 @@ from beamlet.core_worker.executing.runner import ActorExit, Runner
 from beamlet.core_worker.executing.work import READY, TERMINATE, Work
 from beamlet.core_worker.functions import FunctionTable
 from beamlet.core_worker.node_link import NodeLink
+from beamlet.core_worker.owning.borrowing import ArgumentsGuard
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.peers import Peer
@@ -90,20 +91,16 @@ class ActorProcess:
         self._contexts.base = context
         token = current_task.set(context)
         error = b""
+        guard = self._runner.new_guard(spec.nested)
         self._output.announce()
         try:
             cls = self._functions.fetch(spec.class_key, None, message.class_pickle)
-            guard = self._runner.new_guard(spec.nested)
             args, kwargs = self._runner.decode(spec.args, spec.deps, guard)
             if spec.is_async:
                 self._become_async(spec)
             self.instance = cls(*args, **kwargs)
             self._work.is_constructing = False
             del args, kwargs
-            with self._lock:
-                self._releases.drain()
-                self._refs.task_finished(guard)
-                self._releases.perform()
             self.shown_as = _own_repr(self.instance) or spec.class_name
             self._runner.actor_repr = _own_repr(self.instance)
         except ActorExit:
@@ -115,13 +112,25 @@ class ActorProcess:
         finally:
             current_task.reset(token)
         self._output.announce()
-        if not error:
-            self._allow_threads(spec)
-        else:
+        started = ActorStarted(spec.actor_id, message.incarnation, error, self.shown_as)
+        if error:
             self._work.loop = None  # what comes now is the order to end
+        else:
+            self._allow_threads(spec)
         with self._lock:
-            self._link.send(ActorStarted(spec.actor_id, message.incarnation, error, self.shown_as))
+            if error or self._is_free(guard) or not spec.detached:
+                self._link.send(started)
+            else:  # when it hears this its creator may end, and with it the references we were given
+                self._runner.answers.hold(guard.reply, self._link, started)
             self._reactor.flush()
+
+    def _is_free(self, guard: ArgumentsGuard) -> bool:
+        """Register for the references that the constructor has kept; whether their owners know already."""
+        self._releases.drain()
+        try:
+            return self._refs.task_finished(guard)
+        finally:
+            self._releases.perform()
 
     def _allow_threads(self, spec: ActorSpec) -> None:
         """The main thread serves the default group; further threads come when there is work for them."""

@@ -12,6 +12,7 @@ from beamlet.core_worker.executing.execution_queue import Pushed
 from beamlet.core_worker.executing.work import Work
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
+from beamlet.core_worker.owning.ports import Sends
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.peers import Peer, PeerTable
@@ -32,14 +33,14 @@ class HeldAnswer:
 
     __slots__ = ("message", "receiver", "waits")
 
-    def __init__(self, receiver: Peer, message: Message) -> None:
+    def __init__(self, receiver: Sends, message: Message, waits: int = 0) -> None:
         self.receiver = receiver
         self.message = message
-        self.waits = 0
+        self.waits = waits
 
 
 class Answers:
-    """``next_name`` and ``may_go`` are called under the lock, the others without it."""
+    """``next_name``, ``hold`` and ``may_go`` are called under the lock, most others without it."""
 
     def __init__(
         self,
@@ -104,6 +105,10 @@ class Answers:
             self._releases.perform()
         if self._peers.full and self.may_wait:
             self._peers.wait_for_room(receiver)
+
+    def hold(self, name: int, receiver: Sends, message: Message) -> None:
+        """Until it ``may_go``. Under the lock."""
+        self._held[name] = HeldAnswer(receiver, message, 1)
 
     def send_failure(self, receiver: Peer, work: Pushed, error: Exception) -> None:
         """A mistake of ours in running ``work``: whoever waits for it learns so."""

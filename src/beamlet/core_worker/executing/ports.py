@@ -17,4 +17,4 @@ class OwnTasks(Protocol):
         """Stop those that the running task ``parent`` has submitted, and theirs."""
 
     def is_needed(self) -> bool:
-        """Whether others use what this process owns, or would lose an actor with it."""
+        """Whether something would be lost with this process, idle as it is."""

@@ -79,9 +79,9 @@ class ReferenceCounter:
         #: AddBorrower on its way: token → (owner, ids, guard).
         self._registrations: dict[int, tuple[Address, list[ObjectId], Guard]] = {}
         #: Results we sent: hold → (receiver, ids).
-        self._holds: dict[int, tuple[Address, list[ObjectId]]] = {}
+        self.held_results: dict[int, tuple[Address, list[ObjectId]]] = {}
         #: borrower → objects of ours it registered for. Dicts serve as ordered sets.
-        self._lent: dict[Address, dict[ObjectId, None]] = {}
+        self.lent: dict[Address, dict[ObjectId, None]] = {}
         #: owner → objects of its that have a record here.
         self._borrowed: dict[Address, dict[ObjectId, None]] = {}
         self._last_number = 0
@@ -348,12 +348,12 @@ class ReferenceCounter:
         for object_id in ids:
             self.objects[object_id].holds += 1
         self._last_number = hold = self._last_number + 1
-        self._holds[hold] = (receiver, ids)
+        self.held_results[hold] = (receiver, ids)
         return hold
 
     def release_hold(self, hold: int) -> None:
         """The receiver has registered for what the results contain. Unknown holds: it was gone already."""
-        _, ids = self._holds.pop(hold, (None, []))
+        _, ids = self.held_results.pop(hold, (None, []))
         self._drop_holds(ids)
 
     # ---- other processes -------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ class ReferenceCounter:
     def add_borrower(self, borrower: Address, ids: Iterable[ObjectId]) -> list[ObjectId]:
         """``borrower`` has references to these of our objects. Returns those that we no longer have."""
         missing = []
-        lent = self._lent.setdefault(borrower, {})
+        lent = self.lent.setdefault(borrower, {})
         for object_id in ids:
             record = self.objects.get(object_id)
             if record is None or record.owner:
@@ -372,13 +372,13 @@ class ReferenceCounter:
             record.borrowers.add(borrower)
             lent[object_id] = None
         if not lent:
-            del self._lent[borrower]
+            del self.lent[borrower]
         return missing
 
     def remove_borrower(self, borrower: Address, ids: Iterable[ObjectId]) -> None:
         """``borrower`` dropped its last references to these."""
         dead = []
-        lent = self._lent.get(borrower, {})
+        lent = self.lent.get(borrower, {})
         for object_id in ids:
             if object_id not in lent:  # it had been told that this one is missing
                 continue
@@ -389,7 +389,7 @@ class ReferenceCounter:
                 del self.objects[object_id]
                 dead.append((object_id, record))
         if not lent:
-            self._lent.pop(borrower, None)
+            self.lent.pop(borrower, None)
         self._free(dead)
 
     def peer_gone(self, peer: Address, reason: str = "its process died") -> list[ObjectId]:
@@ -400,9 +400,9 @@ class ReferenceCounter:
             lost += self._cut_off(object_id, self.objects[object_id], reason)
         for token in [token for token, (owner, _, _) in self._registrations.items() if owner == peer]:
             self._answered(self._registrations.pop(token)[2])
-        for hold in [hold for hold, (receiver, _) in self._holds.items() if receiver == peer]:
+        for hold in [hold for hold, (receiver, _) in self.held_results.items() if receiver == peer]:
             self.release_hold(hold)
-        self.remove_borrower(peer, list(self._lent.get(peer, {})))
+        self.remove_borrower(peer, list(self.lent.get(peer, {})))
         return lost
 
     def _cut_off(self, object_id: ObjectId, record: ObjectRecord, reason: str) -> list[ObjectId]:
@@ -479,7 +479,7 @@ class ReferenceCounter:
             assert guard.open == awaited[key], f"a guard waits for {guard.open} answers, not {awaited[key]}"
             if isinstance(guard, ValueGuard) and guard.outer is not None:
                 holds[guard.outer] += 1
-        for _, ids in self._holds.values():
+        for _, ids in self.held_results.values():
             holds.update(ids)
         for record in self.objects.values():
             contained_in.update(record.contains)
@@ -490,11 +490,11 @@ class ReferenceCounter:
             assert record.contained_in == contained_in[object_id], f"{name}: contained_in is off"
             assert record.holds == holds[object_id], f"{name}: holds is off"
             assert record.state != FREED, f"{name}: freed, yet it is here"
-            lent = {peer for peer, ids in self._lent.items() if object_id in ids}
-            assert lent == (record.borrowers or set()), f"{name}: borrowers and _lent disagree"
+            lent = {peer for peer, ids in self.lent.items() if object_id in ids}
+            assert lent == (record.borrowers or set()), f"{name}: borrowers and lent disagree"
             listed = object_id in self._borrowed.get(Address(record.owner), {})
             assert listed == bool(record.owner and record.borrow != CUT_OFF), f"{name}: _borrowed is off"
-        for index in (self._lent, self._borrowed):
+        for index in (self.lent, self._borrowed):
             assert all(index.values()), "an empty row was left in an index"
             for row in index.values():
                 assert row.keys() <= self.objects.keys(), "an index names an object that is not here"

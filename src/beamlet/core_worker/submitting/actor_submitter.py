@@ -113,6 +113,11 @@ class ActorLink(Generic[L]):
     def pending_count(self) -> int:
         return len(self.in_flight) + len(self.queue) - self.dropped_count
 
+    @property
+    def is_owed(self) -> bool:
+        """A call has no answer, be it that nothing can come but the reason."""
+        return bool(self.pending_count or self.interrupted)
+
     def waiting(self) -> list[PendingCall]:
         """What is not sent, in order."""
         return [call for call in self.queue if not (call.settled or call.seq)]

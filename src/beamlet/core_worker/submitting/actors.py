@@ -216,6 +216,19 @@ class ActorAccess:
         """The constructor's arguments, of an actor created here."""
         return self._creations.get(actor_id)
 
+    def any_unfinished(self) -> bool:
+        """Whether calls are unanswered, or actors created here need this process still."""
+        return any(link.is_owed for link in self.links.values()) or any(
+            map(self._needs_us, self._creations.values())
+        )
+
+    def _needs_us(self, creation: PendingCreation) -> bool:
+        """It ends with its owner; or is detached, and its (next) start takes arguments that we count."""
+        spec = creation.spec.actor
+        link = self.links.get(spec.actor_id)
+        has_started = link is not None and link.incarnation >= 0
+        return not (spec.detached and has_started and (not spec.max_restarts or not creation.held))
+
     def created_at(self, actor_id: ActorId) -> str:
         """The line that made the actor, if that was in this process."""
         creation = self._creations.get(actor_id)

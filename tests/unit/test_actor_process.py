@@ -1,0 +1,104 @@
+"""A worker that becomes an actor: when it says that it has."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from beamlet.base.ids import ActorId, Address, FunctionKey, ObjectId, TaskId
+from beamlet.core_worker.context import Contexts, TaskContext
+from beamlet.core_worker.executing.actor_process import ActorProcess
+from beamlet.core_worker.owning.borrowing import ArgumentsGuard
+from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
+from beamlet.protocol.node import JobDescription
+from beamlet.protocol.peer import AddBorrower
+from beamlet.serialization.arguments import NO_ARGUMENTS
+from support.executing import JOB, Worker
+
+OWNER = Address(b"o" * 32)
+GIVEN = ObjectId(b"g" * 28)
+
+
+def start(worker: Worker, constructor: Any, detached: bool) -> list[Any]:
+    """What it says once ``constructor`` has run, which was given a reference of another process."""
+
+    def decode(payload: bytes, deps: Any, guard: ArgumentsGuard) -> Any:
+        worker.refs.found_in_arguments(guard, [(GIVEN, OWNER)])
+        return (), {}
+
+    worker.runner.decode = decode  # type: ignore[method-assign]
+    worker.output.announce = lambda: None
+    worker.execution.serve_with = lambda *_: None  # type: ignore[method-assign]
+    functions: Any = SimpleNamespace(fetch=lambda *_: constructor)
+    leaving: Any = None
+    process = ActorProcess(
+        reactor=worker.reactor,
+        link=worker.link,
+        functions=functions,
+        refs=worker.refs,
+        releases=worker.releases,
+        work=worker.work,
+        execution=worker.execution,
+        runner=worker.runner,
+        leaving=leaving,
+        output=worker.output,
+        contexts=Contexts(TaskContext(TaskId(b"t" * 24))),
+    )
+    job = JobDescription(JOB, "", [], b"", b"", {}, False, Address(b""))
+    key = FunctionKey(b"A")
+    spec = ActorSpec(
+        ActorId(b"a" * 16), job, OWNER, key, "A", NO_ARGUMENTS, [], [], {}, {}, detached=detached
+    )
+    process.start(StartActor(spec, 0))
+    return worker.link.take()  # type: ignore[no-any-return]
+
+
+class Keeps:
+    pass
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
+    monkeypatch.setattr("beamlet.core_worker.executing.actor_process.set_title", lambda title: None)
+    return Worker()
+
+
+def test_a_detached_actor_says_so_when_owners_know_what_it_has_kept(worker: Worker) -> None:
+    """When it hears that it lives its creator may end, and with it what was kept for the constructor."""
+    (add,) = start(worker, Keeps, detached=True)
+    assert isinstance(add, AddBorrower)
+    worker.refs.registered(add.token)
+    worker.releases.perform()
+    (started,) = worker.link.take()
+    assert isinstance(started, ActorStarted)
+    assert not started.init_error
+
+
+def test_one_whose_references_are_those_of_a_dead_process_does_not_wait_for_it(worker: Worker) -> None:
+    start(worker, Keeps, detached=True)
+    worker.refs.peer_gone(OWNER)
+    worker.releases.perform()
+    assert [type(message) for message in worker.link.take()] == [ActorStarted]
+
+
+def test_one_that_kept_nothing_says_so_at_once(worker: Worker) -> None:
+    def forgets() -> Keeps:
+        worker.refs.release_many([GIVEN])
+        return Keeps()
+
+    assert [type(message) for message in start(worker, forgets, detached=True)] == [ActorStarted]
+
+
+def test_one_that_lives_no_longer_than_its_owner_says_so_at_once(worker: Worker) -> None:
+    assert [type(message) for message in start(worker, Keeps, detached=False)] == [AddBorrower, ActorStarted]
+
+
+def test_one_whose_constructor_raised_says_so_at_once(worker: Worker) -> None:
+    def fails() -> None:
+        raise ValueError("no")
+
+    (started,) = start(worker, fails, detached=True)
+    assert isinstance(started, ActorStarted)
+    assert started.init_error
