@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
+import queue
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from gates import Gate
 import beamlet as ray
 from beamlet.api import backend
 from beamlet.core_worker.submitting.actor_submitter import LinkState
-from beamlet.exceptions import ActorUnavailableError, TaskCancelledError
+from beamlet.exceptions import ActorUnavailableError, GetTimeoutError, TaskCancelledError
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -61,6 +64,39 @@ def test_a_running_task_is_interrupted(gate: Gate) -> None:
     ray.cancel(ref)
     with pytest.raises(TaskCancelledError):
         get(ref)
+
+
+def is_running(ref: Any) -> bool:
+    with pytest.raises(GetTimeoutError) as late:
+        get(ref, timeout=1.5)
+    return "has been running" in str(late.value)
+
+
+class LongQueue(queue.Queue):  # type: ignore[type-arg]
+    """Its ``get`` is a library's, and waits for ever."""
+
+
+@beamlet_only
+@pytest.mark.parametrize("kind", ["in C", "in Python", "method", "items"])
+def test_what_a_library_runs_for_a_task_is_interrupted(kind: str, tmp_path: Path) -> None:
+    """Nothing of users' stands on the stack."""
+    began = tmp_path / "began"
+    if kind == "in C":
+        ref = ray.remote(max_retries=3)(time.sleep).remote(60)
+    elif kind == "in Python":
+        ref = ray.remote(subprocess.run).remote(["sh", "-c", f"touch {began}; exec sleep 60"])
+    elif kind == "method":
+        ref = ray.remote(LongQueue).remote().get.remote()
+    else:
+        ref = ray.remote(num_returns="streaming")(heapq.merge).remote(map(time.sleep, [0.0, 60.0]))
+        get(next(ref))
+    if kind == "in Python":
+        wait_until(began.exists, "the program to run")
+    elif kind != "items":
+        wait_until(lambda: is_running(ref), "it to run")
+    ray.cancel(ref)
+    with pytest.raises(TaskCancelledError):
+        get(ref.completed() if kind == "items" else ref)
 
 
 @pytest.mark.parametrize("deaf", [False, True], ids=["sleeps", "never leaves C"])

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from beamlet.base.own_code import for_users
+from beamlet.core_worker.executing.interruptible import interruptible, interruptible_items
 from beamlet.processes import interrupts
 from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.closures import check_closure
@@ -140,6 +141,56 @@ def test_the_standard_library_belongs_to_whoever_calls_it(books: Books) -> None:
     ours(source, steps=steps)()
     assert steps == ["whole"]
     assert NUMBER in interrupts.deferred
+
+
+@pytest.mark.usefixtures("no_reminder")
+@pytest.mark.parametrize("kind", ["function in C", "of a library", "bound method"])
+def test_what_a_user_has_run_may_be_interrupted_also_without_a_frame_of_users(
+    books: Books, kind: str
+) -> None:
+    """``ray.remote(time.sleep)`` could not be cancelled: all on the stack was ours, or a library's."""
+    steps: list[str] = []
+    function = signal.raise_signal
+    if kind != "function in C":
+        source = "def g(self, number=None):\n signal.raise_signal(number or self)"
+        scope: dict[str, Any] = {"__name__": "queue.pretended", "signal": signal}
+        exec(source, scope)
+        function = scope["g"]
+    if kind == "bound method":
+        function = types.MethodType(function, "an instance")
+    run = ours("def f(call):\n call(NUMBER)\n steps.append('whole')", steps=steps)
+    signal.signal(NUMBER, raises)
+    run(function)
+    assert steps == ["whole"], "called by us, it belongs to us"
+    interrupts.deferred.clear()
+    with pytest.raises(Mine):
+        run(interruptible(function))
+    assert steps == ["whole"]
+
+
+@pytest.mark.usefixtures("no_reminder")
+def test_items_that_a_library_makes_for_a_user_may_be_interrupted(books: Books) -> None:
+    run = ours("def f(values):\n for item in values: pass")
+    signal.signal(NUMBER, raises)
+    run(map(signal.raise_signal, [NUMBER]))
+    interrupts.deferred.clear()
+    with pytest.raises(Mine):
+        run(interruptible_items(map(signal.raise_signal, [NUMBER])))
+
+
+def test_what_users_wrote_is_called_as_it_is() -> None:
+    """It costs nothing then, and is what it is to whoever looks."""
+
+    class Mine:
+        def method(self) -> Iterator[int]:
+            yield 1
+
+    method = Mine().method
+    assert interruptible(method) is method
+    assert interruptible(raises) is raises
+    items = method()
+    assert interruptible_items(items) is items
+    assert list(interruptible_items([1, 2])) == [1, 2]
 
 
 @pytest.mark.usefixtures("no_reminder")

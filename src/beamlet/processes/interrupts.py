@@ -65,6 +65,11 @@ def may_run(frame: FrameType | None) -> bool:
     return True
 
 
+def is_library(namespace: dict[str, Any]) -> bool:
+    """Whether these are the globals of code that belongs to whoever calls it."""
+    return (namespace.get("__name__") or "").partition(".")[0] in _LIBRARIES
+
+
 def _innermost_user(frame: FrameType | None) -> FrameType | None:
     """Where user code stands on the stack that ends with ``frame``."""
     while frame is not None:

@@ -11,6 +11,7 @@ from beamlet.core_worker.context import Contexts, TaskContext, current_task
 from beamlet.core_worker.executing.devices import show_devices
 from beamlet.core_worker.executing.execution import Execution
 from beamlet.core_worker.executing.execution_queue import ExecutionQueue
+from beamlet.core_worker.executing.interruptible import interruptible
 from beamlet.core_worker.executing.leaving import Leaving, run_hooks, tell_hook_failed
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.executing.runner import ActorExit, Runner
@@ -176,7 +177,7 @@ class ActorProcess:
         if found is None:
             shown_as = f"{self.class_name}.{name}"
             try:
-                found = _implicit(self, name) or getattr(self.instance, name), shown_as
+                found = _implicit(self, name) or interruptible(getattr(self.instance, name)), shown_as
             except Exception as error:
                 return _Failing(error), shown_as
             self.methods[name] = found

@@ -19,6 +19,7 @@ from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.breakpoints import explain_quit
 from beamlet.core_worker.executing.devices import show_devices
 from beamlet.core_worker.executing.in_place import Lending
+from beamlet.core_worker.executing.interruptible import interruptible, interruptible_items
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.executing.producers import Producers
 from beamlet.core_worker.executing.several_results import values_of
@@ -132,7 +133,8 @@ class Runner:
                 self._raise_if_cancelled(context)
             function = self._functions.loaded.get(task.function)
             if function is None:
-                function = self._functions.fetch(task.function, None)
+                function = interruptible(self._functions.fetch(task.function, None))
+                self._functions.loaded[task.function] = function
             args, kwargs = self.arguments(task, context)
             result = [function(*args, **kwargs)]
             del args, kwargs
@@ -359,10 +361,10 @@ class Runner:
     ) -> DynamicObjectRefGenerator | None:
         """Run a generator to its end, sending each item; or collect references, in Ray's older form."""
         if work.num_returns == DYNAMIC:
-            return DynamicObjectRefGenerator([self._put(value) for value in values])
+            return DynamicObjectRefGenerator([self._put(value) for value in interruptible_items(values)])
         producer = self.producers.begin(work, sender)
         try:
-            for index, value in enumerate(values, 1):
+            for index, value in enumerate(interruptible_items(values), 1):
                 self.send_item(sender, work, index, value, context)
                 if self.peers.full:
                     self.peers.wait_for_room(sender)
