@@ -50,6 +50,7 @@ def head_options(
     owned: bool,
     infeasible_grace_s: float | None,
     preload: list[str],
+    turn_fd: int = -1,
 ) -> HeadOptions:
     """What this host has, with what the user said on top. Raises ValueError for impossible amounts."""
     host = detect()
@@ -77,6 +78,7 @@ def head_options(
     return HeadOptions(
         session_dir=str(session.path),
         lock_fd=-1 if session.lock is None else session.lock.fd,
+        turn_fd=turn_fd,
         resources={name: amount for name, amount in offered.items() if amount},
         object_store_bytes=store,
         node_ip=host.ip,
@@ -102,7 +104,7 @@ def start_head(session: SessionDirectory, options: HeadOptions) -> StartedHead:
         stdout=subprocess.PIPE,
         start_new_session=True,
         env=env,
-        pass_fds=() if session.lock is None else (session.lock.fd,),
+        pass_fds=[fd for fd in (options.lock_fd, options.turn_fd) if fd >= 0],
     )
     session.let_go()
     return StartedHead(session, process)

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from beamlet.base.version import VERSION
 from beamlet.cli import microbenchmark, start, status, stop, timeline
+from beamlet.cli.terminal import nobody_reads
 from beamlet.processes.standard_descriptors import hold_standard_descriptors
 
 COMMANDS = (start, stop, status, timeline, microbenchmark)
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except BrokenPipeError:
-        return _nobody_reads()
+        nobody_reads()  # `beamlet status | head`: no error
+        return 0
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         sys.stderr.write(f"beamlet {options.command}: {error}\n")
         return 1
@@ -53,12 +55,6 @@ def _run(options: argparse.Namespace) -> int:
     status = int(options.run(options))
     sys.stdout.flush()  # what a pipe refuses is refused here, not at the interpreter's end
     return status
-
-
-def _nobody_reads() -> int:
-    """`beamlet status | head`: no error. Keep the exit from flushing into the broken pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import signal
 import sys
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any
 
 from beamlet.api import option_rules as rules
 from beamlet.api.head_start import (
@@ -19,8 +20,9 @@ from beamlet.api.head_start import (
     start_head,
     stop_head,
 )
-from beamlet.cli.terminal import Paint
-from beamlet.processes.session import find_current, publish_current, secure_root, session_root
+from beamlet.cli.held_signals import heard, held_back
+from beamlet.cli.terminal import Paint, nobody_reads
+from beamlet.processes.session import find_current, secure_root, session_root
 from beamlet.processes.session_lock import one_at_a_time
 
 #: Flags of `ray start` whose feature is not there, or not needed: taken, and said to do nothing.
@@ -78,17 +80,24 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Start the head, announce the session as current, and leave it running; or with --block stay with it."""
+    """Start the head, which announces itself, and leave it running; or with --block stay with it.
+
+    A command that fails or is interrupted leaves nothing; one that is killed that, or a cluster to be found.
+    """
     _refuse_other_nodes(options)
     for note in notes_on(options):
         sys.stderr.write(f"beamlet start: {note}\n")
-    # Else two that begin at once would not see each other, and `beamlet stop` would end one.
-    with one_at_a_time(secure_root(session_root()) / ".starting", within_s=2 * HEAD_STARTS_S):
-        _refuse_second()
-        head = _start(options)
-        publish_current(head.session)
-    print(banner(head, Paint.on(sys.stdout)), flush=True)
-    return _stay_with(head) if options.block else 0
+    with held_back():
+        with contextlib.ExitStack() as stack:
+            # Else two that begin at once would not see each other, and `beamlet stop` would end one.
+            lock = secure_root(session_root()) / ".starting"
+            with heard():
+                turn = stack.enter_context(one_at_a_time(lock, within_s=2 * HEAD_STARTS_S))
+            _refuse_second()
+            head = _start(options, turn)
+        with _undone_unless_done(head):
+            _announce(head)
+        return _stay_with(head) if options.block else 0
 
 
 def notes_on(options: argparse.Namespace) -> list[str]:
@@ -116,7 +125,16 @@ def banner(head: StartedHead, paint: Paint) -> str:
     )
 
 
-def _start(options: argparse.Namespace) -> StartedHead:
+def _announce(head: StartedHead) -> None:
+    with heard():
+        try:
+            print(banner(head, Paint.on(sys.stdout)), flush=True)
+        except BrokenPipeError:
+            nobody_reads()  # the cluster is there all the same
+
+
+def _start(options: argparse.Namespace, turn: int) -> StartedHead:
+    """The head shares in our ``turn`` until it has announced itself: we may be killed before."""
     session = new_session()
     try:
         made = head_options(
@@ -129,25 +147,34 @@ def _start(options: argparse.Namespace) -> StartedHead:
             owned=False,
             infeasible_grace_s=10.0,
             preload=options.preload,
+            turn_fd=turn,
         )
         head = start_head(session, made)
     except BaseException:
         session.remove()
         raise
-    await_head(head)
-    let_go(head)
+    with _undone_unless_done(head):
+        with heard():
+            await_head(head)
+        let_go(head)
     return head
+
+
+@contextlib.contextmanager
+def _undone_unless_done(head: StartedHead) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        stop_head(head, at_once=True)
+        head.session.remove()
+        raise
 
 
 def _stay_with(head: StartedHead) -> int:
     """Until the head ends (1: it was not us), or a signal ends us: then it goes first."""
-
-    def terminated(number: int, frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, terminated)
     try:
-        code = head.process.wait()
+        with heard():
+            code = head.process.wait()
     except KeyboardInterrupt:
         print("Stopping.", flush=True)
         return 0

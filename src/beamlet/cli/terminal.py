@@ -1,8 +1,9 @@
-"""Colours where a person looks, plain text where a program reads."""
+"""Colours where a person looks, plain text where a program reads, nothing where nobody does."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -27,3 +28,10 @@ class Paint:
 
     def __call__(self, colour: str, text: str) -> str:
         return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if self.enabled else text
+
+
+def nobody_reads() -> None:
+    """Standard output is a broken pipe: keep the exit from flushing into it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

@@ -9,6 +9,7 @@ left.
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import os
@@ -30,7 +31,7 @@ from beamlet.object_store.arena import Arena
 from beamlet.processes.factory import FactoryProcess, WorkerBoot, fork_factory
 from beamlet.processes.fate_sharing import become_subreaper, end_children, sweep_and_wait, wake_with_parent
 from beamlet.processes.host import raise_fd_limit
-from beamlet.processes.session import SessionDirectory
+from beamlet.processes.session import SessionDirectory, publish_current
 from beamlet.processes.session_lock import SessionLock
 
 #: An owner that has not joined by then is not going to.
@@ -59,6 +60,8 @@ def run_head(options: HeadOptions) -> int:
     report = _take_over_output(Path(options.session_dir) / "logs" / _LOG)
     try:
         head = Head(options, report)
+        if not options.owned:
+            head.announce(report, options.turn_fd)
     except Exception as error:
         _say_the_rest()
         _tell(report, HeadReady(os.getpid(), error=f"{type(error).__name__}: {error}"))
@@ -81,6 +84,9 @@ class Head:
         if options.lock_fd >= 0:
             os.set_inheritable(options.lock_fd, False)
             self.session.lock = SessionLock(options.lock_fd)
+        only_ours = [fd for fd in (report, options.turn_fd) if fd >= 0]
+        for fd in only_ours:
+            os.set_inheritable(fd, False)
         self._owner_pid = os.getppid()
         self._owned = options.owned
         self._ending = ""
@@ -100,7 +106,7 @@ class Head:
         self._factory: FactoryProcess = fork_factory(
             worker_main,
             options.preload,
-            close_in_factory=[lambda: os.close(report), worker_main.load],
+            close_in_factory=[*(functools.partial(os.close, fd) for fd in only_ours), worker_main.load],
             at_end=self.session.disarm,
         )
         # Loaded after the fork: workers need none of it, and the factory loads what they do need meanwhile.
@@ -200,6 +206,18 @@ class Head:
     def _on_log_trouble(self, text: str) -> None:
         """In any thread."""
         self._reactor.call_soon_threadsafe(lambda: self._raylet.warn_drivers(text))
+
+    def announce(self, report: int, turn_fd: int) -> None:
+        """Be the cluster to be joined; end if who started us was killed meanwhile: nobody would expect us.
+
+        Others begin after that: see ``HeadOptions.turn_fd``.
+        """
+        if _is_read(report):
+            publish_current(self.session)
+        else:
+            self._end("the command that started this head was killed")
+        if turn_fd >= 0:
+            os.close(turn_fd)
 
     def await_owner(self, report: int) -> None:
         """The owner keeps its end of ``report`` open until it joined; killed before, it takes us along.
@@ -324,6 +342,13 @@ def _tell(report: int, ready: HeadReady) -> None:
         os.write(report, msgspec.json.encode(ready) + b"\n")
     except BrokenPipeError:
         say("whoever started this head is gone")
+
+
+def _is_read(pipe: int) -> bool:
+    """Whether anybody is left who could read what we write."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return not poll.poll(0)
 
 
 def _await_exit(pid: int, seconds: float) -> int | None:

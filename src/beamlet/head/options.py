@@ -21,7 +21,10 @@ class HeadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: str
     #: The descriptor of the session's lock, inherited; -1: whoever made the session keeps it alive.
     lock_fd: int = -1
-    #: A driver that started us for itself: we end if it does not come. False: ``beamlet start --head``.
+    #: The descriptor of another lock, inherited: until it is let go nobody else starts a head to be joined.
+    turn_fd: int = -1
+    #: A driver that started us for itself: we end if it does not come. False: ``beamlet start --head``, and
+    #: we announce ourselves as the cluster to be joined.
     owned: bool = True
     #: Workers forked before anyone asks, and idle ones kept; -1: one per CPU.
     warm_workers: int = -1

@@ -2,8 +2,8 @@
 
     <root>/                                    0700, ours by proof, never by belief
       session_latest → session_2026-…          replaced atomically
-      current_cluster                          what ``init("auto")`` joins: ``beamlet start --head`` wrote it
-      .starting                                held by ``beamlet start`` while it starts: one at a time
+      current_cluster                          for ``init("auto")``: the head of ``beamlet start`` writes it
+      .starting                                held by ``beamlet start``, and its head, until that is current
       session_YYYY-MM-DD_HH-MM-SS_micros_pid/  0700; appears whole and goes at once (both by rename)
         lock                                   held, for as long as they live, by the head and its factory
         session.json                           the head's pid and birth, so that a recycled pid fools nobody

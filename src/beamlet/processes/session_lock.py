@@ -86,15 +86,16 @@ def holders(path: Path) -> Holders:
 
 
 @contextlib.contextmanager
-def one_at_a_time(path: Path, within_s: float) -> Iterator[None]:
+def one_at_a_time(path: Path, within_s: float) -> Iterator[int]:
     """Of all who do this with the same lock file. Where the file system has no locks: at once.
 
-    Raises TimeoutError if it is not our turn in time.
+    Gives the descriptor of the lock: who inherits it shares in the turn. Raises TimeoutError if it is not our
+    turn in time.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _await_lock(fd, path, time.monotonic() + within_s)
-        yield
+        yield fd
     finally:
         os.close(fd)
 
