@@ -152,6 +152,46 @@ def test_a_detached_actor_is_found_by_the_next_program(tmp_path: Path, session: 
     assert run(tmp_path, session, "elsewhere", elsewhere) == "not here\n"
 
 
+def test_a_detached_actor_is_restarted_with_its_arguments_when_its_program_is_gone(
+    tmp_path: Path, session: Path
+) -> None:
+    first = """
+        import os
+        import numpy as np
+
+        @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, lifetime="detached")
+        class Keeps:
+            def __init__(self, array, *, text):
+                array[0] = 7
+                self.kept = array, text
+            def pid(self):
+                return os.getpid()
+            def look(self):
+                return float(self.kept[0].sum()), len(self.kept[1])
+
+        ray.init("auto", namespace="shared", log_to_driver=False)
+        keeps = Keeps.options(name="keeps").remote(np.ones(300_000), text="x" * 200_000)
+        large = Keeps.options(name="large").remote(np.ones(600_000), text="")
+        print(ray.get([keeps.look.remote(), large.look.remote()]))
+    """
+    second = """
+        import os
+
+        ray.init("auto", namespace="shared", log_to_driver=False)
+        keeps, large = map(ray.get_actor, ["keeps", "large"])
+        for pid in ray.get([keeps.pid.remote(), large.pid.remote()]):
+            os.kill(pid, 9)
+        print(ray.get(keeps.look.remote(), timeout=30))
+        ray.kill(keeps)
+        try:
+            ray.get(large.look.remote(), timeout=30)
+        except ray.exceptions.RayActorError as error:
+            print("owned it has exited" in str(error), "up to 4 MiB" in str(error))
+    """
+    assert run(tmp_path, session, "first", first) == "[(300006.0, 200000), (600006.0, 0)]\n"
+    assert run(tmp_path, session, "second", second) == "(300006.0, 200000)\nTrue True\n"
+
+
 def test_an_actor_that_is_not_detached_ends_with_its_program(tmp_path: Path, session: Path) -> None:
     first = """
         import os

@@ -215,7 +215,7 @@ def create_and_go(refs: list[Any], name: str) -> None:
 
 def create_to_restart(size: int, name: str) -> None:
     sleep(0.05)
-    value = bytes(size)
+    value = ray.put(bytes(size))
     far.BornWith.options(name=name, lifetime="detached", max_restarts=-1, max_task_retries=-1).remote(value)
 
 

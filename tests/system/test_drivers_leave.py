@@ -58,3 +58,30 @@ def test_work_left_behind_ends_with_its_driver(stage: Stage, end: str, after_s: 
     virtual_audit.audit(cluster)
     virtual_audit.nothing_is_kept(cluster)
     virtual_audit.everybody_left(cluster, warm_workers=1)
+
+
+def test_a_detached_actor_is_restarted_with_its_arguments_when_its_driver_is_gone(stage: Stage) -> None:
+    world, cluster = stage.world, stage.cluster
+    size = 700_000
+
+    def first(_: VirtualDriver) -> None:
+        actor = far.BornWith.options(
+            name="stays", lifetime="detached", max_restarts=-1, max_task_retries=-1
+        ).remote(bytes(size))
+        assert len(ray.get(actor.read.remote())) == size
+
+    def second(_: VirtualDriver) -> None:
+        actor = ray.get_actor("stays")
+        ray.kill(actor, no_restart=False)
+        sleep(1.0)
+        assert len(ray.get(actor.read.remote(), timeout=20)) == size
+        ray.kill(actor)
+
+    for name, script in (("first", first), ("second", second)):
+        driver = cluster.driver(name, script)
+        world.run(lambda driver=driver: driver.process.ended, 60.0, f"the {name} driver's end")  # type: ignore[misc]
+    stage.calm_down()
+    world.run_for(70.0)
+    virtual_audit.audit(cluster)
+    virtual_audit.nothing_is_kept(cluster)
+    virtual_audit.everybody_left(cluster, warm_workers=1)

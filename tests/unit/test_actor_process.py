@@ -11,20 +11,27 @@ from beamlet.base.ids import ActorId, Address, FunctionKey, ObjectId, TaskId
 from beamlet.core_worker.context import Contexts, TaskContext
 from beamlet.core_worker.executing.actor_process import ActorProcess
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
+from beamlet.exceptions import ObjectLostError, RayTaskError
 from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
 from beamlet.protocol.node import JobDescription
 from beamlet.protocol.peer import AddBorrower
 from beamlet.serialization.arguments import NO_ARGUMENTS
+from beamlet.serialization.remote_error import peek
 from support.executing import JOB, Worker
 
 OWNER = Address(b"o" * 32)
 GIVEN = ObjectId(b"g" * 28)
 
 
-def start(worker: Worker, constructor: Any, detached: bool) -> list[Any]:
-    """What it says once ``constructor`` has run, which was given a reference of another process."""
+def start(worker: Worker, constructor: Any, detached: bool, lost: Exception | None = None) -> list[Any]:
+    """What it says once ``constructor`` has run, which was given a reference of another process.
+
+    lost: what its arguments are instead.
+    """
 
     def decode(payload: bytes, deps: Any, guard: ArgumentsGuard) -> Any:
+        if lost is not None:
+            raise lost
         worker.refs.found_in_arguments(guard, [(GIVEN, OWNER)])
         return (), {}
 
@@ -93,6 +100,22 @@ def test_one_that_kept_nothing_says_so_at_once(worker: Worker) -> None:
 
 def test_one_that_lives_no_longer_than_its_owner_says_so_at_once(worker: Worker) -> None:
     assert [type(message) for message in start(worker, Keeps, detached=False)] == [AddBorrower, ActorStarted]
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_detached_actor_whose_arguments_went_with_their_owner_says_what_to_do(
+    worker: Worker, detached: bool
+) -> None:
+    lost = ObjectLostError(GIVEN.hex(), OWNER.hex(), "")
+    lost.add_note("why exactly")
+    (started,) = start(worker, Keeps, detached, lost)
+    error = peek(started.init_error)
+    assert isinstance(error, RayTaskError)
+    text = error.with_notes()
+    assert GIVEN.hex() in text
+    assert "why exactly" in text
+    assert ("owned it has exited" in text) is detached
+    assert ("passed as values, together up to 4 MiB, stay with the actor" in text) is detached
 
 
 def test_one_whose_constructor_raised_says_so_at_once(worker: Worker) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
+from beamlet.base.ids import ObjectId
 from beamlet.core_worker.node_link import Unsent
 from beamlet.core_worker.submitting.actor_submitter import LinkState
 from beamlet.exceptions import (
@@ -26,6 +28,7 @@ from beamlet.protocol.gcs import (
 )
 from beamlet.protocol.peer import CancelTask, InlineDep
 from beamlet.serialization.values import dump_error, dumps
+from support.owner import NODE
 from support.submitting import Caller, certificate, told
 
 
@@ -164,6 +167,41 @@ def test_an_actor_waits_for_the_arguments_of_its_constructor(caller: Caller) -> 
     assert len(caller.owner.refs.objects) == 2, "it is needed for the next start"
     caller.tell(actor, "DEAD", 1)
     assert len(caller.owner.refs.objects) == 1
+
+
+@pytest.mark.parametrize(
+    ("is_detached", "size", "is_inside"),
+    [(True, 300_000, True), (True, 4 << 20, False), (False, 300_000, False), (False, 1000, True)],
+)
+@pytest.mark.parametrize("as_array", [False, True])
+def test_what_a_detached_actor_starts_with_is_in_its_spec_unless_it_is_very_large(
+    caller: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    is_detached: bool,
+    size: int,
+    is_inside: bool,
+    as_array: bool,
+) -> None:
+    stored: list[ObjectId] = []
+
+    def put_data(data: Any) -> ObjectId:
+        ref = caller.promise()
+        caller.owner.refs.set_stored(caller.owner.refs.objects[ref._id], (NODE,), data.total_bytes)
+        stored.append(ref._id)
+        caller.owner.refs.objects[ref._id].local += 1
+        return ref._id
+
+    monkeypatch.setattr(caller.owner.objects, "put_data", put_data)
+    value = np.zeros(size, np.uint8) if as_array else bytes(size)
+    actor = caller.actor(value, "small", detached=is_detached, restarts=1)
+    (request,) = caller.raylet.asked(CreateActor)
+    assert request.ready
+    assert (len(request.spec.args) > size) is is_inside
+    assert len(request.spec.deps) == len(stored) == (not is_inside)
+    caller.tell(actor, "ALIVE")
+    if is_detached:
+        assert caller.obligations.any_left() is not is_inside, "its creator may go if it owns nothing of it"
+    caller.tell(actor, "DEAD")
 
 
 def test_a_failed_argument_of_its_constructor_is_the_actors_death(caller: Caller) -> None:

@@ -25,6 +25,8 @@ from beamlet.serialization.unpickling import loads_counted
 
 #: Larger values go to the object store. Ray's max_direct_call_object_size.
 INLINE_MAX_BYTES = 100 * 1024
+#: All arguments of a detached actor's constructor: the GCS keeps them, as long as the actor lives.
+DETACHED_INLINE_MAX_BYTES = 4 << 20
 #: Buffers smaller than this are cheaper inside the pickle.
 _BUFFER_MIN_BYTES = 4096
 

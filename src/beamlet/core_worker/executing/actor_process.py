@@ -22,12 +22,20 @@ from beamlet.core_worker.owning.borrowing import ArgumentsGuard
 from beamlet.core_worker.owning.reference_counter import ReferenceCounter
 from beamlet.core_worker.owning.releases import Releases
 from beamlet.core_worker.peers import Peer
+from beamlet.exceptions import ObjectLostError, OwnerDiedError
 from beamlet.processes.forked_child import set_title
 from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
 from beamlet.protocol.peer import CallActor
 from beamlet.rpc.turns import SharedReactor, Waiter
-from beamlet.serialization.values import pack, serialize_error
+from beamlet.serialization.arguments import NO_ARGUMENTS
+from beamlet.serialization.values import DETACHED_INLINE_MAX_BYTES, pack, serialize_error
 
+_OUTLIVED = (
+    "It is an argument of this detached actor's constructor. Those passed as values, together up to "
+    f"{DETACHED_INLINE_MAX_BYTES >> 20} MiB, stay with the actor; larger ones, and those passed as "
+    "references, go with the process that owns them, and the actor cannot be started again. Let the "
+    "constructor load or make what is larger, or create this one and what it needs in a detached actor."
+)
 #: How often a leaving actor looks whether its other threads are done.
 _LOOK_AGAIN_S = 0.005
 
@@ -96,7 +104,7 @@ class ActorProcess:
         self._output.announce()
         try:
             cls = self._functions.fetch(spec.class_key, None, message.class_pickle)
-            args, kwargs = self._runner.decode(spec.args, spec.deps, guard)
+            args, kwargs = self._arguments(spec, guard)
             if spec.is_async:
                 self._become_async(spec)
             self.instance = cls(*args, **kwargs)
@@ -124,6 +132,20 @@ class ActorProcess:
             else:  # when it hears this its creator may end, and with it the references we were given
                 self._runner.answers.hold(guard.reply, self._link, started)
             self._reactor.flush()
+
+    def _arguments(self, spec: ActorSpec, guard: ArgumentsGuard) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Of the constructor. Raises ObjectLostError, for a detached actor with what to do."""
+        try:
+            values = self._runner.decode(spec.args, spec.deps, guard)
+        except ObjectLostError as error:
+            if not spec.detached:
+                raise
+            gone = OwnerDiedError(error.object_ref_hex, error.owner_address, error.call_site)
+            for note in (*getattr(error, "__notes__", ()), _OUTLIVED):
+                gone.add_note(note)
+            raise gone from None
+        spec.args = NO_ARGUMENTS  # they may be large, and the GCS has them
+        return values
 
     def _is_free(self, guard: ArgumentsGuard) -> bool:
         """Register for the references that the constructor has kept; whether their owners know already."""

@@ -52,7 +52,7 @@ from beamlet.protocol.gcs import (
 )
 from beamlet.rpc.turns import IN_THE_MIDDLE, SharedReactor, Waiter
 from beamlet.serialization.remote_error import died_of
-from beamlet.serialization.values import dump_error
+from beamlet.serialization.values import DETACHED_INLINE_MAX_BYTES, INLINE_MAX_BYTES, dump_error
 
 _CREATE_TIMEOUT_S = 60.0
 #: The value of a handle's object: None.
@@ -121,7 +121,9 @@ class ActorAccess:
         if self._reactor.is_in_the_middle():
             raise RuntimeError(IN_THE_MIDDLE)
         shown_as = f"{spec.class_name}.__init__"
-        prepared = self._arguments.prepare(args, kwargs, shown_as, parameters, lends=False)
+        # What the GCS has it can start from again, whoever is gone by then.
+        inline_bytes = DETACHED_INLINE_MAX_BYTES if spec.detached else INLINE_MAX_BYTES
+        prepared = self._arguments.prepare(args, kwargs, shown_as, parameters, False, inline_bytes)
         with self._lock:
             actor_id = spec.actor_id = self._contexts.current().next_actor()
             spec.args, spec.owner = prepared.payload, self._refs.self_address

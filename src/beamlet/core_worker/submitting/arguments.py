@@ -87,10 +87,12 @@ class Arguments:
         name: str,
         parameters: tuple[str, ...] = (),
         lends: bool = True,
+        inline_bytes: int = INLINE_MAX_BYTES,
     ) -> Prepared:
         """Serialize the arguments of ``name``, in the caller's thread.
 
         lends: whoever runs it is told by us where they are, and tells us when it is done with them.
+        inline_bytes: so much, at least, may be in the message.
         Raises what pickling raises, and RaySystemError for a reference of an earlier session.
         """
         if not args and not kwargs:
@@ -120,16 +122,17 @@ class Arguments:
             return Prepared(payload, deps)
         temporary: list[Ref] = []
         placed: list[tuple[Place, int]] = []
+        is_large = _is_large if inline_bytes == INLINE_MAX_BYTES else partial(_is_large, most=inline_bytes)
         try:
             try:
                 # What is certainly too large is not pickled with the others only to find that out.
-                if any(map(_is_large, args)) or any(map(_is_large, kwargs.values())):
+                if any(map(is_large, args)) or any(map(is_large, kwargs.values())):
                     args, kwargs, placed = self._store_large(args, kwargs, deps, temporary, name, lends)
                     payload = dumps_plain(args, kwargs)
                     if payload is not None:
                         return Prepared(payload, deps, [], temporary, placed)
                 serialized = serialize_arguments(args, kwargs)
-                if serialized.total_bytes > INLINE_MAX_BYTES and not (temporary or placed):
+                if serialized.total_bytes > inline_bytes and not (temporary or placed):
                     args, kwargs, placed = self._store_large(args, kwargs, deps, temporary, name, lends)
                     serialized = serialize_arguments(args, kwargs)
             except Exception as error:
@@ -294,8 +297,8 @@ def shared(deps: Sequence[InlineDep | StoreDep | InPlace]) -> list[InlineDep | S
     return [dep for dep in deps if not isinstance(dep, InPlace)]
 
 
-def _is_large(value: Any) -> bool:
+def _is_large(value: Any, most: int = INLINE_MAX_BYTES) -> bool:
     kind = type(value)
     if kind is bytes or kind is str or kind is bytearray:
-        return len(value) > INLINE_MAX_BYTES
-    return kind.__module__ == "numpy" and getattr(value, "nbytes", 0) > INLINE_MAX_BYTES
+        return len(value) > most
+    return kind.__module__ == "numpy" and getattr(value, "nbytes", 0) > most
