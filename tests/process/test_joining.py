@@ -341,3 +341,55 @@ def test_a_detached_actor_that_waits_for_a_cpu_when_its_program_leaves_is_starte
     """
     run(tmp_path, session, "leaves", leaves)
     assert run(tmp_path, session, "finds", finds) == "alive\n"
+
+
+def test_what_a_detached_actor_has_others_do_and_what_it_uses_outlives_the_program(
+    tmp_path: Path, session: Path
+) -> None:
+    """An actor that a task of its had created was ended with the program, and so was an idle worker whose
+    value it held."""
+    founds = """
+        import os
+        ray.init("auto", namespace="n")
+        @ray.remote(num_cpus=0)
+        class Waiter:
+            def wait(self, path):
+                while not os.path.exists(path):
+                    time.sleep(0.01)
+                return 7
+        @ray.remote(num_cpus=0)
+        def use_an_actor(path):
+            return ray.get(Waiter.remote().wait.remote(path))
+        @ray.remote(num_cpus=0)
+        def own():
+            return [ray.put(5), os.getpid()]
+        @ray.remote(num_cpus=0, name="founder", lifetime="detached")
+        class Founder:
+            def begin(self, path):
+                (self.five, self.owner), self.seven = ray.get(own.remote()), use_an_actor.remote(path)
+            def end(self):
+                return ray.get([self.five, self.seven])
+            def pids(self):
+                return [os.getpid(), self.owner]
+        import time
+        founder = Founder.remote()
+        ray.get(founder.begin.remote(%r))
+        time.sleep(0.5)  # its lease of the owner ends
+    """
+    finds = """
+        import os, time
+        ray.init("auto", namespace="n")
+        founder = ray.get_actor("founder")
+        end = founder.end.remote()
+        open(%r, "w").close()
+        print(ray.get(end, timeout=20))
+        pids = ray.get(founder.pids.remote())
+        ray.kill(founder)
+        deadline = time.monotonic() + 20
+        while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+            assert time.monotonic() < deadline, "a worker of an ended job is still there"
+            time.sleep(0.05)
+    """
+    path = str(tmp_path / "go")
+    run(tmp_path, session, "founds", founds % path)
+    assert run(tmp_path, session, "finds", finds % path) == "[5, 7]\n"

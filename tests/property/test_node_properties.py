@@ -18,7 +18,10 @@ AMOUNTS = st.sampled_from([0.0, 0.5, 1.0, 2.0, 9.0])
 
 
 class NodeInAnyOrder(RuleBasedStateMachine):
-    """Plays the GCS too: it ends jobs and actors some time after it was told."""
+    """Plays the GCS too: it ends jobs and actors some time after it was told.
+
+    Keeps books of its own of what works for detached actors: what these ask for, and what that asks for.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,6 +31,12 @@ class NodeInAnyOrder(RuleBasedStateMachine):
         self.jobs_to_end: list[bytes] = []
         self.seats: list[tuple[ActorId, int]] = []
         self.count = 0
+        #: Jobs that detached actors have outlived.
+        self.outlived: list[bytes] = []
+        #: What each asked for: whether, as the asker's own work was, it is for a detached actor.
+        self.asked: dict[tuple[bytes, int], bool] = {}
+        #: The processes whose first work was.
+        self.family: dict[bytes, bool] = {}
 
     # ---- who comes ----
 
@@ -52,13 +61,14 @@ class NodeInAnyOrder(RuleBasedStateMachine):
         asker = self.somebody(data)
         if asker is not None and not asker.leaving:
             self.count += 1
+            self.asked[asker.address, self.count] = self.family.get(asker.address, False)
             self.fake.ask(asker, self.count, cpus, env_vars={"A": "1"} if env else {})
 
     @rule(data=st.data(), cpus=AMOUNTS, detached=st.booleans())
     def the_gcs_places_an_actor(self, data: st.DataObject, cpus: float, detached: bool) -> None:
         """Perhaps one whose job has ended meanwhile: the owner's word was on its way."""
         owner = self.somebody(data)
-        if owner is None or owner.job is None:
+        if owner is None or owner.job is None or self.is_over(owner.job.job_id):
             return
         self.count += 1
         actor = ActorId(b"%016d" % self.count)
@@ -68,7 +78,9 @@ class NodeInAnyOrder(RuleBasedStateMachine):
             detached=detached,
         )  # fmt: skip
         self.seats.append((actor, 0))
-        self.fake.place(spec)
+        self.asked[actor, 0] = detached or self.family.get(owner.address, False)
+        if self.asked[actor, 0] or owner.job.job_id not in self.outlived:
+            self.fake.place(spec)
 
     @precondition(lambda self: self.seats)
     @rule(data=st.data(), graceful=st.booleans())
@@ -110,14 +122,51 @@ class NodeInAnyOrder(RuleBasedStateMachine):
         assert driver.leaving, "what it still says is ignored"
 
     @precondition(lambda self: self.jobs_to_end)
+    @rule(outlived=st.booleans())
+    def the_gcs_ends_a_job(self, outlived: bool) -> None:
+        job = self.jobs_to_end.pop(0)
+        if outlived:
+            self.outlived.append(job)
+        pool, killed = self.fake.services.pool, set(self.fake.killed)
+        works = [each for each in pool if each.job == job and each.state.value in ("leased", "actor")]
+        self.fake.drivers.end_job(job, outlived)  # type: ignore[arg-type]
+        newly = self.fake.killed.keys() - killed
+        stay = {each.worker_id for each in works if outlived and self.family[self.address_of(each.worker_id)]}
+        assert not stay & newly, "it works for a detached actor"
+        assert {each.worker_id for each in works} - stay <= self.fake.killed.keys()
+
+    @precondition(lambda self: self.outlived)
     @rule()
-    def the_gcs_ends_a_job(self) -> None:
-        self.fake.drivers.end_job(self.jobs_to_end.pop(0))  # type: ignore[arg-type]
+    def the_last_detached_actor_of_an_outlived_job_has_gone(self) -> None:
+        job = self.outlived.pop(0)
+        self.fake.drivers.end_job(job, False)  # type: ignore[arg-type]
+        assert not [r for r in self.fake.services.pool if r.job == job and r.state.value == "leased"]
+
+    def address_of(self, worker: WorkerId) -> bytes:
+        return self.fake.member(worker).address
+
+    def is_over(self, job: bytes) -> bool:
+        """The GCS creates nothing for it any more."""
+        running = {driver.job.job_id for driver in self.drivers if driver.job is not None}
+        return job not in running and job not in self.jobs_to_end and job not in self.outlived
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data())
     def a_worker_dies(self, data: st.DataObject) -> None:
         self.fake.die(data.draw(st.sampled_from(self.workers)), 11)
+
+    def the_asked(self) -> list[WorkerId]:
+        return [record.worker_id for record in self.fake.services.pool if record.is_asked and record.usable]
+
+    @precondition(lambda self: self.the_asked())
+    @rule(data=st.data(), stays=st.booleans())
+    def one_that_is_asked_whether_it_can_leave_answers(self, data: st.DataObject, stays: bool) -> None:
+        worker = data.draw(st.sampled_from(self.the_asked()))
+        if stays:
+            services = self.fake.services
+            services.perform(services.pool.stays(worker, self.fake.loop.now()))
+        else:
+            self.fake.die(worker, 0)
 
     @rule()
     def the_killed_are_reaped(self) -> None:
@@ -137,12 +186,26 @@ class NodeInAnyOrder(RuleBasedStateMachine):
         self.fake.check()
 
     @invariant()
+    def what_works_for_a_detached_actor_is_known(self) -> None:
+        for lease in self.fake.services.leases._leases.values():
+            if lease.worker is not None:
+                mark = self.asked[lease.request.key]
+                address = self.address_of(lease.worker)
+                assert self.family.setdefault(address, mark) == mark, "it has served both sides"
+                assert self.fake.services.pool.is_lasting(lease.worker) == mark
+
+    @invariant()
     def nobody_gone_holds_a_lease_that_is_not_ending(self) -> None:
         members = self.fake.services.members
         for lease in self.fake.services.leases._leases.values():
             if lease.request.actor is None and members.get(lease.request.client) is None:
                 worker = members.worker(lease.worker) if lease.worker is not None else None
-                assert worker is None or worker.worker_id in self.fake.killed, f"{lease} is held by nobody"
+                ends = worker is None or worker.worker_id in {*self.fake.killed, *self.told_to_exit()}
+                assert ends, f"{lease} is held by nobody"
+
+    def told_to_exit(self) -> list[WorkerId]:
+        """They have a few seconds for that."""
+        return [worker for worker, optional in self.fake.asked_to_exit.items() if not optional]
 
     def teardown(self) -> None:
         """All drivers leave, their jobs end, detached actors are stopped: then the node is as it was."""
@@ -150,8 +213,8 @@ class NodeInAnyOrder(RuleBasedStateMachine):
             assert driver.job is not None
             self.fake.drivers.goodbye(driver)
             self.jobs_to_end.append(driver.job.job_id)
-        for job in self.jobs_to_end:
-            self.fake.drivers.end_job(job)  # type: ignore[arg-type]
+        for job in [*self.jobs_to_end, *self.outlived]:
+            self.fake.drivers.end_job(job, False)  # type: ignore[arg-type]
         for actor, incarnation in self.seats:
             self.fake.leases.cancel_placement(cluster.CancelPlacement(actor, incarnation))
             self.fake.leases.stop_actor(cluster.StopActor(actor, incarnation, "the end", False))
@@ -159,6 +222,8 @@ class NodeInAnyOrder(RuleBasedStateMachine):
             self.fake.ready()
             self.time_passes(40.0)
             self.fake.bury_the_killed()
+            for worker in self.the_asked():
+                self.fake.die(worker, 0)
         self.fake.check()
         services = self.fake.services
         assert not services.leases._leases, services.leases._leases
@@ -168,6 +233,8 @@ class NodeInAnyOrder(RuleBasedStateMachine):
         assert not self.fake.leases._placements
         assert not self.fake.drivers._leaving, "a driver waits to be let go"
         assert not [record for record in services.pool if record.job is not None and record.usable]
+        services.pool.check_invariants()
+        assert not services.pool._jobs._ended, "a job is remembered that left nothing behind"
 
 
 TestNodeInAnyOrder = NodeInAnyOrder.TestCase

@@ -43,6 +43,10 @@ class PoolInAnyOrder(RuleBasedStateMachine):
         self.alive: set[WorkerId] = set()
         self.reported: set[WorkerId] = set()
         self.homes: dict[WorkerId, tuple[bytes, object]] = {}
+        #: Whether it serves what outlives its job: for good, from its first use.
+        self.lasting: dict[WorkerId, bool] = {}
+        #: Jobs whose driver is gone: whether detached actors of it live.
+        self.ended: dict[bytes, bool] = {}
         self.busy: dict[WorkerId, Want] = {}
         self.announced: Counter[WorkerId] = Counter()
         for job in JOBS:
@@ -60,6 +64,8 @@ class PoolInAnyOrder(RuleBasedStateMachine):
                 case Found():
                     want = self.wants[effect.ticket]
                     assert self.homes[effect.worker] == (want.job.job_id, want.env), "given to a stranger"
+                    assert self.lasting.setdefault(effect.worker, want.lasting) == want.lasting
+                    assert not self.is_over(want), "begun for what has ended"
                     assert effect.worker not in self.busy, "given to two"
                     assert effect.worker in self.reported
                     self.answers[effect.ticket] += 1
@@ -73,10 +79,15 @@ class PoolInAnyOrder(RuleBasedStateMachine):
                     self.alive.discard(effect.worker)
                     self.busy.pop(effect.worker, None)
 
-    @rule(job=st.sampled_from(JOBS), env=st.sampled_from(ENVS), actor=st.booleans())
-    def want(self, job: JobDescription, env: tuple[tuple[str, str], ...], actor: bool) -> None:
+    def is_over(self, want: Want) -> bool:
+        return want.job.job_id in self.ended and not (want.lasting and self.ended[want.job.job_id])
+
+    @rule(job=st.sampled_from(JOBS), env=st.sampled_from(ENVS), actor=st.booleans(), lasting=st.booleans())
+    def want(self, job: JobDescription, env: tuple[tuple[str, str], ...], actor: bool, lasting: bool) -> None:
         ticket = next(self.tickets)
-        want = Want(ticket, job, env, ActorId(b"%016d" % ticket) if actor else None)
+        want = Want(ticket, job, env, ActorId(b"%016d" % ticket) if actor else None, lasting=lasting)
+        if self.is_over(want):
+            return  # the lease manager takes it on no more
         self.wants[ticket] = want
         self.perform(self.pool.want(want, self.now))
 
@@ -129,9 +140,30 @@ class PoolInAnyOrder(RuleBasedStateMachine):
         else:
             self.perform(self.pool.leaves_on_purpose(worker, self.now))
 
-    @rule(job=st.sampled_from(JOBS))
-    def job_ends(self, job: JobDescription) -> None:
-        self.perform(self.pool.job_ended(job.job_id, (), self.now))
+    @rule(job=st.sampled_from(JOBS), outlived=st.booleans())
+    def job_ends(self, job: JobDescription, outlived: bool) -> None:
+        """Once, or twice if it is outlived; what waits on behalf of what has ended is withdrawn before."""
+        if self.ended.get(job.job_id) is False:
+            return
+        again = job.job_id in self.ended
+        outlived = outlived and not again
+        self.ended[job.job_id] = outlived
+        for ticket, want in self.wants.items():
+            if not self.answers[ticket] and self.is_over(want):
+                self.pool.unwant(ticket)
+                self.answers[ticket] += 1
+        before = {record.worker_id: record.state for record in self.pool if record.job == job.job_id}
+        effects = self.pool.job_ended(job.job_id, outlived, self.now)
+        killed = {effect.worker for effect in effects if isinstance(effect, Kill)}
+        asked = {effect.worker for effect in effects if isinstance(effect, AskExit)}
+        assert killed | asked <= before.keys(), "another job's"
+        for worker, state in before.items():
+            stays = self.lasting[worker] and outlived
+            works = state is WorkerState.LEASED or (state is WorkerState.ACTOR and not again)
+            assert not (stays and worker in killed | asked), "it works for a detached actor"
+            assert stays or not works or worker in killed, "it works for what has ended"
+            assert worker not in asked or state is WorkerState.IDLE
+        self.perform(effects)
 
     @rule(seconds=st.sampled_from([0.05, 0.5, 2.0, 6.0, START_S, WARM_S]))
     def time_passes(self, seconds: float) -> None:

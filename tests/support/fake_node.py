@@ -289,7 +289,9 @@ class FakeNode:
         self.leases.request(who, node.RequestLease(req, from_floats({"CPU": cpus}), "f", **more))
 
     def place(self, spec: gcs.ActorSpec, incarnation: int = 0, class_pickle: bytes = b"") -> None:
-        self.leases.place(cluster.PlaceActor(spec, incarnation, class_pickle))
+        owner = self.services.members.get(spec.owner)
+        lasting = spec.detached or (owner is not None and self.services.pool.is_lasting(owner.worker_id))
+        self.leases.place(cluster.PlaceActor(spec, incarnation, class_pickle, lasting))
 
     def free(self) -> float:
         return self.services.leases.view[NODE].available["CPU"] / 10_000

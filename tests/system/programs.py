@@ -227,6 +227,26 @@ class BornWith:
         return self.data
 
 
+class Founder:
+    """Detached, it has work done that others create and own."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+
+    def begin(self, given: list[Any], seconds: float) -> int:
+        self.kept = [*given, *ray.get(far.hand_out.remote(5)), far.use_new_actor.remote(seconds)]
+        return len(self.kept)
+
+    def results(self) -> list[Any]:
+        return ray.get(self.kept)  # type: ignore[no-any-return]
+
+
+def use_new_actor(seconds: float) -> int:
+    counter = far.Counter.remote()
+    ray.get(counter.wait.remote(seconds))
+    return int(ray.get(counter.up.remote()))
+
+
 def lend_to(counter: Any, value: int, seconds: float) -> int:
     """Owns an argument that the actor looks at for long."""
     ray.get(counter.echo.remote(filled(130_000, value)))
@@ -259,6 +279,8 @@ far = SimpleNamespace(
     Counter=ray.remote(Counter),
     Grouped=ray.remote(concurrency_groups={"io": 2}, num_cpus=0)(Counter),
     watch_a_child=ray.remote(watch_a_child),
+    Founder=ray.remote(num_cpus=0)(Founder),
+    use_new_actor=ray.remote(use_new_actor),
     use_actor=ray.remote(use_actor),
     BornWith=ray.remote(num_cpus=0)(BornWith),
     BornLate=ray.remote(num_cpus=0)(BornLate),

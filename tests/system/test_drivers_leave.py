@@ -33,6 +33,44 @@ def last(_: VirtualDriver) -> None:
     assert ray.get(far.add.remote(1, 1), timeout=20) == 2
 
 
+def founds(_: VirtualDriver) -> None:
+    """And has the founder keep what a task of this program owns."""
+    founder = far.Founder.options(name="founder", lifetime="detached").remote()
+    given = ray.get(far.hand_out.remote(3))
+    assert ray.get(founder.begin.remote(given, 3.0), timeout=20) == 5
+    far.slow.options(num_cpus=0).remote(3600.0, 1)
+    sleep(0.5)
+
+
+def finds(_: VirtualDriver) -> None:
+    founder = ray.get_actor("founder")
+    assert ray.get(founder.results.remote(), timeout=20) == [3, 3, 5, 5, 1]
+    sleep(10.0)
+    assert ray.get(founder.results.remote(), timeout=20) == [3, 3, 5, 5, 1]
+
+
+def ends_it(_: VirtualDriver) -> None:
+    """While work of its family's is under way."""
+    founder = ray.get_actor("founder")
+    ray.get(founder.begin.remote([], 3600.0), timeout=20)
+    sleep(1.0)
+    ray.kill(founder)
+
+
+def test_what_works_for_a_detached_actor_and_what_it_uses_stay_until_it_ends(stage: Stage) -> None:
+    """Actors of its tasks' were ended with the driver, and idle workers that owned what it used."""
+    world, cluster = stage.world, stage.cluster
+    for number, program in enumerate((founds, finds, ends_it)):
+        driver = cluster.driver(f"driver{number}", program)
+        world.run(lambda driver=driver: driver.process.ended, 60.0, f"that {program.__name__} leaves")  # type: ignore[misc]
+        stage.calm_down()
+        virtual_audit.audit(cluster)
+    world.run_for(70.0)
+    virtual_audit.audit(cluster)
+    virtual_audit.nothing_is_kept(cluster)
+    virtual_audit.everybody_left(cluster, warm_workers=1)
+
+
 @pytest.mark.parametrize("end", ["in order", "killed"])
 @pytest.mark.parametrize("after_s", [0.0, 0.003, 0.02, 0.2])
 def test_work_left_behind_ends_with_its_driver(stage: Stage, end: str, after_s: float) -> None:

@@ -44,7 +44,7 @@ def test_a_driver_that_leaves_before_its_job_has_an_id_is_buried_and_not_welcome
     (gone,) = fake.told(cluster.CoreWorkerGone)
     assert gone.address == start.driver, "by this the GCS ends the job"
     fake.drivers.job_started(cluster.JobStarted(start.driver, job_id_of_int(7)))
-    fake.drivers.end_job(job_id_of_int(7))
+    fake.drivers.end_job(job_id_of_int(7), False)
     assert not line.take(node.Welcome)
     fake.check()
 
@@ -95,7 +95,7 @@ def test_a_driver_leaves_with_requests_wants_and_leases_open_and_everything_is_g
     fake.ask(driver, 9, cpus=0)  # and one request waits for a process
     fake.drivers.goodbye(driver)
     assert driver.job is not None
-    fake.drivers.end_job(driver.job.job_id)
+    fake.drivers.end_job(driver.job.job_id, False)
     assert not line_of(driver).closed, "its workers are not down yet"
     fake.ready()  # the process that nobody wants any more
     fake.bury_the_killed()
@@ -117,7 +117,7 @@ def test_a_detached_actor_still_queued_when_its_job_ends_is_started_as_its_job_s
     assert driver.job is not None
     job = driver.job
     fake.drivers.goodbye(driver)
-    fake.drivers.end_job(job.job_id)
+    fake.drivers.end_job(job.job_id, True)
     assert list(fake.killed) == [hog]
     fake.bury_the_killed()
     (worker,) = fake.ready()
@@ -140,7 +140,7 @@ def test_a_driver_does_not_wait_for_what_outlives_its_job() -> None:
     fake.drivers.goodbye(driver)
     fake.drivers.farewells()
     assert not line_of(driver).closed, "its job has not ended yet"
-    fake.drivers.end_job(driver.job.job_id)
+    fake.drivers.end_job(driver.job.job_id, True)
     assert list(fake.killed) == [mine]
     assert not line_of(driver).closed, "its worker is not down yet"
     fake.bury_the_killed()
@@ -157,7 +157,7 @@ def test_an_actor_that_is_not_detached_and_still_queued_is_not_started() -> None
     fake.place(a_spec(driver, cpus=1))
     fake.drivers.goodbye(driver)
     assert driver.job is not None
-    fake.drivers.end_job(driver.job.job_id)
+    fake.drivers.end_job(driver.job.job_id, False)
     fake.bury_the_killed()
     assert not fake.forked
     assert fake.free() == 1

@@ -24,7 +24,7 @@ from beamlet.gcs.actors import ActorTable
 from beamlet.gcs.effects import Effect, ToCoreWorker
 from beamlet.gcs.restart_pauses import AT_ONCE, LONGEST_PAUSE_S, SHORT_LIFE_S
 from beamlet.gcs.storage import MemoryStorage
-from beamlet.protocol.cluster import ActorPlaced, ActorUnplaceable, CoreWorkerGone, StopActor
+from beamlet.protocol.cluster import ActorPlaced, ActorUnplaceable, CoreWorkerGone, PlaceActor, StopActor
 from beamlet.protocol.gcs import (
     ActorNotFound,
     ActorOutOfScope,
@@ -45,6 +45,7 @@ NODE = NodeId(b"n" * UNIQUE_ID_BYTES)
 JOB = job_id_of_int(1)
 A = ActorId(b"actor-one---" + JOB)
 B = ActorId(b"actor-two---" + JOB)
+C = ActorId(b"actor-three-" + JOB)
 
 
 def process(name: bytes) -> Address:
@@ -58,18 +59,28 @@ OTHER_WORKER = process(b"o")
 class World:
     def __init__(self) -> None:
         self.storage = MemoryStorage()
+        #: What was placed, and whether it outlives its job.
+        self.lasting: dict[ActorId, bool] = {}
         self.table = ActorTable(lambda spec: NODE, self.storage, ActorHistory(most_dead=2), validate=True)
 
     def create(
-        self, actor_id: ActorId = A, get_if_exists: bool = False, ready: bool = True, **options: Any
-    ) -> list[str]:
+        self, actor_id: ActorId = A, get_if_exists: bool = False, ready: bool = True,
+        lasting: bool = False, **options: Any
+    ) -> list[str]:  # fmt: skip
         job = JobDescription(JOB, "space", [], b"/", b"", {}, False, DRIVER)
         options.setdefault("owner", DRIVER)
         spec = ActorSpec(
             actor_id, job, options.pop("owner"), FunctionKey(b"k"), "Counter", b"args", [], [], {}, {},
             namespace="space", call_site="app.py:12", **options,
         )  # fmt: skip
-        return kinds(self.table.handle_create(DRIVER, CreateActor(1, spec, get_if_exists, ready), 1.0))
+        message = CreateActor(1, spec, get_if_exists, ready)
+        effects = self.table.handle_create(DRIVER, message, 1.0, lasting)
+        self.lasting |= {
+            effect.message.spec.actor_id: effect.message.lasting
+            for effect in effects
+            if isinstance(effect.message, PlaceActor)
+        }
+        return kinds(effects)
 
     def start(self, incarnation: int = 0, at: Address = WORKER, actor_id: ActorId = A) -> None:
         self.table.handle_placed(ActorPlaced(actor_id, incarnation, at, 4711), 2.0)
@@ -241,14 +252,27 @@ def test_a_detached_actor_that_nobody_will_make_ready_is_not_created(world: Worl
     assert world.create(B, detached=True, name="ann") == ["ActorAccepted", "PlaceActor"]
 
 
-def test_job_end_spares_what_a_detached_actor_owns(world: World) -> None:
+def test_job_end_spares_what_works_for_a_detached_actor_until_the_last_of_these_has_gone(
+    world: World,
+) -> None:
+    """Whoever of them has created it: a task that the detached one had submitted, for example."""
     world.create(A, detached=True)
     world.start()
-    world.create(B, owner=WORKER)
-    assert world.table.handle_job_ended(JOB, 5.0) == []
+    world.create(B, owner=OTHER_WORKER, lasting=True)
+    world.create(C, owner=OTHER_WORKER)
+    assert kinds(world.table.handle_job_ended(JOB, 5.0)) == ["CancelPlacement"]
+    assert (world.now(B).state, world.now(C).state) == ("PENDING_CREATION", "DEAD")
     world.kill()
-    world.die()
+    world.table.handle_job_ended(JOB, 6.0)
     assert world.now(B).state == "DEAD"
+    assert "with the last detached actor of job" in world.now(B).cause
+
+
+def test_the_raylet_is_told_which_actor_outlives_its_job(world: World) -> None:
+    world.create(A)
+    world.create(B, detached=True)
+    world.create(C, lasting=True)
+    assert world.lasting == {A: False, B: True, C: True}
 
 
 def program_ends(world: World) -> list[Any]:
@@ -286,6 +310,7 @@ def test_at_the_end_of_the_program_nothing_else_is_waited_for(world: World) -> N
     world.create(A)
     world.start()
     world.create(B, detached=True, cleans_up=True)
+    world.create(C, owner=WORKER, lasting=True, cleans_up=True)
     assert program_ends(world) == [Done(7)]
     assert (world.now(A).state, world.now(B).state) == ("ALIVE", "PENDING_CREATION")
 

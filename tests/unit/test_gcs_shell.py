@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from beamlet.base.death import DeathCertificate
@@ -233,6 +235,39 @@ def test_a_detached_actor_keeps_what_its_job_exported() -> None:
     near.say(OTHER, gcs.KillActor(3, actor, True), job_id_of_int(2))
     cluster_.loop.settle()
     assert cluster_.gcs.kv.handle_get(OTHER, gcs.KvGet(1, FUNCTIONS, b"class"))[0].message.value is None  # type: ignore[union-attr]
+
+
+def test_of_a_job_that_is_outlived_the_nodes_hear_twice_and_only_what_outlives_it_creates_actors() -> None:
+    cluster_ = Cluster()
+    near, _ = cluster_.raylets
+    job = cluster_.begin_job()
+    workers = [make_address(NODES[0], WorkerId(bytes([n]) * UNIQUE_ID_BYTES)) for n in (1, 2)]
+
+    def spec(number: int, owner: Address, **options: Any) -> gcs.ActorSpec:
+        actor = ActorId(b"%012d" % number + job)
+        key = FunctionKey(b"class")
+        return gcs.ActorSpec(actor, a_job(1, DRIVER), owner, key, "A", b"", [], [], {}, {}, **options)
+
+    def create(number: int, owner: Address, lasting: bool, **options: Any) -> str:
+        near.heard.clear()
+        message = gcs.CreateActor(number, spec(number, owner, **options))
+        near.port.send(cluster.Forwarded(owner, job, message, lasting))
+        cluster_.loop.settle()
+        (answer,) = (each for each in near.heard if isinstance(each, cluster.Deliver))
+        return type(answer.message).__name__
+
+    assert create(1, DRIVER, False, detached=True) == "ActorAccepted"
+    near.heard.clear()
+    cluster_.end(DRIVER)
+    assert [each for each in near.heard if isinstance(each, cluster.EndJob)] == [cluster.EndJob(job, True)]
+    assert create(2, workers[0], True) == "ActorAccepted"
+    assert create(3, workers[1], False) == "ActorRefused"
+    near.heard.clear()
+    near.say(OTHER, gcs.KillActor(3, ActorId(b"%012d" % 1 + job), True), job_id_of_int(2))
+    cluster_.loop.settle()
+    assert [each for each in near.heard if isinstance(each, cluster.EndJob)] == [cluster.EndJob(job)]
+    assert not [info for info in cluster_.gcs.actors.infos() if info.state != "DEAD"]
+    assert create(4, workers[0], True) == "ActorRefused"
 
 
 def test_an_actor_whose_restart_was_put_off_is_placed_when_its_time_has_come() -> None:

@@ -81,7 +81,7 @@ SANS_IO = (
         "core_worker.submitting.task_spec",
     ),
     *("raylet.lease_manager", "raylet.worker_pool", "raylet.resource_ledger", "raylet.output_router"),
-    *("raylet.lease_queue", "raylet.lease_effects", "raylet.worker_record"),
+    *("raylet.lease_queue", "raylet.lease_effects", "raylet.worker_record", "raylet.job_ends"),
     *("gcs.nodes", "gcs.jobs", "gcs.kv", "gcs.task_events", "gcs.actor*", "gcs.living_actors", "gcs.storage"),
     *("gcs.farewells", "api.option*", "api.signatures"),
 )

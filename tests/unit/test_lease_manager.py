@@ -339,25 +339,20 @@ def test_a_late_or_foreign_return_changes_nothing() -> None:
     assert node.free() == 1
 
 
-def test_survivors_follow_leases_from_detached_actors() -> None:
-    node = Node(CPU=4)
-    node.place("detached", lives_on={}, to_place={})
-    root = node.grants["detached"].worker
-    child = Request((make_address(NODE, root), 1), make_address(NODE, root), JOB, {}, "child")
-    node.perform(node.manager.submit(child, 0.0))
-    node.ask("driver", 1, "mortal", CPU=1)
-    assert node.manager.survivors([root]) == {root, node.grants["child"].worker}
-
-
 def test_the_end_of_a_job_drops_what_it_had_waiting() -> None:
     node = Node(CPU=1)
     node.ask("driver", 1, "running", CPU=1)
     queued = node.ask("driver", 2, "queued", CPU=1)
     spared = node.ask("detached", 1, "spared", CPU=1)
-    node.perform(node.manager.job_ended(JOB.job_id, {address("detached")}, 1.0))
+    spared.lasting = True
+    node.perform(node.manager.job_ended(JOB.job_id, True, 1.0))
     assert node.log[-1] == Cancelled(queued, "its job has ended")
     node.give_back("running")
     assert node.grants["spared"].request is spared
+    last = node.ask("detached", 2, "last", CPU=1)
+    last.lasting = True
+    node.perform(node.manager.job_ended(JOB.job_id, False, 1.0))
+    assert node.log[-1] == Cancelled(last, "its job has ended")
 
 
 def test_why_says_who_waits_how_long_for_what() -> None:

@@ -379,13 +379,81 @@ def test_a_dying_worker_is_never_handed_out(pool: WorkerPool) -> None:
     assert pool.returned(worker(1), 1.3) == []
 
 
-def test_the_end_of_a_job_kills_its_workers_but_not_detached_actors_and_theirs(pool: WorkerPool) -> None:
-    wants = [Want(1, J1), Want(2, J1, actor=ActorId(b"d" * 16), detached=True), Want(3, J1), Want(4, J2)]
+def use(pool: WorkerPool, *wants: Want) -> None:
+    """Each gets the worker of its ticket."""
     for want in wants:
         pool.want(want, 0.0)
         pool.ready(worker(want.ticket), want.ticket, 0.0)
-    effects = pool.job_ended(J1.job_id, {worker(3)}, 1.0)
-    assert effects == [Kill(worker(1), signal.SIGKILL, "its job has ended")]
+
+
+DETACHED = Want(2, J1, actor=ActorId(b"d" * 16), lasting=True)
+
+
+def kill_of(number: int) -> Kill:
+    return Kill(worker(number), signal.SIGKILL, "its job has ended")
+
+
+def ask_of(number: int) -> AskExit:
+    return AskExit(worker(number), "its job has ended", True, optional=True)
+
+
+def test_the_end_of_a_job_kills_its_workers_but_not_detached_actors_and_theirs(pool: WorkerPool) -> None:
+    use(pool, Want(1, J1), DETACHED, Want(3, J1, lasting=True), Want(4, J2))
+    assert pool.job_ended(J1.job_id, True, 1.0) == [kill_of(1)]
+
+
+def test_idle_workers_of_a_job_that_is_outlived_are_asked_as_they_may_own_what_is_used(
+    pool: WorkerPool,
+) -> None:
+    """They were killed, and what a detached actor had from them was lost."""
+    use(pool, Want(1, J1), DETACHED)
+    pool.returned(worker(1), 1.0)
+    assert pool.job_ended(J1.job_id, True, 1.0) == [ask_of(1)]
+    assert pool.is_over(worker(1))
+    assert not pool.is_over(worker(2))
+
+
+def test_idle_workers_of_a_job_that_nothing_outlives_are_killed(pool: WorkerPool) -> None:
+    use(pool, Want(1, J1))
+    pool.returned(worker(1), 1.0)
+    assert pool.job_ended(J1.job_id, False, 1.0) == [kill_of(1)]
+
+
+def test_when_the_last_detached_actor_has_gone_what_worked_for_it_ends(pool: WorkerPool) -> None:
+    """Its own process is the GCS's to end: it may be told to finish first."""
+    use(pool, Want(1, J1, lasting=True), DETACHED)
+    use(pool, Want(3, J1, lasting=True, env=(("A", "1"),)))
+    pool.returned(worker(3), 1.0)
+    assert pool.job_ended(J1.job_id, True, 1.0) == []
+    assert pool.job_ended(J1.job_id, False, 2.0) == [kill_of(1), ask_of(3)]
+    for number in (1, 2, 3):
+        die(pool, worker(number), 3.0)
+    pool.check_invariants()
+    assert not pool.is_over(worker(3)), "the job is forgotten"
+
+
+def test_what_an_idle_worker_of_an_ended_job_holds_is_asked_for_again_and_again(pool: WorkerPool) -> None:
+    """Nobody can want it any more, so it is none of those that are kept warm for a job that runs."""
+    pool.job_started(J2.job_id)
+    use(pool, Want(1, J1), DETACHED)
+    pool.returned(worker(1), 1.0)
+    pool.job_ended(J1.job_id, True, 1.0)
+    for round in range(3):
+        now = 1.0 + round * (IDLE_S + 1)
+        assert pool.stays(worker(1), now) == []
+        assert pool.tick(now + IDLE_S - 0.1) == []
+        assert pool.next_wake() == now + IDLE_S
+        assert pool.tick(now + IDLE_S) == [AskExit(worker(1), "it was idle", True, optional=True)]
+
+
+def test_no_worker_serves_both_what_outlives_its_job_and_what_does_not(pool: WorkerPool) -> None:
+    use(pool, Want(1, J1))
+    pool.returned(worker(1), 1.0)
+    assert pool.want(Want(2, J1, lasting=True), 1.0) == [Fork(worker(2))]
+    pool.ready(worker(2), 2, 1.0)
+    pool.returned(worker(2), 2.0)
+    assert pool.want(Want(3, J1), 2.0) == [Found(3, worker(1))]
+    assert pool.want(Want(4, J1, lasting=True), 2.0) == [Found(4, worker(2))]
 
 
 def test_an_actor_dies_with_its_incarnation_on_the_announcement(pool: WorkerPool) -> None:

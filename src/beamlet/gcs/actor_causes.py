@@ -77,6 +77,11 @@ def job_ended(spec: ActorSpec, job_id: JobId) -> Cause:
     return Cause(f"{who(spec)} ended with job {job_id.hex()}. {rule}", True)
 
 
+def family_ended(spec: ActorSpec, job_id: JobId) -> Cause:
+    rule = "What works for detached actors ends with the last of them, when the driver is gone"
+    return Cause(f"{who(spec)} ended with the last detached actor of job {job_id.hex()}. {rule}", True)
+
+
 def constructor_raised(spec: ActorSpec, error: bytes) -> Cause:
     return Cause(f"{who(spec)} could not be created: its constructor raised", False, None, error)
 

@@ -22,6 +22,8 @@ STARTING = (State.PENDING_CREATION, State.RESTARTING)
 class ActorRecord(msgspec.Struct):
     spec: ActorSpec
     created_at: float
+    #: It outlives its job: detached, or created by what works for a detached actor.
+    lasting: bool = False
     state: State = State.DEPENDENCIES_UNREADY
     #: Of the start under way or done; every attempt to place it has its own, a later one a larger.
     incarnation: int = 0

@@ -105,8 +105,10 @@ class ActorTable:
 
     # --- creation ---------------------------------------------------------------------------------
 
-    def handle_create(self, sender: Address, message: CreateActor, now: float) -> list[Effect]:
-        """Repeat-safe: the same actor id is created once."""
+    def handle_create(
+        self, sender: Address, message: CreateActor, now: float, lasting: bool = False
+    ) -> list[Effect]:
+        """Repeat-safe: the same actor id is created once. ``lasting``: who creates it outlives the job."""
         spec, req = message.spec, message.req
         holder = self._live.named(spec.namespace, spec.name)
         if self._live.get(spec.actor_id) or spec.actor_id in self._history:
@@ -120,11 +122,11 @@ class ActorTable:
             self._tell(sender, ActorRefused(req, f"its owner, {self._describe(spec.owner, spec)}, is gone"))
         else:
             self._tell(sender, ActorAccepted(req, spec.actor_id))
-            self._create(spec, message.ready, now)
+            self._create(spec, message.ready, lasting, now)
         return self._done()
 
-    def _create(self, spec: ActorSpec, ready: bool, now: float) -> None:
-        record = ActorRecord(spec, now)
+    def _create(self, spec: ActorSpec, ready: bool, lasting: bool, now: float) -> None:
+        record = ActorRecord(spec, now, lasting=lasting or spec.detached)
         self._live.add(record)
         self._save(record)
         if killer := self._killed_early.pop(spec.actor_id, None):
@@ -140,7 +142,8 @@ class ActorTable:
         spec = message.spec
         record = self._live.get(spec.actor_id)
         if record is None and message.error and spec.actor_id not in self._history:
-            record = ActorRecord(msgspec.structs.replace(spec, name=""), now)  # its name was never claimed
+            spec = msgspec.structs.replace(spec, name="")  # it was never claimed
+            record = ActorRecord(spec, now, lasting=spec.detached)
             self._live.add(record)
         if record is None or record.state is not State.DEPENDENCIES_UNREADY or record.spec.owner != sender:
             return self._done()
@@ -167,7 +170,8 @@ class ActorTable:
         else:
             record.tell(now, f"placement asked of node {short(record.node)}")
             pickled = self._class_of(record.spec.class_key)
-            self._effects.append(ToRaylet(record.node, PlaceActor(record.spec, record.incarnation, pickled)))
+            order = PlaceActor(record.spec, record.incarnation, pickled, record.lasting)
+            self._effects.append(ToRaylet(record.node, order))
 
     def handle_placed(self, message: ActorPlaced, now: float) -> list[Effect]:
         record = self._live.present(message.actor_id, message.incarnation)
@@ -261,7 +265,7 @@ class ActorTable:
 
     def _parts_with(self, record: ActorRecord, driver: Address) -> bool:
         spec = record.spec
-        return spec.cleans_up and spec.job.driver == driver and not self._live.outlives_job(record)
+        return spec.cleans_up and spec.job.driver == driver and not record.lasting
 
     def _is_parting(self, record: ActorRecord) -> bool:
         return self._farewells.is_awaited(record.spec.job.driver, record.spec.actor_id)
@@ -273,15 +277,17 @@ class ActorTable:
             if record is not None and record.spec.owner in self._gone:
                 self._end(record, actor_causes.job_ended(record.spec, record.spec.job.job_id), now)
 
-    def any_of_job(self, job_id: JobId) -> bool:
-        """Whether one of its actors lives: after the job's end, a detached one, or what works for it."""
-        return self._live.any_of_job(job_id)
+    def outlive(self, job_id: JobId) -> bool:
+        """Whether detached actors of it live, and so keep what works for them after the job's end."""
+        return self._live.any_detached(job_id)
 
     def handle_job_ended(self, job_id: JobId, now: float) -> list[Effect]:
-        """Its actors end, except detached ones and what these, or theirs, have created."""
-        for record in self._live if self._live.any_of_job(job_id) else ():
-            if record.spec.job.job_id == job_id and not self._live.outlives_job(record):
-                self._end(record, actor_causes.job_ended(record.spec, job_id), now)
+        """Its actors end, except those that are lasting, while there is a detached one to last for."""
+        outlived = self._live.any_detached(job_id)
+        for record in self._live:
+            if record.spec.job.job_id == job_id and not (record.lasting and outlived):
+                cause = actor_causes.family_ended if record.lasting else actor_causes.job_ended
+                self._end(record, cause(record.spec, job_id), now)
         return self._done()
 
     # --- ends that happen -------------------------------------------------------------------------

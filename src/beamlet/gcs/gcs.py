@@ -89,7 +89,7 @@ class Gcs:
             validate=validate,
         )
         self.task_events = TaskEventTable()
-        #: Jobs whose driver is gone, but not all their actors: what they exported is still needed.
+        #: Jobs whose driver is gone, but not all their detached actors: what they exported is still needed.
         self._outlived: set[JobId] = set()
         self._reports: RollCall[NodeId, Asker] = RollCall(REPORT_S)
         self._timelines: RollCall[NodeId, Asker] = RollCall(REPORT_S)
@@ -125,7 +125,7 @@ class Gcs:
         else:
             raise UnexpectedMessage(f"raylet {short(node_id)} sent {type(message).__name__} to the GCS")
         if self._outlived:
-            self._bury_jobs()
+            effects = [*effects, *self._bury_jobs(self._clock.now())]
         self._perform(effects)
         self._starts_alarm.by(self.actors.pauses.next_end)
 
@@ -154,6 +154,8 @@ class Gcs:
         """What a core worker said. Whatever goes wrong with it is between us and that core worker."""
         sender, said = message.sender, message.message
         try:
+            if type(said) is gcs.CreateActor:
+                return self._create_actor(sender, JobId(message.job), said, message.lasting)
             if type(said) is gcs.TaskEvents:
                 return self._task_events(sender, JobId(message.job), said)
             if type(said) is gcs.KvPut and said.namespace == FUNCTIONS:
@@ -171,7 +173,6 @@ class Gcs:
             gcs.KvGet: _timeless(kv.handle_get),
             gcs.KvDel: _timeless(kv.handle_del),
             gcs.KvKeys: _timeless(kv.handle_keys),
-            gcs.CreateActor: actors.handle_create,
             gcs.ActorReady: actors.handle_ready,
             gcs.ActorStarted: actors.handle_started,
             gcs.KillActor: actors.handle_kill,
@@ -218,21 +219,43 @@ class Gcs:
         return effects if job_id is None else [*effects, *self._end_job(job_id, now)]
 
     def _end_job(self, job_id: JobId, now: float) -> list[Effect]:
-        if self.jobs.is_running(job_id):
-            log.info("job ended job=%s", job_id.hex())
-            self._outlived.add(job_id)
+        log.info("job ended job=%s", job_id.hex())
+        outlived = self.actors.outlive(job_id)
         actors_end = self.actors.handle_job_ended(job_id, now)
-        return [*actors_end, *self.jobs.handle_ended(job_id, self.nodes.alive_ids(), self._wall_clock())]
+        nodes = self.nodes.alive_ids()
+        told = self.jobs.handle_ended(job_id, nodes, self._wall_clock(), outlived)
+        if outlived:
+            self._outlived.add(job_id)
+        else:
+            self._forget(job_id)
+        return [*actors_end, *told]
 
     def _is_over(self, job: JobId) -> bool:
-        """Its driver is gone, and so are its actors: nothing of it is needed any more."""
-        return not self.jobs.is_running(job) and not self.actors.any_of_job(job)
+        """Its driver is gone, and so are its detached actors: nothing of it is needed any more."""
+        return not self.jobs.is_running(job) and job not in self._outlived
 
-    def _bury_jobs(self) -> None:
-        for job in [job for job in self._outlived if self._is_over(job)]:
+    def _bury_jobs(self, now: float) -> list[Effect]:
+        """The last that outlived a job has gone: the rest of it ends."""
+        effects: list[Effect] = []
+        for job in [job for job in self._outlived if not self.actors.outlive(job)]:
             self._outlived.discard(job)
-            self.kv.job_is_over(job)
-            self.task_events.job_is_over(job)
+            log.info("what outlived job=%s has ended", job.hex())
+            effects += self.actors.handle_job_ended(job, now)
+            effects += [ToRaylet(node, cluster.EndJob(job)) for node in self.nodes.alive_ids()]
+            self._forget(job)
+        return effects
+
+    def _forget(self, job: JobId) -> None:
+        self.kv.job_is_over(job)
+        self.task_events.job_is_over(job)
+
+    def _create_actor(
+        self, sender: Address, job: JobId, message: gcs.CreateActor, lasting: bool
+    ) -> list[Effect]:
+        goes_on = self.jobs.is_running(job) or (lasting and job in self._outlived)
+        if not goes_on:  # a worker of it lives on for what it owns, or is being ended
+            return [ToCoreWorker(sender, gcs.ActorRefused(message.req, "its job has ended"))]
+        return self.actors.handle_create(sender, message, self._clock.now(), lasting)
 
     def _export(self, sender: Address, job: JobId, message: gcs.KvPut) -> list[Effect]:
         if self._is_over(job):  # a last word of a process that is being ended

@@ -61,8 +61,13 @@ class JobTable:
         self._storage.put(TABLE, COUNTER_KEY, self._last_number.to_bytes(4, "big"))
         return job_id_of_int(self._last_number)
 
-    def handle_ended(self, job_id: JobId, nodes: list[NodeId], wall_now: float) -> list[Effect]:
-        """Nothing for a job that has ended before: a death may be told twice."""
+    def handle_ended(
+        self, job_id: JobId, nodes: list[NodeId], wall_now: float, outlived: bool = False
+    ) -> list[Effect]:
+        """``outlived``: by detached actors.
+
+        Nothing for a job that has ended before: a death may be told twice.
+        """
         record = self._running.pop(job_id, None)
         if record is None:
             return []
@@ -74,7 +79,7 @@ class JobTable:
             oldest = next(iter(self._ended))
             del self._ended[oldest]
             self._storage.delete(TABLE, _row(oldest))
-        return [ToRaylet(node, EndJob(job_id)) for node in nodes]
+        return [ToRaylet(node, EndJob(job_id, outlived)) for node in nodes]
 
     def driven_by(self, address: Address) -> JobId | None:
         """The running job that ends if this process is gone."""

@@ -18,8 +18,8 @@ from beamlet.gcs.actor_states import State
 class LivingActors:
     def __init__(self) -> None:
         self.names = ActorNames()
-        #: How many of each job.
-        self._of_job: Counter[JobId] = Counter()
+        #: How many of each job are detached.
+        self._detached: Counter[JobId] = Counter()
         #: In order of creation.
         self._records: dict[ActorId, ActorRecord] = {}
         self._at: dict[Address, ActorRecord] = {}
@@ -38,8 +38,8 @@ class LivingActors:
         record = self._records.get(actor_id)
         return record if record and record.incarnation == incarnation else None
 
-    def any_of_job(self, job: JobId) -> bool:
-        return job in self._of_job
+    def any_detached(self, job: JobId) -> bool:
+        return job in self._detached
 
     def at(self, address: Address) -> ActorRecord | None:
         return self._at.get(address)
@@ -54,21 +54,11 @@ class LivingActors:
     def owners_on(self, node_id: NodeId) -> list[Address]:
         return [owner for owner in self._owned if node_of(owner) == node_id]
 
-    def outlives_job(self, record: ActorRecord) -> bool:
-        """Whether its line of owners leads to a detached actor."""
-        seen = set()
-        while not record.spec.detached:
-            owner = self._at.get(record.spec.owner)
-            if owner is None or owner.spec.actor_id in seen:  # a circle is possible: processes are used again
-                return False
-            seen.add(owner.spec.actor_id)
-            record = owner
-        return True
-
     def add(self, record: ActorRecord) -> None:
         spec = record.spec
         self._records[spec.actor_id] = record
-        self._of_job[spec.job.job_id] += 1
+        if spec.detached:
+            self._detached[spec.job.job_id] += 1
         if spec.name:
             self.names.take(spec.namespace, spec.name, spec.actor_id)
         if not _needs_no_owner(record):
@@ -96,10 +86,11 @@ class LivingActors:
         self.unsettle(record)
         self._disown(record)
         del self._records[record.spec.actor_id]
-        job = record.spec.job.job_id
-        self._of_job[job] -= 1
-        if not self._of_job[job]:
-            del self._of_job[job]
+        if record.spec.detached:
+            job = record.spec.job.job_id
+            self._detached[job] -= 1
+            if not self._detached[job]:
+                del self._detached[job]
 
     def _disown(self, record: ActorRecord) -> None:
         siblings = self._owned.get(record.spec.owner, {})
@@ -108,7 +99,7 @@ class LivingActors:
 
     def check_invariants(self) -> None:
         records = self._records.items()
-        assert self._of_job == Counter(record.spec.job.job_id for _, record in records)
+        assert self._detached == Counter(r.spec.job.job_id for _, r in records if r.spec.detached)
         for actor_id, record in records:
             _check_record(short(actor_id), record)
         named = {(r.spec.namespace, r.spec.name, i) for i, r in records if r.is_named}
@@ -127,6 +118,7 @@ def _needs_no_owner(record: ActorRecord) -> bool:
 
 def _check_record(me: str, record: ActorRecord) -> None:
     most = record.spec.max_restarts
+    assert record.lasting or not record.spec.detached, f"{me} is detached and ends with its job"
     assert record.state is not State.DEAD, f"{me} is dead and listed as live"
     assert most < 0 or record.restarts <= most, f"{me} was restarted {record.restarts} times of {most}"
     assert record.restarts <= record.incarnation, f"{me}: two processes may bear one incarnation"

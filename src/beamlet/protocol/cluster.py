@@ -44,6 +44,8 @@ class PlaceActor(Message, tag=154):
     spec: ActorSpec
     incarnation: int
     class_pickle: bytes = b""
+    #: It outlives its job: detached, or created by what works for a detached actor.
+    lasting: bool = False
 
 
 class CancelPlacement(Message, tag=155):
@@ -92,9 +94,11 @@ class CoreWorkerGone(Message, tag=159):
 
 
 class EndJob(Message, tag=160):
-    """The job's driver is gone: end its workers, forget its queued leases."""
+    """The job's driver is gone: end its workers, forget its queued leases. Said twice if it is outlived."""
 
     job_id: JobId
+    #: Detached actors of it live on: they stay, and what works for them.
+    outlived: bool = False
 
 
 class StartJob(Message, tag=161):
@@ -135,6 +139,8 @@ class Forwarded(Message, tag=166):
     sender: Address
     job: bytes
     message: gcs.Request
+    #: It is a detached actor, or works for one.
+    lasting: bool = False
 
 
 class Deliver(Message, tag=167):

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from beamlet.base.ids import Address, JobId, WorkerId, make_address
+from beamlet.base.ids import Address, JobId, WorkerId
 from beamlet.object_store.arena import Arena
 from beamlet.protocol import cluster, node
 from beamlet.raylet.death_service import DeathService
@@ -193,24 +193,23 @@ class DriverService:
             steps.insert(0, Step("the end of its output", lambda: self._output.driver_gone(job.job_id)))
         self._node.perform(steps)
 
-    def end_job(self, job: JobId) -> None:
-        """The GCS: its driver is gone. Detached actors stay, and those who work for them."""
+    def end_job(self, job: JobId, outlived: bool) -> None:
+        """The GCS: its driver is gone, and all detached actors of it too, unless it is ``outlived``."""
         now = self._node.now()
-        pool = self._node.pool
-        detached = [each.worker_id for each in pool if each.job == job and each.detached]
-        spared = self._node.leases.survivors(detached)
-        addresses = {make_address(self._config.node_id, worker) for worker in spared}
-        if (leaving := self._leaving.get(job)) is not None:
-            ours = (each for each in pool if each.job == job and not each.detached)
-            leaving.doomed = {each.worker_id for each in ours if each.worker_id not in spared}
-        leases, perform = self._node.leases, self._node.perform
+        leases, pool, perform = self._node.leases, self._node.pool, self._node.perform
         perform(
             [
-                Step("a job's last requests", lambda: perform(leases.job_ended(job, addresses, now))),
-                Step("the end of a job's workers", lambda: perform(pool.job_ended(job, spared, now))),
+                Step("a job's last requests", lambda: perform(leases.job_ended(job, outlived, now))),
+                Step("the end of a job's workers", lambda: perform(pool.job_ended(job, outlived, now))),
+                Step("whom its driver waits for", lambda: self._awaits_the_dying(job)),
                 Step("farewells", self.farewells),
             ]
         )
+
+    def _awaits_the_dying(self, job: JobId) -> None:
+        if (leaving := self._leaving.get(job)) is not None:
+            ours = (each for each in self._node.pool if each.job == job)
+            leaving.doomed = {each.worker_id for each in ours if not each.usable}
 
     def farewells(self) -> None:
         """Let those drivers go whose jobs' processes are all down, but for those that outlive the job."""

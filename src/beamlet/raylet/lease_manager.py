@@ -214,24 +214,12 @@ class LeaseManager:
                 effects += self._end(lease, "the process that owned its tasks is gone", at_once=True)
         return effects + self._pump(now)
 
-    def job_ended(self, job: JobId, spared: Collection[bytes], now: float) -> list[Effect]:
-        """Forget the job's waiting requests, save those of ``spared`` clients (``survivors``)."""
-        doomed = [r for r in [*self._queue, *(lease.request for lease in self._wanting.values())]
-                  if r.job.job_id == job and r.client not in spared and not r.detached]  # fmt: skip
+    def job_ended(self, job: JobId, outlived: bool, now: float) -> list[Effect]:
+        """Forget the job's waiting requests; ``outlived``: save those that are lasting."""
+        waiting = [*self._queue, *(lease.request for lease in self._wanting.values())]
+        doomed = [r for r in waiting if r.job.job_id == job and not (outlived and r.lasting)]
         reason = "its job has ended"
         return [effect for request in doomed for effect in self.cancel(request.key, reason, now)]
-
-    def survivors(self, roots: Collection[WorkerId]) -> set[WorkerId]:
-        """``roots`` and every worker leased, directly or not, by one of them."""
-        found = set(roots)
-        frontier = list(found)
-        while frontier:
-            owner = frontier.pop()
-            for worker, lease in self._by_worker.items():
-                if worker not in found and lease.request.client == self._node + owner:
-                    found.add(worker)
-                    frontier.append(worker)
-        return found
 
     def nodes_changed(self, nodes: Collection[NodeView], now: float) -> list[Effect]:
         """What is believed of the other nodes."""

@@ -54,8 +54,8 @@ class Request(Struct, eq=False):
     to_place: Amounts = {}
     #: None for a task lease.
     actor: ActorId | None = None
-    #: The worker outlives its job (a detached actor's).
-    detached: bool = False
+    #: It outlives its job: for a detached actor, or asked for by what works for one.
+    lasting: bool = False
     call_site: str = ""
     #: Tasks waiting behind this request.
     backlog: int = 1

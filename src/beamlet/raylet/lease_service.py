@@ -54,6 +54,9 @@ class LeaseService:
         if sender.job is None or self._manager.knows(key):
             raise PeerMisuse(f"RequestLease {message.req} from a process without a job, or asked twice")
         check_amounts(message.name, message.resources)
+        if self._pool.is_over(sender.worker_id):
+            sender.send(node.LeaseCancelled(message.req, "its job has ended"))
+            return
         request = Request(
             key,
             sender.address,
@@ -62,6 +65,7 @@ class LeaseService:
             message.name,
             env=env_key(message.env_vars),
             strategy=message.strategy,
+            lasting=self._pool.is_lasting(sender.worker_id),
             backlog=max(1, min(message.backlog, _BACKLOG_MAX)),
         )
         self._node.perform(self._manager.submit(request, self._node.now()))
@@ -117,7 +121,7 @@ class LeaseService:
             strategy=spec.strategy,
             to_place=spec.placement_resources,
             actor=spec.actor_id,
-            detached=spec.detached,
+            lasting=message.lasting,
             call_site=spec.call_site,
         )
         self._node.perform(self._manager.submit(request, self._node.now()))
@@ -152,7 +156,7 @@ class LeaseService:
     def _want_worker(self, effect: effects.WantWorker) -> None:
         request = effect.request
         incarnation = request.key.number if request.actor is not None else 0
-        want = Want(effect.lease_id, request.job, request.env, request.actor, incarnation, request.detached)
+        want = Want(effect.lease_id, request.job, request.env, request.actor, incarnation, request.lasting)
         self._node.perform(self._pool.want(want, self._node.now()))
 
     def _granted(self, effect: effects.Granted) -> None:

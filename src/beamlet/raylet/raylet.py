@@ -218,7 +218,8 @@ class Raylet:
                 handler(member, message)
             else:
                 job = member.job.job_id if member.job is not None else b""
-                self._node.gcs.send(cluster.Forwarded(member.address, job, message))
+                lasting = self._node.pool.is_lasting(member.worker_id)
+                self._node.gcs.send(cluster.Forwarded(member.address, job, message, lasting))
         except (PeerMisuse, StoreMisuse) as error:
             self._expel(connection, str(error))
 
@@ -290,7 +291,7 @@ class Raylet:
             cluster.CancelPlacement: leases.cancel_placement,
             cluster.StopActor: leases.stop_actor,
             cluster.JobStarted: drivers.job_started,
-            cluster.EndJob: lambda order: drivers.end_job(order.job_id),
+            cluster.EndJob: lambda order: drivers.end_job(order.job_id, order.outlived),
             cluster.AskReport: lambda order: self._node.gcs.send(self.report(order.round)),
             cluster.AskEvents: self._events.ask,
             cluster.Deliver: self._deliver,

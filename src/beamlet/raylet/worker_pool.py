@@ -1,11 +1,11 @@
 """Which worker processes a node has, starts, hands out and ends. ●
 
-Workers are forked without a job, belong to one (job, environment) from their first use, and are never shared
-between two.  ``want`` is answered by Found or NotFound, exactly once, unless ``unwant`` came first.  Idle
-workers beyond the soft limit are ended after ``IDLE_S``; the limit itself falls to zero when no job has used
-a worker for ``WARM_S``.  Deaths are announced once, when the exit status has come and the last output has
-been read, or ``LAST_WORDS_S`` after the first sign if one of them stays away.  How long somebody waits while
-no process can be started is start_trouble.py's.
+Workers are forked without a job, belong to one home from their first use, and are never shared between two:
+one (job, environment), and what outlives the job or what ends with it (job_ends.py).  ``want`` is answered by
+Found or NotFound, exactly once, unless ``unwant`` came first.  Idle workers beyond the soft limit are ended
+after ``IDLE_S``; the limit is zero when no job has used a worker for ``WARM_S``.  Deaths are announced once,
+when the exit status has come and the last output has been read, or ``LAST_WORDS_S`` after the first sign if
+one stays away.  How long somebody waits while no process can be started is start_trouble.py's.
 
 Methods return effects for the shell, in order.  States and effects are in worker_record.py; resources and
 queues of leases are lease_manager.py's.
@@ -14,11 +14,12 @@ queues of leases are lease_manager.py's.
 from __future__ import annotations
 
 import signal as signals
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from beamlet.base.death import NO_THREAD_EXIT, DeathCertificate
+from beamlet.base.death import NO_THREAD_EXIT
 from beamlet.base.ids import JobId, NodeId, WorkerId
+from beamlet.raylet.job_ends import Fate, JobEnds
 from beamlet.raylet.lease_queue import EnvKey
 from beamlet.raylet.start_trouble import StartTrouble
 from beamlet.raylet.worker_record import (
@@ -60,7 +61,8 @@ _NO_THREAD = (
 )
 _NEVER = float("inf")
 
-Home = tuple[JobId, EnvKey]
+#: Whose it is, with which environment, and whether it is lasting.
+Home = tuple[JobId, EnvKey, bool]
 
 
 class _Waiting(NamedTuple):
@@ -82,7 +84,7 @@ class WorkerPool:
         #: Forked, and not ready yet.
         self._starting: set[WorkerId] = set()
         self._wants: dict[int, _Waiting] = {}
-        self._jobs: set[JobId] = set()
+        self._jobs = JobEnds()
         self._used_at = -_NEVER
         self._trouble = StartTrouble()
         #: Workers that died before they were ready, since the last that did not.
@@ -224,17 +226,29 @@ class WorkerPool:
         return self._offer(record, now)
 
     def job_started(self, job: JobId) -> None:
-        self._jobs.add(job)
+        self._jobs.started(job)
 
-    def job_ended(self, job: JobId, spared: Collection[WorkerId], now: float) -> list[Effect]:
-        """End the job's workers, except detached actors and those who work for them (``spared``)."""
-        self._jobs.discard(job)
+    def job_ended(self, job: JobId, outlived: bool, now: float) -> list[Effect]:
+        """Its driver is gone, and so are its detached actors, unless it is ``outlived``: see job_ends.py."""
         self._watch(now)
         effects: list[Effect] = []
-        for record in self:
-            if record.job == job and record.worker_id not in spared and not record.detached:
+        for record, fate in self._jobs.ended(job, outlived, self):
+            if fate is Fate.ENDS:
                 effects += self.kill(record.worker_id, "its job has ended", now)
+            elif fate is Fate.IS_ASKED and not record.is_asked:
+                effects += self._ask_idle(record, "its job has ended", now)
+        self._jobs.forget(job, self._workers.values())
         return effects
+
+    def is_lasting(self, worker: WorkerId) -> bool:
+        """Whether it outlives its job; a driver does not."""
+        record = self._workers.get(worker)
+        return record is not None and record.lasting
+
+    def is_over(self, worker: WorkerId) -> bool:
+        """Whether what it belongs to has ended: it is kept for what it owns, and nothing begins for it."""
+        record = self._workers.get(worker)
+        return record is not None and self._jobs.is_over(record)
 
     # ---- deaths ----
 
@@ -289,6 +303,7 @@ class WorkerPool:
             assert record.state is not WorkerState.GONE, "a worker that is gone is still listed"
             assert not (record.exited and record.drained), "a complete death was not announced"
             assert (record.state is WorkerState.ACTOR) <= (record.actor is not None)
+        self._jobs.check_invariants(self._workers.values())
         starting = {w for w, record in self._workers.items() if record.state is WorkerState.STARTING}
         assert starting == self._starting, f"{starting} ≠ {self._starting}"
         assert not self._wants or starting or self._wake_at < _NEVER, "somebody waits, nothing starts"
@@ -319,9 +334,9 @@ class WorkerPool:
         record.is_needed = False
         effects: list[Effect] = []
         if record.job is None:
-            record.job, record.env = want.job.job_id, want.env
+            record.job, record.env, record.lasting = want.job.job_id, want.env, want.lasting
             effects.append(Assign(record.worker_id, want.job, want.env))
-        record.actor, record.incarnation, record.detached = want.actor, want.incarnation, want.detached
+        record.actor, record.incarnation = want.actor, want.incarnation
         record.move(WorkerState.LEASED if want.actor is None else WorkerState.ACTOR, now)
         return [*effects, Found(want.ticket, record.worker_id)]
 
@@ -358,7 +373,7 @@ class WorkerPool:
         """Whoever waits cannot use the idle workers, or would have one: they hold what a new one needs."""
         effects: list[Effect] = []
         for record in self._idle_longest_first()[: len(self._wants)]:
-            effects += self.ask_to_exit(record.worker_id, "others need the room", now, optional=True)
+            effects += self._ask_idle(record, "others need the room", now)
         return effects
 
     def _give_up(self, now: float) -> list[Effect]:
@@ -366,7 +381,7 @@ class WorkerPool:
         homes = {_home(each) for each in self._workers.values() if each.usable and each.actor is None}
         refused: list[Effect] = []
         for ticket, (want, since) in list(self._wants.items()):
-            has_others = want.actor is None and (want.job.job_id, want.env) in homes
+            has_others = want.actor is None and _homes_for(want)[0] in homes
             if self._trouble.waited_enough(since, has_others, now):
                 del self._wants[ticket]
                 refused.append(NotFound(ticket, self._trouble.describe(now)))
@@ -409,7 +424,8 @@ class WorkerPool:
         del self._workers[record.worker_id]
         self._starting.discard(record.worker_id)
         record.move(WorkerState.GONE, now)
-        certificate = self._certificate(record, now)
+        self._jobs.forget(record.job, self._workers.values())
+        certificate = record.certificate(self._node, now)
         effects: list[Effect] = [
             Announce(
                 record.worker_id, certificate, record.intended, record.job, record.actor, record.incarnation
@@ -422,21 +438,6 @@ class WorkerPool:
         self._trouble.eased(now)
         return effects + self._start_missing(now)
 
-    def _certificate(self, record: WorkerRecord, now: float) -> DeathCertificate:
-        return DeathCertificate(
-            worker_id=record.worker_id,
-            node_id=self._node,
-            pid=record.pid,
-            exit_code=record.exit.exit_code,
-            signal=record.exit.signal,
-            killed_by=record.killed_by,
-            oom_kill=record.exit.oom_kill,
-            peak_rss_bytes=record.exit.peak_rss_bytes,
-            uptime_s=now - record.forked_at,
-            task_name=record.task_name,
-            cancelled=record.cancelled,
-        )
-
     # ---- reaping and waking ----
 
     def _idle_longest_first(self) -> list[WorkerRecord]:
@@ -444,26 +445,35 @@ class WorkerPool:
         return sorted(idle, key=lambda record: record.since)
 
     def _floor(self, now: float) -> int:
-        return self._soft_limit if self._jobs and now < self._used_at + WARM_S else 0
+        return self._soft_limit if self._jobs.any_runs and now < self._used_at + WARM_S else 0
 
     def _reap(self, now: float) -> list[Effect]:
-        idle = self._idle_longest_first()
-        spare = len(idle) - self._floor(now)
+        spare = self._spare(now)
         effects: list[Effect] = []
-        for number, record in enumerate(idle[: max(spare, 0)]):
+        for number, record in enumerate(spare):
             # One that is needed is not asked again and again, however many there are.
-            is_too_many = number < spare - MOST_SPARE and not record.is_needed
+            is_too_many = number < len(spare) - MOST_SPARE and not record.is_needed
             # As ``_next_event`` adds: a difference may be less.
             if is_too_many or now >= record.since + IDLE_S:
-                effects += self.ask_to_exit(record.worker_id, "it was idle", now, optional=True)
+                effects += self._ask_idle(record, "it was idle", now)
         return effects
+
+    def _spare(self, now: float) -> list[WorkerRecord]:
+        """Idle workers that are not kept warm: first those that nobody can want any more."""
+        idle = self._idle_longest_first()
+        over = sum(map(self._jobs.is_over, idle))
+        if over:
+            idle.sort(key=lambda record: not self._jobs.is_over(record))
+        return idle[: max(len(idle) - self._floor(now), over)]
+
+    def _ask_idle(self, record: WorkerRecord, why: str, now: float) -> list[Effect]:
+        return self.ask_to_exit(record.worker_id, why, now, optional=True)
 
     def _next_event(self, now: float) -> float:
         times = [record.deadline for record in self._workers.values() if record.deadline is not None]
-        idle = [self._workers[worker] for workers in self._idle.values() for worker in workers]
-        if len(idle) > self._floor(now):
-            times.append(max(now, min(record.since for record in idle) + IDLE_S))
-        elif idle:
+        if spare := self._spare(now):
+            times.append(max(now, min(record.since for record in spare) + IDLE_S))
+        elif self._idle_count:
             times.append(self._used_at + WARM_S)
         if self._wants and now < self._trouble.again_at:
             times.append(self._trouble.again_at)
@@ -483,8 +493,8 @@ def _homes_for(want: Want) -> tuple[Home | None, ...]:
     An actor gets one that never ran a task: it ends with the actor, and with it would end what its tasks put
     and others still use.
     """
-    return (None,) if want.actor is not None else ((want.job.job_id, want.env), None)
+    return (None,) if want.actor is not None else ((want.job.job_id, want.env, want.lasting), None)
 
 
 def _home(record: WorkerRecord) -> Home | None:
-    return None if record.job is None else (record.job, record.env)
+    return None if record.job is None else (record.job, record.env, record.lasting)

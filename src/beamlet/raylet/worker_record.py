@@ -15,7 +15,7 @@ from enum import Enum
 from msgspec import Struct, field
 
 from beamlet.base.death import DeathCertificate
-from beamlet.base.ids import ActorId, JobId, WorkerId, short
+from beamlet.base.ids import ActorId, JobId, NodeId, WorkerId, short
 from beamlet.protocol.node import JobDescription
 from beamlet.raylet.lease_queue import EnvKey
 
@@ -65,8 +65,8 @@ class WorkerRecord(Struct, eq=False):
     #: The actor incarnation that it was made for.
     actor: ActorId | None = None
     incarnation: int = 0
-    #: The actor outlives its job.
-    detached: bool = False
+    #: It is a detached actor, or works for one: see ``WorkerPool.job_ended``. For good, from its first use.
+    lasting: bool = False
     #: The task or actor that it is busy with, as it told us.
     task_name: str = ""
     #: Who of us ended it, and why; "" when we did not.
@@ -97,6 +97,22 @@ class WorkerRecord(Struct, eq=False):
         self.state, self.since, self.deadline = state, now, None
         self.story.append(f"{state.value} at {now:.3f}")
 
+    def certificate(self, node: NodeId, now: float) -> DeathCertificate:
+        """What is known of its death."""
+        return DeathCertificate(
+            worker_id=self.worker_id,
+            node_id=node,
+            pid=self.pid,
+            exit_code=self.exit.exit_code,
+            signal=self.exit.signal,
+            killed_by=self.killed_by,
+            oom_kill=self.exit.oom_kill,
+            peak_rss_bytes=self.exit.peak_rss_bytes,
+            uptime_s=now - self.forked_at,
+            task_name=self.task_name,
+            cancelled=self.cancelled,
+        )
+
     @property
     def usable(self) -> bool:
         return self.state not in (WorkerState.DYING, WorkerState.GONE)
@@ -110,7 +126,8 @@ class Want(Struct, frozen=True):
     env: EnvKey = ()
     actor: ActorId | None = None
     incarnation: int = 0
-    detached: bool = False
+    #: Asked for by a detached actor, or what works for one, or for such an actor.
+    lasting: bool = False
 
 
 class Fork(Struct, frozen=True):
