@@ -145,6 +145,16 @@ def test_a_signal_that_is_ignored_interrupts_nothing(commands: Commands) -> None
     assert not commands.marked.left()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_too_late_interrupts_nothing(commands: Commands, number: signal.Signals) -> None:
+    """The cluster is there and that was said; the interpreter, which takes its time to end, died of it."""
+    commands.struck.write_text(f"import atexit\natexit.register(lambda: strike())\n{STRUCK}")
+    done = commands.struck_at("beamlet.cli.start:_announce after", number)
+    assert done.returncode == 0, done.stderr
+    assert "Stopped" in commands.beamlet("stop").stdout
+    assert not commands.marked.left()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_start_that_stays_ends_its_cluster_also_if_it_is_told_twice(
     commands: Commands, number: signal.Signals

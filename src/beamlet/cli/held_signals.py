@@ -1,15 +1,15 @@
 """The signals that end a command, held back where it must not be torn apart, heard where it waits.
 
-    with held_back():             SIGINT, SIGTERM and SIGHUP wait …
-        head = start_head(…)
-        try:
-            with heard():         … and raise here: those that came before at once
-                await_head(head)
-        except BaseException:     one is raised, no more: nothing disturbs what undoes
-            stop_head(head, at_once=True)
-            raise
+    hold_back()               SIGINT, SIGTERM and SIGHUP wait from here on …
+    head = start_head(…)
+    try:
+        with heard():         … and raise here, those that came before at once
+            await_head(head)
+    except BaseException:     one is raised, no more: nothing disturbs what undoes
+        stop_head(head, at_once=True)
+        raise
 
-What came and was not heard is forgotten: by then the command is done, or ends for another reason.
+Until the process ends: who has said that all is well should not die of a signal while the interpreter goes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from collections.abc import Iterator
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@contextlib.contextmanager
-def held_back() -> Iterator[None]:
+def hold_back() -> None:
     """For the main thread of a process without others. A signal that is ignored (`nohup`) stays so."""
-    ours = [n for n in _ENDING if signal.getsignal(n) in (signal.SIG_DFL, signal.default_int_handler)]
     told: list[int] = []
 
     def tell(number: int, frame: object) -> None:
@@ -35,21 +33,15 @@ def held_back() -> Iterator[None]:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)
 
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    before = [signal.signal(number, tell) for number in ours]
-    try:
-        yield
-    finally:
-        while signal.sigtimedwait(_ENDING, 0) is not None:
-            pass
-        for number, handler in zip(ours, before, strict=True):
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    for number in _ENDING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, tell)
 
 
 @contextlib.contextmanager
 def heard() -> Iterator[None]:
-    """Within ``held_back``: raises KeyboardInterrupt (SIGINT) or SystemExit (128 + the signal's number)."""
+    """After ``hold_back``: raises KeyboardInterrupt (SIGINT) or SystemExit (128 + the signal's number)."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     try:
         yield

@@ -20,7 +20,7 @@ from beamlet.api.head_start import (
     start_head,
     stop_head,
 )
-from beamlet.cli.held_signals import heard, held_back
+from beamlet.cli.held_signals import heard, hold_back
 from beamlet.cli.terminal import Paint, nobody_reads
 from beamlet.processes.session import find_current, secure_root, session_root
 from beamlet.processes.session_lock import one_at_a_time
@@ -87,17 +87,17 @@ def run(options: argparse.Namespace) -> int:
     _refuse_other_nodes(options)
     for note in notes_on(options):
         sys.stderr.write(f"beamlet start: {note}\n")
-    with held_back():
-        with contextlib.ExitStack() as stack:
-            # Else two that begin at once would not see each other, and `beamlet stop` would end one.
-            lock = secure_root(session_root()) / ".starting"
-            with heard():
-                turn = stack.enter_context(one_at_a_time(lock, within_s=2 * HEAD_STARTS_S))
-            _refuse_second()
-            head = _start(options, turn)
-        with _undone_unless_done(head):
-            _announce(head)
-        return _stay_with(head) if options.block else 0
+    hold_back()
+    with contextlib.ExitStack() as stack:
+        # Else two that begin at once would not see each other, and `beamlet stop` would end one.
+        lock = secure_root(session_root()) / ".starting"
+        with heard():
+            turn = stack.enter_context(one_at_a_time(lock, within_s=2 * HEAD_STARTS_S))
+        _refuse_second()
+        head = _start(options, turn)
+    with _undone_unless_done(head):
+        _announce(head)
+    return _stay_with(head) if options.block else 0
 
 
 def notes_on(options: argparse.Namespace) -> list[str]:
