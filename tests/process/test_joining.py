@@ -365,16 +365,19 @@ def test_what_a_detached_actor_has_others_do_and_what_it_uses_outlives_the_progr
             return [ray.put(5), os.getpid()]
         @ray.remote(num_cpus=0, name="founder", lifetime="detached")
         class Founder:
+            def keep(self, given):
+                self.given = given
             def begin(self, path):
                 (self.five, self.owner), self.seven = ray.get(own.remote()), use_an_actor.remote(path)
             def end(self):
-                return ray.get([self.five, self.seven])
+                return ray.get([*self.given, self.five, self.seven])
             def pids(self):
                 return [os.getpid(), self.owner]
         import time
         founder = Founder.remote()
         ray.get(founder.begin.remote(%r))
-        time.sleep(0.5)  # its lease of the owner ends
+        mine = ray.get(own.remote())[:1]  # by a worker that this program still has leased when it ends
+        ray.get(founder.keep.remote(mine))
     """
     finds = """
         import os, time
@@ -392,4 +395,4 @@ def test_what_a_detached_actor_has_others_do_and_what_it_uses_outlives_the_progr
     """
     path = str(tmp_path / "go")
     run(tmp_path, session, "founds", founds % path)
-    assert run(tmp_path, session, "finds", finds % path) == "[5, 7]\n"
+    assert run(tmp_path, session, "finds", finds % path) == "[5, 5, 7]\n"

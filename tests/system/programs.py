@@ -233,8 +233,11 @@ class Founder:
     def __init__(self) -> None:
         self.kept: list[Any] = []
 
-    def begin(self, given: list[Any], seconds: float) -> int:
-        self.kept = [*given, *ray.get(far.hand_out.remote(5)), far.use_new_actor.remote(seconds)]
+    def begin(self, seconds: float) -> int:
+        return self.keep([*ray.get(far.hand_out.remote(5)), far.use_new_actor.remote(seconds)])
+
+    def keep(self, refs: list[Any]) -> int:
+        self.kept += refs
         return len(self.kept)
 
     def results(self) -> list[Any]:

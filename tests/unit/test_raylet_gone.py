@@ -94,8 +94,7 @@ def test_threads_that_wait_learn_of_shutdown_whatever_breaks_from_then_on(tmp_pa
 
     class Core:
         lock = threading.RLock()
-        link = SimpleNamespace(leave=lambda reason: said.append(f"leave: {reason}"), send=said.append)
-        reactor = SimpleNamespace(flush=lambda: None)
+        link = SimpleNamespace(leave=lambda reason: said.append(f"leave: {reason}"))
         store = SimpleNamespace(end_writing=lambda within_s: None, keep_all=lambda: None, leave=lambda: None)
         forked_views = SimpleNamespace(close=lambda: None)
         releases = SimpleNamespace(keep_pins=lambda: None)
@@ -104,12 +103,15 @@ def test_threads_that_wait_learn_of_shutdown_whatever_breaks_from_then_on(tmp_pa
         def end_actors_in_order(self) -> None:
             said.append("end actors")
 
+        def say_goodbye(self) -> None:
+            said.append("goodbye")
+
     driver = Driver(SessionDirectory(tmp_path), None, checked(None, {}, {}))
     core: Any = Core()
     driver.core = core
     driver._left.set()
     driver.leave()
-    assert said[:2] == ["leave: shutdown() was called in this process", "end actors"]
+    assert said == ["leave: shutdown() was called in this process", "end actors", "goodbye"]
 
 
 def test_who_lost_the_raylet_writes_no_more_before_anybody_is_told() -> None:

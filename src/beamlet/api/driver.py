@@ -34,7 +34,6 @@ from beamlet.processes.prompt_thread import PromptThread, can_start
 from beamlet.processes.session import SessionDirectory
 from beamlet.protocol.node import (
     DriverHello,
-    Goodbye,
     JobDescription,
     Notice,
     OutputPrinted,
@@ -192,9 +191,7 @@ class Driver:
                     _keep_arrays(core)
                 core.store.end_writing(_GOODBYE_S)
                 core.store.leave()
-                with core.lock:
-                    core.link.send(Goodbye())
-                    core.reactor.flush()
+                core.say_goodbye()
                 if is_heard:
                     self._await(core, None, _GOODBYE_S)
             in_order = True

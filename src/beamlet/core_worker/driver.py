@@ -53,6 +53,16 @@ class DriverCore(CoreWorker):
         self.on_raylet_message[node.OutputLines] = on_output
         self.on_raylet_message[node.Notice] = on_notice
 
+    def say_goodbye(self) -> None:
+        """The last word. Before it go back the workers that we have leased and do not use.
+
+        Idle they may stay for what they own, if something outlives us; with our leases they would end.
+        """
+        with self.lock:
+            self.leases.submitter.return_idle(self.reactor.now())
+            self.link.send(node.Goodbye())
+            self.reactor.flush()
+
     def _broken(self, error: InvariantBroken) -> None:
         """The user's program lives on, but not with what it asked for."""
         self.link.connection.fail(f"this driver's own books are wrong: {error}")

@@ -25,7 +25,7 @@ from beamlet.api.generators import ObjectRefGenerator
 from beamlet.base.ids import WorkerId, job_id_of_int, make_address, new_node_id
 from beamlet.base.resources import from_floats
 from beamlet.base.version import VERSION
-from beamlet.core_worker.core_worker import CoreWorker, Identity
+from beamlet.core_worker.core_worker import Identity
 from beamlet.core_worker.driver import DriverCore
 from beamlet.core_worker.worker_main import Birth, Worker
 from beamlet.gcs.gcs import Gcs
@@ -35,7 +35,6 @@ from beamlet.protocol import cluster as cluster_messages
 from beamlet.protocol.factory import ChildExited, Forked, ForkWorker, KillWorker, LoadModule
 from beamlet.protocol.node import (
     DriverHello,
-    Goodbye,
     JobDescription,
     Notice,
     OutputLines,
@@ -295,7 +294,7 @@ class VirtualDriver:
     def __init__(self, cluster: VirtualCluster, name: str, script: Callable[[VirtualDriver], None]) -> None:
         self.cluster = cluster
         self.process = VirtualProcess(cluster.world, cluster.kernel, name)
-        self.core: CoreWorker | None = None
+        self.core: DriverCore | None = None
         #: The script returned, and with what error.
         self.done = False
         self.lost = ""
@@ -310,7 +309,7 @@ class VirtualDriver:
             self.done = True
         self._leave(core)
 
-    def _join(self) -> CoreWorker:
+    def _join(self) -> DriverCore:
         world, process = self.cluster.world, self.process
         reactor = VirtualReactor(process)
         hello = self._hello()
@@ -403,11 +402,9 @@ class VirtualDriver:
     def _raylet_lost(self, reason: str) -> None:
         self.lost = reason
 
-    def _leave(self, core: CoreWorker) -> None:
+    def _leave(self, core: DriverCore) -> None:
         core.store.leave()
-        with core.lock:
-            core.link.send(Goodbye())
-            core.reactor.flush()
+        core.say_goodbye()
         deadline = self.cluster.world.now() + _GOODBYE_S
         while not self.lost and self.cluster.world.now() < deadline:
             core.reactor.wait(Waiter(), self.cluster.world.now() + 0.005)
