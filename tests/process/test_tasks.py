@@ -7,10 +7,11 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy
 import pytest
-from conformance import beamlet_only, get, wait_until
+from conformance import beamlet_only, get, process_is_gone, wait_until
 from gates import Gate
 
 import beamlet as ray
@@ -278,6 +279,36 @@ def test_max_calls_recycles_the_worker() -> None:
         return os.getpid()
 
     assert get(pid.remote()) != get(pid.remote())
+
+
+def test_a_worker_that_max_calls_replaces_ends_when_nothing_is_lost_with_it(gate: Gate) -> None:
+    @ray.remote(max_calls=1)
+    def put(actor: Any) -> tuple[int, list[Any]]:
+        actor.note.remote([ray.put("called")])
+        return os.getpid(), [ray.put("value")]
+
+    @ray.remote(num_cpus=0)
+    class Late:
+        def __init__(self) -> None:
+            gate.wait()
+            self.got: list[Any] = []
+
+        def note(self, refs: list[Any]) -> None:
+            self.got += ray.get(refs)
+
+        def seen(self) -> list[Any]:
+            return self.got
+
+    late = Late.remote()
+    # More than there are CPUs: those who stay must not hold them.
+    given = get([put.remote(late) for _ in range(8)], timeout=30)
+    assert len({pid for pid, _ in given}) == 8
+    gate.open()
+    wait_until(lambda: get(late.seen.remote()) == ["called"] * 8, "the calls")
+    assert get([inner for _, (inner,) in given]) == ["value"] * 8
+    pids = [pid for pid, _ in given]
+    del given
+    wait_until(lambda: all(process_is_gone(pid) for pid in pids), "the workers to end", timeout_s=20)
 
 
 def test_max_calls_counts_calls_that_are_submitted_together_too() -> None:

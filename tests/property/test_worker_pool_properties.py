@@ -48,6 +48,8 @@ class PoolInAnyOrder(RuleBasedStateMachine):
         #: Jobs whose driver is gone: whether detached actors of it live.
         self.ended: dict[bytes, bool] = {}
         self.busy: dict[WorkerId, Want] = {}
+        #: They stay busy: nobody gets them.
+        self.worn_out: set[WorkerId] = set()
         self.announced: Counter[WorkerId] = Counter()
         for job in JOBS:
             self.pool.job_started(job.job_id)
@@ -119,12 +121,20 @@ class PoolInAnyOrder(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(sorted(self.busy)))
-        if self.busy[worker].actor is None:
+        if self.busy[worker].actor is None and worker not in self.worn_out:
             del self.busy[worker]
             self.perform(self.pool.returned(worker, self.now))
 
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data())
+    def wear_out(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.busy)))
+        if self.busy[worker].actor is None:
+            self.worn_out.add(worker)
+            self.perform(self.pool.wear_out(worker, "a test", self.now))
+
     @precondition(lambda self: self.alive)
-    @rule(data=st.data(), how=st.sampled_from(["exit", "drained", "link", "kill", "ask", "purpose"]))
+    @rule(data=st.data(), how=st.sampled_from(["exit", "drained", "link", "kill", "ask", "purpose", "stays"]))
     def something_happens_to_a_worker(self, data: st.DataObject, how: str) -> None:
         worker = data.draw(st.sampled_from(sorted(self.alive)))
         if how == "exit":
@@ -135,6 +145,8 @@ class PoolInAnyOrder(RuleBasedStateMachine):
             self.perform(self.pool.link_closed(worker, self.now))
         elif how == "kill":
             self.perform(self.pool.kill(worker, "a test", self.now))
+        elif how == "stays":
+            self.perform(self.pool.stays(worker, self.now))
         elif how == "ask":
             self.perform(self.pool.ask_to_exit(worker, "a test", self.now))
         else:
@@ -159,10 +171,13 @@ class PoolInAnyOrder(RuleBasedStateMachine):
         assert killed | asked <= before.keys(), "another job's"
         for worker, state in before.items():
             stays = self.lasting[worker] and outlived
-            works = state is WorkerState.LEASED or (state is WorkerState.ACTOR and not again)
+            is_idle = state is WorkerState.IDLE or worker in self.worn_out
+            works = not is_idle and (
+                state is WorkerState.LEASED or (state is WorkerState.ACTOR and not again)
+            )
             assert not (stays and worker in killed | asked), "it works for a detached actor"
             assert stays or not works or worker in killed, "it works for what has ended"
-            assert worker not in asked or state is WorkerState.IDLE
+            assert worker not in asked or is_idle
         self.perform(effects)
 
     @rule(seconds=st.sampled_from([0.05, 0.5, 2.0, 6.0, START_S, WARM_S]))

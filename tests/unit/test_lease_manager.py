@@ -304,6 +304,20 @@ def test_a_disposed_worker_is_ended_not_reused() -> None:
     assert (node.log[-1].worker, node.log[-1].at_once) == (worker, False)
 
 
+def test_a_disposed_worker_that_is_needed_keeps_nobody_waiting() -> None:
+    node = Node(CPU=1)
+    node.ask("a", 1, "f", CPU=1)
+    worker = node.grants["f"].worker
+    node.ask("b", 1, "next", CPU=1)
+    node.perform(node.manager.worker_stays(worker, 1.0))
+    assert "next" not in node.grants, "it is not being ended"
+    node.give_back("f", dispose=True)
+    assert "next" not in node.grants, "its memory is free when it is gone"
+    node.perform(node.manager.worker_stays(worker, 1.0))
+    assert node.grants["next"].worker != worker
+    node.perform(node.manager.worker_gone(worker, 9.0))
+
+
 def test_holders_of_what_is_lacking_are_asked_for_it_once_until_something_changes() -> None:
     node = Node(CPU=2, gizmo=1)
     node.ask("a", 1, "f", CPU=2)

@@ -541,6 +541,37 @@ def test_a_worker_that_does_not_answer_whether_it_is_needed_may_be(pool: WorkerP
     assert kill.worker == worker(2)
 
 
+def test_a_worn_out_worker_ends_when_it_is_not_needed_and_is_given_to_nobody(pool: WorkerPool) -> None:
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    ask = [AskExit(worker(1), "max_calls", graceful=True, optional=True)]
+    assert pool.wear_out(worker(1), "max_calls", 1.0) == ask
+    assert pool.stays(worker(1), 1.1) == []
+    assert pool.want(Want(2, J1), 1.2) == [Fork(worker(2))]
+    assert pool.tick(1.0 + LEAVE_S) == []
+    for _ in range(2):
+        wake = pool.next_wake()
+        assert wake is not None
+        assert pool.tick(wake) == ask, "asked again"
+        assert pool.stays(worker(1), wake + 0.1) == []
+        pool.check_invariants()
+    wake = pool.next_wake()
+    assert wake is not None
+    assert pool.tick(wake) == ask
+    pool.leaves_on_purpose(worker(1), wake)
+    death = only_death(die(pool, worker(1), wake + 1.0, 0, None))
+    assert death.intended
+
+
+def test_a_worn_out_worker_that_says_nothing_is_killed(pool: WorkerPool) -> None:
+    """Its leaseholder may have given it up because nobody can talk with it."""
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.wear_out(worker(1), "given up", 1.0)
+    (kill,) = pool.tick(1.0 + LEAVE_S)
+    assert isinstance(kill, Kill)
+
+
 def test_a_worker_that_was_not_asked_cannot_stay(pool: WorkerPool) -> None:
     pool.prestart(1, 0.0)
     pool.ready(worker(1), 1, 0.0)

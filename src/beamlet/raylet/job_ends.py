@@ -59,7 +59,8 @@ class JobEnds:
             return Fate.STAYS
         if again and record.state is WorkerState.ACTOR:
             return Fate.STAYS  # the GCS has each of them ended, the detached one perhaps in order
-        return Fate.IS_ASKED if (outlived or again) and record.state is WorkerState.IDLE else Fate.ENDS
+        works = record.state is not WorkerState.IDLE and not record.worn_out
+        return Fate.IS_ASKED if (outlived or again) and not works else Fate.ENDS
 
     def is_over(self, record: WorkerRecord) -> bool:
         """Whether what it belongs to has ended."""
@@ -76,7 +77,7 @@ class JobEnds:
         of_jobs = set()
         for record in records:
             of_jobs.add(record.job)
-            works = record.state is WorkerState.LEASED
+            works = record.state is WorkerState.LEASED and not record.worn_out
             assert not (works and self.is_over(record)), "a worker works for what has ended"
         for job, outlived in self._ended.items():
             assert outlived or job in of_jobs, "a job that left nothing behind is remembered"

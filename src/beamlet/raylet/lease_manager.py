@@ -138,6 +138,14 @@ class LeaseManager:
         wanting = self._pump(now)
         return [WorkerFree(worker), *(wanting or self._ask_back())]
 
+    def worker_stays(self, worker: WorkerId, now: float) -> list[Effect]:
+        """It was to be used no more, and will end when nothing is lost with it: nobody waits for that."""
+        lease = self._by_worker.get(worker)
+        if lease is None or lease.state is not LeaseState.ENDING:
+            return []
+        self._forget(lease)
+        return self._pump(now)
+
     def force_cancel(self, holder: Address, lease_id: int, reason: str, task: TaskId) -> list[Effect]:
         """Kill the worker under a task of ``holder``'s that did not stop when asked."""
         lease = self._held_by(holder, lease_id)

@@ -87,6 +87,12 @@ class LeaseService:
                 self._manager.force_cancel(sender.address, message.lease.number, reason, message.task)
             )
 
+    def worker_stays(self, sender: Member) -> None:
+        """Asked whether it could leave, it is needed; by nobody's lease."""
+        now = self._node.now()
+        self._node.perform(self._pool.stays(sender.worker_id, now))
+        self._node.perform(self._manager.worker_stays(sender.worker_id, now))
+
     def blocked(self, sender: Member) -> None:
         self._node.perform(self._manager.blocked(sender.worker_id, self._node.now()))
 
@@ -233,7 +239,7 @@ class LeaseService:
         if effect.at_once:
             self._node.perform(self._pool.kill(effect.worker, effect.reason, now, cancelled=effect.cancelled))
         else:
-            self._node.perform(self._pool.ask_to_exit(effect.worker, effect.reason, now))
+            self._node.perform(self._pool.wear_out(effect.worker, effect.reason, now))
 
     def _ask_back(self, effect: effects.AskBack) -> None:
         if (holder := self._members.get(effect.holder)) is not None:

@@ -267,9 +267,7 @@ class Raylet:
             node.DeathHeard: store.heard,
             node.OutputMark: lambda sender, message: self._output.mark(sender.worker_id, message.token),
             node.OutputPrinted: lambda _, message: self._output.printed(message.token),
-            node.Staying: lambda sender, _: self._node.perform(
-                pool.stays(sender.worker_id, self._node.now())
-            ),
+            node.Staying: lambda sender, _: leases.worker_stays(sender),
             node.ExitedOnPurpose: lambda sender, message: self._node.perform(
                 pool.leaves_on_purpose(sender.worker_id, self._node.now(), message.reason, message.cancelled)
             ),

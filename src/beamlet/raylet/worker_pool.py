@@ -20,7 +20,6 @@ from typing import NamedTuple
 from beamlet.base.death import NO_THREAD_EXIT
 from beamlet.base.ids import JobId, NodeId, WorkerId
 from beamlet.raylet.job_ends import Fate, JobEnds
-from beamlet.raylet.lease_queue import EnvKey
 from beamlet.raylet.start_trouble import StartTrouble
 from beamlet.raylet.worker_record import (
     Announce,
@@ -30,6 +29,7 @@ from beamlet.raylet.worker_record import (
     Exit,
     Fork,
     Found,
+    Home,
     Kill,
     NotFound,
     Want,
@@ -60,9 +60,6 @@ _NO_THREAD = (
     "(ulimit -u, or pids.max of its control group): raise it, or ask for fewer workers"
 )
 _NEVER = float("inf")
-
-#: Whose it is, with which environment, and whether it is lasting.
-Home = tuple[JobId, EnvKey, bool]
 
 
 class _Waiting(NamedTuple):
@@ -109,7 +106,7 @@ class WorkerPool:
     def want(self, want: Want, now: float) -> list[Effect]:
         assert want.ticket not in self._wants, f"ticket {want.ticket} wanted twice"
         self._used_at = now
-        for home in _homes_for(want):
+        for home in want.homes:
             if candidates := self._idle.get(home):
                 return self._hand_out(self._workers[candidates[-1]], want, now)
         self._wants[want.ticket] = _Waiting(want, now)
@@ -215,13 +212,23 @@ class WorkerPool:
             self._set_deadline(record, now + LEAVE_S)
         return [AskExit(worker, reason, True, optional, hurried)]
 
-    def stays(self, worker: WorkerId, now: float) -> list[Effect]:
-        """It was asked whether it could leave, and is needed: idle again, to be asked again later."""
+    def wear_out(self, worker: WorkerId, reason: str, now: float) -> list[Effect]:
+        """Nobody is to have it again. It is killed if it does not say that it leaves, or ``stays``."""
         record = self._workers.get(worker)
-        if record is None or record.state is not WorkerState.IDLE or not record.intended:
+        if record is not None and record.usable:
+            record.worn_out = reason
+            self._set_deadline(record, now + LEAVE_S)
+        return self.ask_to_exit(worker, reason, now, optional=True)
+
+    def stays(self, worker: WorkerId, now: float) -> list[Effect]:
+        """It was asked whether it could leave, and is needed: (idle again,) to be asked again later."""
+        record = self._workers.get(worker)
+        if record is None or not (record.usable and record.is_asked):
             return []
-        record.intended, record.killed_by, record.is_asked = False, "", False
-        record.is_needed = True
+        record.intended, record.killed_by, record.is_asked, record.is_needed = False, "", False, True
+        if record.worn_out:
+            self._set_deadline(record, now + IDLE_S)
+            return []
         record.since, record.deadline = now, None
         return self._offer(record, now)
 
@@ -298,7 +305,7 @@ class WorkerPool:
             for worker in workers:
                 record = self._workers[worker]
                 assert record.state is WorkerState.IDLE, f"{record.state} among the idle"
-                assert home == _home(record), "an idle worker is filed under another's home"
+                assert home == record.home, "an idle worker is filed under another's home"
         for record in self._workers.values():
             assert record.state is not WorkerState.GONE, "a worker that is gone is still listed"
             assert not (record.exited and record.drained), "a complete death was not announced"
@@ -318,11 +325,11 @@ class WorkerPool:
 
     def _offer(self, record: WorkerRecord, now: float) -> list[Effect]:
         """An idle worker, to whoever waits for one like it, or to the idle ones."""
-        home = _home(record)
+        home = record.home
         self._idle.setdefault(home, []).append(record.worker_id)
         self._idle_count += 1
         for waiting in self._wants.values():
-            if home in _homes_for(waiting.want):
+            if home in waiting.want.homes:
                 del self._wants[waiting.want.ticket]
                 return self._hand_out(record, waiting.want, now)
         is_too_many = self._idle_count > self._floor(now) + MOST_SPARE
@@ -341,7 +348,7 @@ class WorkerPool:
         return [*effects, Found(want.ticket, record.worker_id)]
 
     def _take_from_idle(self, record: WorkerRecord) -> None:
-        home = _home(record)
+        home = record.home
         workers = self._idle.get(home, [])
         if record.worker_id in workers:
             workers.remove(record.worker_id)
@@ -378,10 +385,10 @@ class WorkerPool:
 
     def _give_up(self, now: float) -> list[Effect]:
         """Tell those who have waited long enough."""
-        homes = {_home(each) for each in self._workers.values() if each.usable and each.actor is None}
+        homes = {w.home for w in self._workers.values() if w.usable and not (w.actor or w.worn_out)}
         refused: list[Effect] = []
         for ticket, (want, since) in list(self._wants.items()):
-            has_others = want.actor is None and _homes_for(want)[0] in homes
+            has_others = want.actor is None and want.homes[0] in homes
             if self._trouble.waited_enough(since, has_others, now):
                 del self._wants[ticket]
                 refused.append(NotFound(ticket, self._trouble.describe(now)))
@@ -411,6 +418,8 @@ class WorkerPool:
         record.deadline = None
         if record.state is WorkerState.STARTING:
             return self.kill(record.worker_id, f"did not report ready within {START_S:.0f} s", now, False)
+        if record.worn_out and record.usable and not record.intended:
+            return self.ask_to_exit(record.worker_id, record.worn_out, now, optional=True)
         if record.usable:
             return self.kill(
                 record.worker_id, f"{record.killed_by}; did not leave within {LEAVE_S:.0f} s", now
@@ -451,10 +460,8 @@ class WorkerPool:
         spare = self._spare(now)
         effects: list[Effect] = []
         for number, record in enumerate(spare):
-            # One that is needed is not asked again and again, however many there are.
-            is_too_many = number < len(spare) - MOST_SPARE and not record.is_needed
-            # As ``_next_event`` adds: a difference may be less.
-            if is_too_many or now >= record.since + IDLE_S:
+            is_too_many = number < len(spare) - MOST_SPARE and not record.is_needed  # that one was asked
+            if is_too_many or now >= record.since + IDLE_S:  # as ``_next_event`` adds it
                 effects += self._ask_idle(record, "it was idle", now)
         return effects
 
@@ -485,16 +492,3 @@ class WorkerPool:
 
     def _watch(self, when: float) -> None:
         self._wake_at = min(self._wake_at, when)
-
-
-def _homes_for(want: Want) -> tuple[Home | None, ...]:
-    """Where to look for a worker, best first.
-
-    An actor gets one that never ran a task: it ends with the actor, and with it would end what its tasks put
-    and others still use.
-    """
-    return (None,) if want.actor is not None else ((want.job.job_id, want.env, want.lasting), None)
-
-
-def _home(record: WorkerRecord) -> Home | None:
-    return None if record.job is None else (record.job, record.env, record.lasting)

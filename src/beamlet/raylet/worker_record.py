@@ -19,6 +19,9 @@ from beamlet.base.ids import ActorId, JobId, NodeId, WorkerId, short
 from beamlet.protocol.node import JobDescription
 from beamlet.raylet.lease_queue import EnvKey
 
+#: Whose it is, with which environment, and whether it is lasting.
+Home = tuple[JobId, EnvKey, bool]
+
 
 class WorkerState(Enum):
     STARTING = "starting"
@@ -79,6 +82,8 @@ class WorkerRecord(Struct, eq=False):
     is_asked: bool = False
     #: It said that it is needed, since it last was leased.
     is_needed: bool = False
+    #: Why nobody is to have it again; it ends when it is not needed.
+    worn_out: str = ""
     #: It said WorkerReady once.
     reported: bool = False
     exited: bool = False
@@ -114,6 +119,10 @@ class WorkerRecord(Struct, eq=False):
         )
 
     @property
+    def home(self) -> Home | None:
+        return None if self.job is None else (self.job, self.env, self.lasting)
+
+    @property
     def usable(self) -> bool:
         return self.state not in (WorkerState.DYING, WorkerState.GONE)
 
@@ -128,6 +137,15 @@ class Want(Struct, frozen=True):
     incarnation: int = 0
     #: Asked for by a detached actor, or what works for one, or for such an actor.
     lasting: bool = False
+
+    @property
+    def homes(self) -> tuple[Home | None, ...]:
+        """Where to look for a worker, best first.
+
+        An actor gets one that never ran a task: it ends with the actor, and with it would end what its tasks
+        put and others still use.
+        """
+        return (None,) if self.actor is not None else ((self.job.job_id, self.env, self.lasting), None)
 
 
 class Fork(Struct, frozen=True):
