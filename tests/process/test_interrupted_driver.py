@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from conformance import DEADLINE_S, beamlet_only, start_script
+from conformance import DEADLINE_S, beamlet_only, environment, start_script, wait_until
+
+from support.marked import Marked, ended
 
 PROGRAM = """
 import beamlet as ray, sys, threading, time
@@ -177,3 +181,62 @@ def test_an_interrupted_asyncio_run_is_what_python_makes_of_it(tmp_path: Path) -
     assert err.count("Traceback") == 2, "asyncio's own: of the await, and of asyncio.run()"
     assert "/beamlet/" not in err
     assert err.endswith("KeyboardInterrupt\n")
+
+
+INTERRUPTED_INIT = """
+import beamlet as ray, functools, importlib, os, signal, sys
+from beamlet.processes.fate_sharing import children
+
+place, name = sys.argv[1].split(":")
+module = importlib.import_module(place)
+strikes = [functools.partial(signal.raise_signal, signal.SIGINT)]
+# In that module's own name: where a function of users stands, a handler may run at once.
+exec('''
+def struck(*args, **kwargs):
+    returned = real(*args, **kwargs)
+    while strikes:
+        strikes.pop()()
+    return returned
+''', scope := {"__name__": place, "real": getattr(module, name), "strikes": strikes})
+setattr(module, name, scope["struck"])
+try:
+    ray.init(num_cpus=1)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+assert not strikes
+input()
+ray.init(num_cpus=1)
+print(ray.get(ray.remote(lambda: 7).remote(), timeout=20), len(children(os.getpid())), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "beamlet.api.init:new_session",
+        "beamlet.api.init:head_options",
+        "subprocess:_fork_exec",
+        "beamlet.api.init:start_head",
+    ],
+)
+def test_an_init_that_is_interrupted_leaves_no_head(tmp_path: Path, moment: str) -> None:
+    """It lived for as long as the program, or half a minute: nobody knew yet that it was there."""
+    marked = Marked(tmp_path / "root")
+    (tmp_path / "p.py").write_text(INTERRUPTED_INIT)
+    program = subprocess.Popen(
+        [sys.executable, str(tmp_path / "p.py"), moment],
+        env=environment(**marked.environment()),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with ended(program):
+        assert program.stdout is not None
+        assert program.stdout.readline() == "interrupted\n"
+        wait_until(
+            lambda: {each.pid for each in marked.processes()} == {program.pid}, "all but the program to end"
+        )
+        assert marked.left() == [line for line in marked.left() if line.startswith(f"process {program.pid} ")]
+        out, _ = program.communicate("\n", timeout=DEADLINE_S)
+    assert out == "7 1\n"
+    marked.expect_nothing_left(DEADLINE_S, "the program ended")

@@ -18,7 +18,8 @@ from beamlet.api.advising import advise
 from beamlet.api.context import ClusterContext
 from beamlet.api.driver_place import driver_place, entrypoint
 from beamlet.api.generators import ObjectRefGenerator
-from beamlet.api.head_start import FACTORY_ENDS_S, StartedHead, clean_up_after, join, stop_head
+from beamlet.api.head_process import StartedHead
+from beamlet.api.head_start import FACTORY_ENDS_S, clean_up_after, join, stop_head
 from beamlet.api.init_options import InitOptions
 from beamlet.api.object_ref import ObjectRef
 from beamlet.api.runtime_env import env_vars_of

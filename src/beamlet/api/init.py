@@ -17,16 +17,8 @@ from typing import TYPE_CHECKING, Any
 # What a head is started with, and no more: the rest is loaded while the head loads (``_load_the_rest``).
 from beamlet.api import backend
 from beamlet.api.argument_table import checked as checked_argument
-from beamlet.api.head_start import (
-    await_head,
-    explain_end,
-    find_session,
-    head_options,
-    let_go,
-    new_session,
-    start_head,
-    stop_head,
-)
+from beamlet.api.head_process import head_options, new_session, start_head
+from beamlet.api.head_start import await_head, explain_end, find_session, let_go, stop_head
 from beamlet.api.init_options import InitOptions, checked
 from beamlet.base.memory_limits import is_want_of_memory, why_no_memory
 from beamlet.base.own_code import for_users

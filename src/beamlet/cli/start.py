@@ -10,16 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from beamlet.api import option_rules as rules
-from beamlet.api.head_start import (
-    HEAD_STARTS_S,
-    StartedHead,
-    await_head,
-    head_options,
-    let_go,
-    new_session,
-    start_head,
-    stop_head,
-)
+from beamlet.api.head_process import StartedHead, head_options, new_session, start_head
+from beamlet.api.head_start import HEAD_STARTS_S, await_head, let_go, stop_head
 from beamlet.cli.held_signals import heard, hold_back
 from beamlet.cli.terminal import Paint, nobody_reads
 from beamlet.processes.session import find_current, secure_root, session_root
