@@ -83,6 +83,7 @@ class Children:
     def __init__(self) -> None:
         self.cancelled: list[Any] = []
         self.needed = False
+        self.asked: list[bool] = []
 
     def cancel_task(self, task_id: TaskId, force: bool, recursive: bool) -> None:
         self.cancelled.append(("task", task_id))
@@ -90,7 +91,8 @@ class Children:
     def cancel_children(self, parent: TaskId, force: bool) -> None:
         self.cancelled.append(("children of", parent))
 
-    def is_needed(self) -> bool:
+    def is_needed(self, job_is_over: bool) -> bool:
+        self.asked.append(job_is_over)
         return self.needed
 
 

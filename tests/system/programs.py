@@ -6,6 +6,7 @@ Plain functions and a plain class, so that they travel by name; ``far`` has them
 from __future__ import annotations
 
 import os
+import pickle
 import random
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -227,6 +228,15 @@ class BornWith:
         return self.data
 
 
+def own(value: int) -> list[Any]:
+    return [ray.put(value)]
+
+
+def copy_out(value: int) -> bytes:
+    """By a way that nobody can follow."""
+    return pickle.dumps(ray.put(value))
+
+
 class Founder:
     """Detached, it has work done that others create and own."""
 
@@ -234,7 +244,9 @@ class Founder:
         self.kept: list[Any] = []
 
     def begin(self, seconds: float) -> int:
-        return self.keep([*ray.get(far.hand_out.remote(5)), far.use_new_actor.remote(seconds)])
+        self.keep([*ray.get(far.hand_out.remote(5)), far.use_new_actor.remote(seconds)])
+        ray.get(far.copy_out.remote(5))
+        return len(self.kept)
 
     def keep(self, refs: list[Any]) -> int:
         self.kept += refs
@@ -282,6 +294,8 @@ far = SimpleNamespace(
     Counter=ray.remote(Counter),
     Grouped=ray.remote(concurrency_groups={"io": 2}, num_cpus=0)(Counter),
     watch_a_child=ray.remote(watch_a_child),
+    own=ray.remote(own),
+    copy_out=ray.remote(copy_out),
     Founder=ray.remote(num_cpus=0)(Founder),
     use_new_actor=ray.remote(use_new_actor),
     use_actor=ray.remote(use_actor),

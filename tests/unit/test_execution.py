@@ -560,7 +560,9 @@ def test_a_worker_in_a_hurry_waits_a_moment_for_what_it_runs(
 def test_a_worker_that_is_needed_stays_if_it_may(worker: Worker) -> None:
     worker.children.needed = True
     worker.execution.exit_asked(ExitWorker("idle", graceful=True, optional=True))
-    assert worker.link.take() == [Staying()]
+    worker.execution.exit_asked(ExitWorker("idle", graceful=True, optional=True, job_is_over=True))
+    assert worker.link.take() == [Staying(), Staying()]
+    assert worker.children.asked == [False, True], "whether its job is over"
     assert not worker.execution.run_next()
 
 

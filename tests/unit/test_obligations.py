@@ -307,6 +307,13 @@ def test_a_process_is_needed_while_something_would_be_lost(
     assert states
 
 
+def test_a_copy_that_nobody_can_follow_counts_until_all_of_the_job_has_gone(caller: Caller) -> None:
+    """It kept its worker for as long as the cluster lived."""
+    caller.obligations.pin_for_good(FakeRef(caller.owner.objects.put("value"), SELF)._id)
+    assert caller.obligations.any_left()
+    assert not caller.obligations.any_left(job_is_over=True)
+
+
 @pytest.mark.parametrize("is_taken", [False, True])
 def test_an_actor_that_was_not_created_keeps_nobody(caller: Caller, is_taken: bool) -> None:
     """Its name was another's: it is used instead, or that is the error."""

@@ -393,8 +393,8 @@ def kill_of(number: int) -> Kill:
     return Kill(worker(number), signal.SIGKILL, "its job has ended")
 
 
-def ask_of(number: int) -> AskExit:
-    return AskExit(worker(number), "its job has ended", True, optional=True)
+def ask_of(number: int, job_is_over: bool = False) -> AskExit:
+    return AskExit(worker(number), "its job has ended", True, optional=True, job_is_over=job_is_over)
 
 
 def test_the_end_of_a_job_kills_its_workers_but_not_detached_actors_and_theirs(pool: WorkerPool) -> None:
@@ -425,7 +425,7 @@ def test_when_the_last_detached_actor_has_gone_what_worked_for_it_ends(pool: Wor
     use(pool, Want(3, J1, lasting=True, env=(("A", "1"),)))
     pool.returned(worker(3), 1.0)
     assert pool.job_ended(J1.job_id, True, 1.0) == []
-    assert pool.job_ended(J1.job_id, False, 2.0) == [kill_of(1), ask_of(3)]
+    assert pool.job_ended(J1.job_id, False, 2.0) == [kill_of(1), ask_of(3, job_is_over=True)]
     for number in (1, 2, 3):
         die(pool, worker(number), 3.0)
     pool.check_invariants()

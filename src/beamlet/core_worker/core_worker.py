@@ -273,9 +273,9 @@ class CoreWorker:
 
     # -- housekeeping ----------------------------------------------------------------------------
 
-    def is_needed(self) -> bool:
+    def is_needed(self, job_is_over: bool) -> bool:
         """Whether something would be lost with this process, idle as it is. Under the lock."""
-        return self.obligations.any_left()
+        return self.obligations.any_left(job_is_over)
 
     def _on_idle(self) -> None:
         if self.releases.is_due:

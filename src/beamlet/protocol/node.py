@@ -258,6 +258,8 @@ class ExitWorker(Message, tag=51):
     optional: bool = False
     #: What runs when it hears of this may take a moment, not more.
     hurried: bool = False
+    #: Nothing of its job is left: it may stay for what others are known to use, and for nothing else.
+    job_is_over: bool = False
 
 
 class CreateObject(Message, tag=52):

@@ -12,7 +12,8 @@ later who had asked for whom, when some of them have gone.
                     └─► one does: what is not lasting ends ──► the last of them ends: what is lasting ends
 
 Of an outlived job idle workers are asked instead of killed: they do nothing, but those who stay, or another
-program, may use what they own.  Nothing begins on their behalf any more (``is_over``).
+program, may use what they own.  Nothing begins on their behalf any more (``is_over``).  When all of the job
+has gone they stay for those who are known to use something, no longer for who might have copied a reference.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ class JobEnds:
         if record.job is None or record.job not in self._ended:
             return False
         return not (record.lasting and self._ended[record.job])
+
+    def is_forgotten(self, record: WorkerRecord) -> bool:
+        """Whether nothing of its job lives that could have copied a reference behind our backs."""
+        return record.job is not None and self._ended.get(record.job) is False
 
     def forget(self, job: JobId | None, records: Iterable[WorkerRecord]) -> None:
         """After a death: of a job without workers nothing need be known, unless more will come."""

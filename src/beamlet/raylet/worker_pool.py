@@ -210,7 +210,7 @@ class WorkerPool:
         record.is_asked = optional
         if not (patient or optional):
             self._set_deadline(record, now + LEAVE_S)
-        return [AskExit(worker, reason, True, optional, hurried)]
+        return [AskExit(worker, reason, True, optional, hurried, self._jobs.is_forgotten(record))]
 
     def wear_out(self, worker: WorkerId, reason: str, now: float) -> list[Effect]:
         """Nobody is to have it again. It is killed if it does not say that it leaves, or ``stays``."""

@@ -170,6 +170,8 @@ class AskExit(Struct, frozen=True):
     optional: bool = False
     #: It waits only a moment for what it runs.
     hurried: bool = False
+    #: Driver and detached actors of its job are gone.
+    job_is_over: bool = False
 
 
 class Assign(Struct, frozen=True):

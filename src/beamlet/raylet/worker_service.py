@@ -179,4 +179,8 @@ class WorkerService:
 
     def _ask_exit(self, effect: AskExit) -> None:
         if (worker := self._members.worker(effect.worker)) is not None:
-            worker.send(node.ExitWorker(effect.reason, effect.graceful, effect.optional, effect.hurried))
+            worker.send(
+                node.ExitWorker(
+                    effect.reason, effect.graceful, effect.optional, effect.hurried, effect.job_is_over
+                )
+            )

@@ -89,7 +89,7 @@ class Execution:
             self._queue.put((None, order))
 
     def exit_asked(self, order: node.ExitWorker) -> None:
-        if order.optional and self._own_tasks.is_needed():
+        if order.optional and self._own_tasks.is_needed(order.job_is_over):
             self._link.send(node.Staying())
         elif order.graceful:
             self.order_arrived(order)

@@ -16,5 +16,5 @@ class OwnTasks(Protocol):
     def cancel_children(self, parent: TaskId, force: bool) -> None:
         """Stop those that the running task ``parent`` has submitted, and theirs."""
 
-    def is_needed(self) -> bool:
+    def is_needed(self, job_is_over: bool) -> bool:
         """Whether something would be lost with this process, idle as it is."""

@@ -56,11 +56,14 @@ class Obligations:
             record.local += 1
             self._is_copied = True
 
-    def any_left(self) -> bool:
-        """Costs a step for each actor that this process has created or called, and none for its objects."""
+    def any_left(self, job_is_over: bool = False) -> bool:
+        """Costs a step for each actor that this process has created or called, and none for its objects.
+
+        job_is_over: who could have a copy that we know nothing of is gone.
+        """
         self._releases.drain()
         return bool(
-            self._is_copied
+            (self._is_copied and not job_is_over)
             or self._reactor.has_put_off
             or self._outcomes.tasks
             or self._refs.lent
