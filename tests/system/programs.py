@@ -108,6 +108,16 @@ def numbers(n: int, size: int) -> Iterator[Any]:
         yield bytes(size) + bytes([i])
 
 
+def call_and_die(counter: Any) -> None:
+    """What it asks for begins, or at least ends, after its death."""
+    counter.wait.remote(0.5)
+    counter.hand_out.remote(1)
+    counter.fail_with_ref.remote(2)
+    counter.hand_out_each.options(_generator_backpressure_num_objects=1).remote(4)
+    sleep(0.1)
+    os._exit(3)
+
+
 def numbers_at_last(n: int, failures: int, seconds: float) -> Iterator[int]:
     """Fails so often, each time one item later."""
     runs.append(n)
@@ -178,6 +188,16 @@ class Counter:
 
     def numbers_at_last(self, n: int, failures: int, seconds: float) -> Iterator[int]:
         yield from numbers_at_last(n, failures, seconds)
+
+    def hand_out(self, value: int) -> list[Any]:
+        return [ray.put(value)]
+
+    def hand_out_each(self, n: int) -> Iterator[list[Any]]:
+        for i in range(n):
+            yield [ray.put(i)]
+
+    def fail_with_ref(self, value: int) -> int:
+        return fail_with_ref(value)
 
     def fail_late(self, times: int) -> int:
         self.n += 1
@@ -290,6 +310,7 @@ far = SimpleNamespace(
     hand_out=ray.remote(hand_out),
     crash=ray.remote(max_retries=2)(crash),
     numbers=ray.remote(numbers),
+    call_and_die=ray.remote(max_retries=0)(call_and_die),
     numbers_at_last=ray.remote(max_retries=9, retry_exceptions=True)(numbers_at_last),
     Counter=ray.remote(Counter),
     Grouped=ray.remote(concurrency_groups={"io": 2}, num_cpus=0)(Counter),

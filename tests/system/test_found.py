@@ -178,6 +178,41 @@ def test_a_result_of_a_worker_that_is_being_killed_is_in_the_store_if_it_was_ann
     stage.play(script)
 
 
+def test_what_an_actor_does_for_a_caller_that_is_dead_is_kept_for_nobody(stage: Stage) -> None:
+    """Calls that were queued when it died are run all the same; a generator among them waited for ever."""
+
+    def script(_: VirtualDriver) -> None:
+        counter = far.Counter.remote()
+        assert ray.get(counter.up.remote()) == 1
+        with pytest.raises(exceptions.WorkerCrashedError):
+            ray.get(far.call_and_die.remote(counter))
+        assert ray.get(counter.up.remote(), timeout=5) == 2
+        sleep(1.0)
+        cores = [each.worker.core for each in stage.cluster.workers if each.worker is not None]
+        assert not [held for core in cores for held in core.refs.held_results.values()]
+        owned = [kept for core in cores for kept in core.refs.objects]
+        assert not owned
+
+    stage.play(script)
+
+
+def test_the_argument_of_a_refused_task_is_freed_though_its_driver_does_nothing(stage: Stage) -> None:
+    """The raylet's answer to a request ends the task, too, not only its other messages."""
+
+    def script(_: VirtualDriver) -> None:
+        data = ray.put(bytes(200_000))
+        refused = far.length.options(num_cpus=1000).remote(data)
+        del data
+        stage.world.later(15.0, lambda: used.append(stage.cluster.head.store.usage().used_bytes))
+        sleep(20.0)
+        assert used == [0]
+        with pytest.raises(exceptions.InfeasibleError):
+            ray.get(refused)
+
+    used: list[int] = []
+    stage.play(script)
+
+
 def _dies_after_storing(
     monkeypatch: pytest.MonkeyPatch, nth: int, how: Callable[[], object] = lambda: os._exit(3)
 ) -> None:

@@ -58,7 +58,8 @@ class Producers:
             self._by_task[work.task_id] = producer
             context = self._work.running.get(work.task_id)
             dropped_early = context is not None and context.dropped
-            producer.is_dropped = work.stream_limit == NONE_WANTED or dropped_early
+            # An actor begins what is queued also for a caller that died meanwhile: it will take no item.
+            producer.is_dropped = work.stream_limit == NONE_WANTED or dropped_early or owner.gone
         return producer
 
     def end(self, task_id: bytes) -> None:

@@ -7,7 +7,7 @@ references, large values, several results, takes the general path below it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from threading import get_ident
 from time import time_ns
 from typing import Any
@@ -334,8 +334,12 @@ class Runner:
             with self._lock:
                 every = [ref for refs in contained for ref in refs]
                 message.contained = contained
-                message.hold = self._refs.hold_results(sender.address, every, guard)
+                message.hold = self._hold(sender, every, guard)
         return message
+
+    def _hold(self, caller: Peer, refs: Iterable[ContainedRef], guard: ArgumentsGuard | None) -> int:
+        """What results refer to stays until the caller has it; under the lock. The dead will never say so."""
+        return 0 if caller.gone else self._refs.hold_results(caller.address, refs, guard)
 
     def _item(
         self,
@@ -392,7 +396,7 @@ class Runner:
         with self._lock:
             if not isinstance(part, bytes) and part.contained:
                 message.contained = part.contained
-                message.hold = self._refs.hold_results(sender.address, part.contained, context.guard)
+                message.hold = self._hold(sender, part.contained, context.guard)
             sender.send(message)
             # Always at once: nobody knows how long the next item takes.
             self._reactor.flush()
@@ -418,7 +422,7 @@ class Runner:
         if part.contained:
             with self._lock:
                 message.contained = [part.contained] * count
-                message.hold = self._refs.hold_results(sender.address, part.contained, context.guard)
+                message.hold = self._hold(sender, part.contained, context.guard)
         error.__traceback__ = None
         if context.in_place is not None:
             self.lending.end(context)

@@ -63,8 +63,8 @@ class Releases:
 
     @property
     def is_due(self) -> bool:
-        """Something died since the last ``drain``."""
-        return bool(released or self.unpinned or self.unviewed or self.abandoned)
+        """Something died since the last ``drain``, or what was decided was not done yet."""
+        return bool(released or self._refs.outbox or self.unpinned or self.unviewed or self.abandoned)
 
     def drain(self) -> None:
         """Count down the references that died since, give back the pins of dead views, stop dead streams."""
