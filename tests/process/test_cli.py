@@ -229,6 +229,49 @@ def test_a_head_that_does_not_listen_to_sigterm_is_killed(shell: Shell) -> None:
     assert head.returncode == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("name", ["session.json", "current_cluster"])
+def test_a_cluster_of_which_a_cleaner_took_one_file_is_found(shell: Shell, name: str) -> None:
+    """`stop` said that it had stopped it, or that there was none, and it lived on."""
+    shell.ok("start", "--head", "--num-cpus", "1", "--resources", '{"gizmo": 3}')
+    pid = shell.head_pid()
+    (session,) = shell.sessions()
+    gone = session / name if name == "session.json" else session.parent / name
+    gone.unlink()
+    wait_until(gone.exists, "the head to make it again")
+    assert shell.head_pid() == pid
+    assert f"session {session.name}, head process {pid}" in shell.run("start", "--head").stderr
+    assert "gizmo" in shell.ok("status")
+    joined = subprocess.run(
+        [sys.executable, "-c", JOINS], env=shell.env, capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert joined.stdout == "joined 3.0\n", joined.stderr
+    assert f"Stopped session {session.name}." in shell.ok("stop")
+    assert process_is_gone(pid)
+    assert not processes_of(session.name)
+
+
+@pytest.mark.parametrize(
+    ("args", "how"),
+    [
+        (("stop",), ""),
+        (("stop", "--all"), ""),
+        (("stop", "--force"), ", by force"),
+        (("stop", "-g", "0.1"), ", by force: which process is its head was not found"),
+    ],
+)
+def test_stop_ends_a_cluster_whose_head_is_not_named(shell: Shell, args: tuple[str, ...], how: str) -> None:
+    """At once: the head has not looked yet."""
+    shell.ok("start", "--head", "--num-cpus", "1")
+    pid = shell.head_pid()
+    (session,) = shell.sessions()
+    (session / "session.json").unlink()
+    if "-g" in args:
+        (session / "session.json" / "in the way").mkdir(parents=True)
+    assert f"Stopped session {session.name}{how}." in shell.ok(*args)
+    assert process_is_gone(pid)
+    assert not processes_of(session.name)
+
+
 def test_the_logs_stay_where_a_driver_was_left_behind_and_nowhere_else(shell: Shell) -> None:
     shell.ok("start", "--head", "--num-cpus", "1")
     (session,) = shell.sessions()

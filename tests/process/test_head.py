@@ -333,7 +333,7 @@ def test_a_session_removed_under_its_head_is_made_again(cluster: Cluster) -> Non
     shutil.rmtree(root)
     notice = cluster.driver.expect(node.Notice).text
     assert str(cluster.session.path) in notice
-    assert "removed (., logs, secret, socket, lock)" in notice
+    assert "removed (., logs, secret, socket, session.json, lock)" in notice
     visitor = Driver(cluster.session, owns=False)
     assert visitor.welcome.session_dir == str(cluster.session.path)
     assert [found.path for found in find_running(root)] == [cluster.session.path]
@@ -342,6 +342,16 @@ def test_a_session_removed_under_its_head_is_made_again(cluster: Cluster) -> Non
     cluster.driver.until(lambda: cluster.driver.closed)
     cluster.assert_all_gone()
     assert not cluster.session.is_alive()
+
+
+def test_a_log_removed_under_its_head_is_made_again(cluster: Cluster) -> None:
+    """A cleaner takes old files and leaves their directory: the head wrote on into what nobody could read."""
+    (cluster.session.logs / "head.log").unlink()
+    cluster.head.terminate()
+    cluster.driver.until(lambda: cluster.driver.closed)
+    cluster.driver.close()
+    cluster.assert_all_gone()
+    assert "ends: the cluster was told to end (SIGTERM" in cluster.log()
 
 
 def test_a_parent_that_ignores_and_blocks_signals_changes_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,10 +150,45 @@ def test_removed_files_are_made_again(writer: LogWriter, tmp_path: Path) -> None
     log.write(b"before")
     writer.close(10)
     (tmp_path / "log").unlink()
-    writer.make_again()
     log.write(b"after")
     writer.close(10)
     assert (tmp_path / "log").read_bytes() == b"after"
+
+
+def test_until_their_directory_is_made_again_removed_files_are_no_trouble(
+    tmp_path: Path, said: list[str]
+) -> None:
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    writer = LogWriter(directory, said.append)
+    log = writer.open("log")
+    log.write(b"before")
+    writer.close(10)
+    shutil.rmtree(directory)
+    log.write(b"meanwhile")
+    writer.close(10)
+    directory.mkdir()
+    log.write(b"after")
+    writer.close(10)
+    assert (directory / "log").read_bytes() == b"after"
+    assert said == []
+
+
+def test_descriptors_that_a_log_stands_for_follow_it(writer: LogWriter, tmp_path: Path) -> None:
+    """A head's last words go past the queue: they went into the file that had been removed."""
+    (tmp_path / "log").touch()
+    number = os.open(tmp_path / "log", os.O_WRONLY | os.O_APPEND)
+    try:
+        log = writer.open("log", stands_for=(number,))
+        log.write(b"before")
+        writer.close(10)
+        (tmp_path / "log").unlink()
+        log.write(b"after, ")
+        writer.close(10)
+        os.write(number, b"last words")
+    finally:
+        os.close(number)
+    assert (tmp_path / "log").read_bytes() == b"after, last words"
 
 
 def test_a_stream_takes_all_text(writer: LogWriter, tmp_path: Path) -> None:

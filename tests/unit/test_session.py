@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
+import queue
 import shutil
 import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +32,9 @@ from beamlet.processes.session import (
     start_ticks,
     sweep_dead,
 )
-from beamlet.processes.session_lock import Holders, holders
+from beamlet.processes.session_lock import Holders, holders, one_at_a_time
 from beamlet.rpc.socket_path import short_socket_path
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -318,7 +322,7 @@ def test_missing_files_are_named_and_made_again(root: Path) -> None:
     session.socket.touch()
     assert session.missing() == []
     shutil.rmtree(root)
-    assert session.missing() == [".", "logs", "secret", "socket", "lock"]
+    assert session.missing() == [".", "logs", "secret", "socket", "session.json", "lock"]
     session.mend(secret)
     assert session.missing() == ["socket"], "which is the listener's"
     assert session.secret() == secret
@@ -328,8 +332,92 @@ def test_missing_files_are_named_and_made_again(root: Path) -> None:
     (session.path / "lock").unlink()
     assert session.missing() == ["socket", "lock"]
     session.mend(secret)
+    (session.path / "session.json").unlink()
+    assert session.missing() == ["socket", "session.json"]
+    session.mend(secret)
+    assert session.head_is_here()
+    (session.path / "session.json").write_text("{")
+    assert session.missing() == ["socket", "session.json"], "half of it is none"
+    session.mend(secret)
     session.let_go()
     assert session.is_surely_dead()
+
+
+def test_what_cannot_be_seen_is_not_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails, a path that may not be searched: that is no reason to make things anew."""
+    session = SessionDirectory.create(root)
+
+    def fail(path: Path, **_: object) -> os.stat_result:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "stat", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        session.missing()
+
+
+def test_whatever_lives_looks_new_to_cleaners(root: Path) -> None:
+    """And nothing of others: a dead session named last is theirs to take."""
+    session = SessionDirectory.create(root)
+    session.socket.touch()
+    (session.logs / "head.log").touch()
+    publish_current(session)
+    everything = [root, *root.rglob("*")]
+    assert {each.name for each in everything} >= {"current_cluster", "session_latest", "head.log", "secret"}
+
+    def old() -> list[Path]:
+        return [each for each in everything if time.time() - each.lstat().st_mtime > 86_400]
+
+    then = time.time() - 11 * 86_400
+    for each in everything:
+        os.utime(each, (then, then), follow_symlinks=False)
+    session.touch()
+    assert old() == []
+    other = SessionDirectory.create(root)
+    publish_current(other)
+    for name in ("current_cluster", "session_latest"):
+        os.utime(root / name, (then, then), follow_symlinks=False)
+    session.touch()
+    assert {each.name for each in old()} == {"current_cluster", "session_latest"}
+
+
+@pytest.mark.parametrize("content", [b"session_\xff", b"session_\0", b"session_" + b"x" * 5000, b"", b"a/b"])
+def test_garbage_names_no_current_session(root: Path, content: bytes) -> None:
+    secure_root(root)
+    (root / "current_cluster").write_bytes(content)
+    assert find_current(root) is None
+
+
+def test_a_turn_is_nobody_elses_though_its_file_was_removed_while_others_waited(root: Path) -> None:
+    """Two `beamlet start` at once made two clusters if a cleaner took the file between them."""
+    file = secure_root(root) / ".starting"
+    turns: queue.Queue[str] = queue.Queue()
+
+    def second() -> None:
+        with one_at_a_time(file, within_s=10):
+            turns.put("second")
+            with pytest.raises(TimeoutError), one_at_a_time(file, within_s=0):
+                turns.put("third")
+
+    with one_at_a_time(file, within_s=10) as first:
+        os.utime(file, (0, 0))
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        wait_until(lambda: open_files(file) == 2, 10, "the second to have opened the file")
+        os.unlink(file)
+        assert os.fstat(first).st_nlink == 0
+    waiting.join(10)
+    assert turns.get(timeout=10) == "second"
+    assert turns.empty(), "the file that the second holds is the one that others find"
+    assert time.time() - file.stat().st_mtime < 3600, "and no prey for cleaners"
+
+
+def open_files(path: Path) -> int:
+    file = path.stat()
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found += os.path.samestat(os.stat(f"/proc/self/fd/{name}"), file)
+    return found
 
 
 def test_remove_takes_all_or_leaves_the_logs(root: Path) -> None:

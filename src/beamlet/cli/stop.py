@@ -26,6 +26,8 @@ from beamlet.processes.session import (
 )
 
 GRACE_S = 16.0
+#: Longer than a head takes to see that its files are gone, and to make them again (SessionKeeper).
+_NAMED_AGAIN_S = 5.0
 #: The kernel's time to end what cannot refuse.
 _KILLED_S = 10.0
 
@@ -104,7 +106,7 @@ def end(session: SessionDirectory, grace_s: float) -> str:
     """
     info = session.info()
     if info is None:
-        return ""
+        return _unnamed(session, grace_s)
     try:
         pidfd = os.pidfd_open(info.pid)
     except ProcessLookupError:
@@ -128,6 +130,21 @@ def end(session: SessionDirectory, grace_s: float) -> str:
         os.close(pidfd)
     clean_up_after(session)
     return ", by force" if grace_s <= 0 else f", by force: it did not end within {grace_s:g} s"
+
+
+def _unnamed(session: SessionDirectory, grace_s: float) -> str:
+    """Its session.json is gone, say through a cleaner of temporary files: a head that can makes it again."""
+    deadline = time.monotonic() + min(grace_s, _NAMED_AGAIN_S)
+    wake(session.marker)
+    while session.is_alive():
+        if session.info() is not None:
+            return end(session, grace_s)
+        if time.monotonic() >= deadline:
+            sweep(session.marker)  # its head is among them, whichever it is
+            _without_head(session)
+            return ", by force" if grace_s <= 0 else ", by force: which process is its head was not found"
+        time.sleep(0.01)
+    return _without_head(session)
 
 
 def _ends(pidfd: int, seconds: float) -> bool:

@@ -31,7 +31,7 @@ from beamlet.object_store.arena import Arena
 from beamlet.processes.factory import FactoryProcess, WorkerBoot, fork_factory
 from beamlet.processes.fate_sharing import become_subreaper, end_children, sweep_and_wait, wake_with_parent
 from beamlet.processes.host import raise_fd_limit
-from beamlet.processes.session import SessionDirectory, publish_current
+from beamlet.processes.session import HEAD_LOG, SessionDirectory, publish_current
 from beamlet.processes.session_lock import SessionLock
 
 #: An owner that has not joined by then is not going to.
@@ -39,7 +39,6 @@ OWNER_JOINS_S = 30.0
 #: How long the factory may take to end all workers before it is killed.
 _FACTORY_ENDS_S = 6.0
 _ORPHANS_END_S = 2.0
-_LOG = "head.log"
 
 
 def main(arguments: list[str]) -> int:
@@ -57,7 +56,7 @@ def main(arguments: list[str]) -> int:
 
 def run_head(options: HeadOptions) -> int:
     """Returns the exit status, or raises what the head itself did wrong; both are in its log."""
-    report = _take_over_output(Path(options.session_dir) / "logs" / _LOG)
+    report = _take_over_output(Path(options.session_dir) / "logs" / HEAD_LOG)
     try:
         head = Head(options, report)
         if not options.owned:
@@ -125,7 +124,7 @@ class Head:
         self._reactor = Reactor()
         self._logs = LogWriter(self.session.logs, self._on_log_trouble)
         # From here on nobody in the loop waits for the disk, neither for workers' logs nor for its own.
-        sys.stderr = LogStream(self._logs.open(_LOG))
+        sys.stderr = LogStream(self._logs.open(HEAD_LOG, stands_for=(1, 2)))
         self._reactor.containment = Containment(say_block)
         self._gcs = Gcs(
             self._reactor,
@@ -167,7 +166,7 @@ class Head:
             secret,
             self._reactor,
             listen,
-            self._on_removed,
+            self._raylet.warn_drivers,
             is_current=not options.owned,
         )
         self.session.describe(str(self.session.socket))
@@ -197,11 +196,6 @@ class Head:
         """Idempotent; the first reason is kept."""
         self._ending = self._ending or reason
         self._reactor.stop()
-
-    def _on_removed(self, text: str) -> None:
-        """Files of the session were, our log perhaps among them."""
-        self._logs.make_again()
-        self._raylet.warn_drivers(text)
 
     def _on_log_trouble(self, text: str) -> None:
         """In any thread."""

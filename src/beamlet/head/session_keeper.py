@@ -3,7 +3,7 @@
 Cleaners of temporary files remove what is old, and people remove what they do not know.  A head whose
 directory is gone serves who has joined, but nobody finds it any more, not even to stop it.  So it looks every
 ``LOOK_S``, says what is missing, and makes it anew under the old name: directory, lock, secret, session.json,
-socket.
+socket, and what ``init("auto")`` and `beamlet stop` find it by.  Once an hour it makes all of it look new.
 """
 
 from __future__ import annotations
@@ -47,7 +47,14 @@ class SessionKeeper:
 
     def look(self) -> None:
         """Mend what is missing. Never raises: a head without files goes on without."""
-        missing = self._session.missing()
+        try:
+            missing = self._missing()
+        except OSError as error:
+            self._say(
+                f"files of the session {self._session.path} cannot be looked at: {error}. Programs that have "
+                "joined go on; others perhaps do not find the cluster"
+            )
+            return
         if not missing:
             self._said = ""
             self._touch()
@@ -73,13 +80,18 @@ class SessionKeeper:
         self._timer = self._reactor.call_later(LOOK_S, self._look_again)  # first, whatever the look brings
         self.look()
 
+    def _missing(self) -> list[str]:
+        missing = self._session.missing()
+        if self._is_current and find_current(self._session.path.parent) is None:
+            missing.append("current_cluster")
+        return missing
+
     def _mend(self, missing: list[str]) -> None:
         self._session.mend(self._secret)
         if "socket" in missing:
             self._listener.close()
             self._listener = self._listen()
-        root = self._session.path.parent
-        if self._is_current and find_current(root) is None:
+        if "current_cluster" in missing:
             publish_current(self._session)
 
     def _touch(self) -> None:

@@ -35,17 +35,20 @@ _SAY_AGAIN_S = 60.0
 class LogFile:
     """One file, made at its first write. Used by one thread, as the writer is."""
 
-    def __init__(self, writer: LogWriter, path: Path, limit_bytes: int) -> None:
+    def __init__(
+        self, writer: LogWriter, path: Path, limit_bytes: int, stands_for: tuple[int, ...] = ()
+    ) -> None:
+        """``stands_for``: descriptors that are to be this file, too."""
         self.path = path
         self._writer = writer
         self._limit_bytes = limit_bytes
+        self._stands_for = stands_for
         #: Bytes that found no room in the queue and are not noted yet. The caller's.
         self._dropped = 0
         # The thread's:
         self._fd = -1
         self._size = 0
         self._lost = 0
-        self._made_in = -1
 
     def write(self, data: bytes) -> None:
         """Queue it; never waits, never raises."""
@@ -91,12 +94,29 @@ class LogFile:
             self.shut()
 
     def _open(self) -> None:
-        if self._fd >= 0 and self._made_in == self._writer.generation:
+        """Also anew: what goes into a file that somebody has removed, nobody reads."""
+        if self._is_open_here():
             return
-        self.shut()
-        if self._made_in != self._writer.generation:
-            self._made_in, self._size = self._writer.generation, 0
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            if self._fd < 0:
+                raise
+            return  # its directory went too: until that is made again (SessionKeeper) there is no other
+        if self._fd >= 0:
+            self.shut()
+            self._size = 0
+        self._fd = fd
+        for number in self._stands_for:
+            os.dup2(fd, number)
+
+    def _is_open_here(self) -> bool:
+        if self._fd < 0:
+            return False
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
+        except OSError:
+            return False
 
     def shut(self) -> None:
         if self._fd >= 0:
@@ -119,8 +139,6 @@ class LogWriter:
     ) -> None:
         self.directory = directory
         self.on_trouble = on_trouble
-        #: Raised when the files were removed: they are made again at the next write.
-        self.generation = 0
         self._clock = clock
         self._queue: queue.SimpleQueue[tuple[LogFile, bytes | None] | None] = queue.SimpleQueue()
         #: Bytes queued and written so far. Each has one writer, so neither needs a lock.
@@ -134,8 +152,8 @@ class LogWriter:
         self._ended: deque[tuple[Path, int]] = deque()
         self._ended_bytes = 0
 
-    def open(self, name: str, limit_bytes: int = LOG_BYTES) -> LogFile:
-        return LogFile(self, self.directory / name, limit_bytes)
+    def open(self, name: str, limit_bytes: int = LOG_BYTES, stands_for: tuple[int, ...] = ()) -> LogFile:
+        return LogFile(self, self.directory / name, limit_bytes, stands_for)
 
     @property
     def has_room(self) -> bool:
@@ -173,10 +191,6 @@ class LogWriter:
                 return False
             self._thread = thread
         return True
-
-    def make_again(self) -> None:
-        """The files were removed: what comes now goes into new ones."""
-        self.generation += 1
 
     def close(self, seconds: float = 1.0) -> None:
         """Wait for the disk to take what is queued, but not longer than that. Idempotent."""

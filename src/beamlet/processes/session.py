@@ -37,6 +37,7 @@ from beamlet.processes.session_lock import Holders, SessionLock, holders
 _PREFIX = "session_"
 _LATEST = "session_latest"
 _CURRENT = "current_cluster"
+HEAD_LOG = "head.log"
 _SECRET_BYTES = 32
 _DAY_S = 86_400.0
 #: Names of what is not a session yet, and of what no longer is.
@@ -154,10 +155,12 @@ class SessionDirectory:
 
     def missing(self) -> list[str]:
         """What of a living session is gone, say through a cleaner of temporary files; for its head, who has
-        the lock.
+        the lock. Raises OSError where that cannot be seen.
         """
         wanted = {".": self.path, "logs": self.logs, "secret": self._secret, "socket": self.socket}
-        gone = [name for name, path in wanted.items() if not path.exists()]
+        gone = [name for name, path in wanted.items() if not _is_there(path)]
+        if self.info() is None:
+            gone.append(self._info.name)
         if self.lock is not None and not self.lock.is_at(self._lock_file):
             gone.append("lock")
         return gone
@@ -173,14 +176,23 @@ class SessionDirectory:
             self.lock = SessionLock.take(self._lock_file)
         if not self._secret.exists():
             _write_private(self._secret, secret.hex())
-        if not self._info.exists():
+        if self.info() is None:
             self.describe(address=str(self.socket))
 
     def touch(self) -> None:
-        """Be no prey for those who remove what is old."""
-        for path in (self._lock_file, self._secret, self._info, self.socket, self.logs, self.path):
+        """Be no prey for those who remove what is old; nor is what names us in the root."""
+        root = self.path.parent
+        ours = [self._lock_file, self._secret, self._info, self.socket, self.logs / HEAD_LOG, self.logs]
+        ours += [self.path, root]
+        with contextlib.suppress(OSError, ValueError):
+            if (root / _CURRENT).read_text().strip() == self.path.name:
+                ours.append(root / _CURRENT)
+        with contextlib.suppress(OSError):
+            if os.readlink(root / _LATEST) == self.path.name:
+                ours.append(root / _LATEST)
+        for path in ours:
             with contextlib.suppress(OSError):
-                os.utime(path)
+                os.utime(path, follow_symlinks=False)
 
     @property
     def is_armed(self) -> bool:
@@ -299,9 +311,9 @@ def find_current(root: Path) -> SessionDirectory | None:
     """The published session, if its head is alive."""
     try:
         name = (root / _CURRENT).read_text().strip()
-    except OSError:
+    except (OSError, ValueError):  # it is not there, or no text
         return None
-    if not name.startswith(_PREFIX) or "/" in name:
+    if not name.startswith(_PREFIX) or "/" in name or "\0" in name:
         return None
     session = SessionDirectory(root / name)
     return session if session.is_alive() else None
@@ -388,6 +400,15 @@ def _runs(pid: int, ticks: int) -> bool:
         return False
     except PermissionError:
         return True
+    return True
+
+
+def _is_there(path: Path) -> bool:
+    """Raises OSError where that cannot be seen: ``Path.exists`` does in some versions, and lies in others."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     return True
 
 

@@ -53,10 +53,7 @@ class SessionLock:
 
     def is_at(self, path: Path) -> bool:
         """Whether ``path`` still is the file that we hold."""
-        try:
-            return os.path.samestat(os.stat(path), os.fstat(self.fd))
-        except OSError:
-            return False
+        return _is_at(self.fd, path)
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -92,12 +89,26 @@ def one_at_a_time(path: Path, within_s: float) -> Iterator[int]:
     Gives the descriptor of the lock: who inherits it shares in the turn. Raises TimeoutError if it is not our
     turn in time.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + within_s
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _await_lock(fd, path, deadline)
+            # Removed before it was ours, by a cleaner of temporary files, it keeps nobody out.
+            if _is_at(fd, path) or time.monotonic() > deadline:
+                with contextlib.suppress(OSError):
+                    os.utime(fd)  # no prey for who removes what is old, as long as it is held
+                yield fd
+                return
+        finally:
+            os.close(fd)
+
+
+def _is_at(fd: int, path: Path) -> bool:
     try:
-        _await_lock(fd, path, time.monotonic() + within_s)
-        yield fd
-    finally:
-        os.close(fd)
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except OSError:
+        return False
 
 
 def _await_lock(fd: int, path: Path, deadline: float) -> None:
