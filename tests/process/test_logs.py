@@ -241,6 +241,41 @@ def test_results_of_tasks_that_print_come_though_nobody_reads_it(path: Path) -> 
 
 
 @beamlet_only
+@beamlet_only
+def test_a_driver_that_is_stopped_keeps_its_cluster_whatever_its_workers_print(path: Path) -> None:
+    """Ctrl-Z: what they print fills the pipes, then waits; it filled 256 MiB, and the driver was cut off."""
+    out = run_script(
+        path,
+        """
+        import os, signal
+
+        @ray.remote(num_cpus=0)
+        class Printer:
+            def say(self, number):
+                print("x" * 60_000)
+                return number
+
+        @ray.remote(num_cpus=0)
+        class Boss:
+            def run(self, driver):
+                printer = Printer.remote()
+                os.kill(driver, signal.SIGSTOP)
+                for number in range(6000):  # 340 MiB
+                    ref = printer.say.remote(number)
+                    if not ray.wait([ref], timeout=6)[0]:
+                        break
+                os.kill(driver, signal.SIGCONT)
+                return ray.get(ref), number
+
+        ray.init(num_cpus=2)
+        boss = Boss.remote()
+        result, number = ray.get(boss.run.remote(os.getpid()), timeout=60)
+        assert result == number < 2000, "printing waited for the driver"
+        """,
+    )
+    assert out.count("x") >= 32 << 20, "what was printed comes when it goes on"
+
+
 def test_dropping_a_new_actor_prints_nothing(path: Path) -> None:
     from conformance import DEADLINE_S, start_script
 

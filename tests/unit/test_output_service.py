@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from beamlet.base.ids import WorkerId
-from beamlet.protocol.node import OutputDelivered, OutputLines
+from beamlet.protocol.node import Notice, OutputDelivered, OutputLines
 from beamlet.protocol.output import control_line
 from beamlet.raylet.members import Member
-from beamlet.raylet.output_router import PARTIAL_S
+from beamlet.raylet.output_router import PARTIAL_S, SHOWN_WITHIN_S
 from support.fake_host import FakeHost, fake_host
 from support.fake_node import line_of
 
@@ -86,10 +86,83 @@ def test_a_driver_that_lags_leaves_pipes_unread_until_it_has_caught_up(
     assert shown(driver) == [("", b"wait\n")]
 
 
+def test_marks_do_not_empty_the_pipes_of_a_driver_that_is_stopped(
+    host: FakeHost, driver: Member, worker: WorkerId
+) -> None:
+    """Each drained them: an actor that called one that prints filled 256 MiB, and the driver was cut off."""
+    line_of(driver).backlog_bytes = 64 << 20
+    host.factory.write(worker, b"kept in the pipe\n")
+    host.output.mark(worker, 5)
+    host.loop.pass_time(SHOWN_WITHIN_S - 0.1)
+    assert not line_of(host.member(worker)).take(OutputDelivered), "it may only be slow"
+    host.loop.pass_time(0.2)
+    assert line_of(host.member(worker)).take(OutputDelivered) == [OutputDelivered(5)]
+    host.output.mark(worker, 6)
+    assert line_of(host.member(worker)).take(OutputDelivered) == [OutputDelivered(6)], "now at once"
+    (asked,) = line_of(driver).take(OutputLines)
+    assert (asked.data, bool(asked.token)) == (b"", True), (
+        "one mark, by which it is known when it reads again"
+    )
+
+    line_of(driver).backlog_bytes = 0
+    host.output.printed(asked.token)
+    host.output.mark(worker, 7)
+    lines, mark = line_of(driver).take(OutputLines)
+    assert lines.data == b"kept in the pipe\n"
+    assert not line_of(host.member(worker)).take(OutputDelivered)
+    host.output.printed(mark.token)
+    assert line_of(host.member(worker)).take(OutputDelivered) == [OutputDelivered(7)]
+
+
+def test_a_mark_waits_for_a_driver_that_is_only_slow_and_stays_behind_the_text(
+    host: FakeHost, driver: Member, worker: WorkerId
+) -> None:
+    line_of(driver).backlog_bytes = 64 << 20
+    host.factory.write(worker, b"text\n")
+    host.output.mark(worker, 5)
+    host.loop.pass_time(1.0)
+    assert not line_of(driver).take(OutputLines)
+    line_of(driver).backlog_bytes = 1 << 20
+    host.loop.pass_time(0.1)
+    lines, mark = line_of(driver).take(OutputLines)
+    assert (lines.data, bool(mark.token)) == (b"text\n", True)
+    assert not line_of(host.member(worker)).take(OutputDelivered)
+
+
+def test_a_mark_that_waits_for_a_driver_goes_when_that_or_the_worker_is_gone(
+    host: FakeHost, driver: Member, worker: WorkerId
+) -> None:
+    line_of(driver).backlog_bytes = 64 << 20
+    host.output.mark(worker, 5)
+    assert driver.job is not None
+    host.output.driver_gone(driver.job.job_id)
+    host.loop.pass_time(0.1)
+    assert line_of(host.member(worker)).take(OutputDelivered) == [OutputDelivered(5)]
+    host.output.router.listen(driver.job.job_id)
+    host.output.mark(worker, 6)
+    host.output.finish(worker)
+    host.output.forget(worker)
+    host.loop.pass_time(SHOWN_WITHIN_S + 0.1)
+    assert not line_of(host.member(worker)).take(OutputDelivered)
+
+
+def test_workers_that_die_one_after_another_do_not_fill_a_stopped_driver(
+    host: FakeHost, driver: Member, worker: WorkerId
+) -> None:
+    """What is left in their pipes goes to their log files only, and the driver is told so once."""
+    line_of(driver).backlog_bytes = 200 << 20
+    host.factory.write(worker, b"one\n")
+    host.factory.write(worker, b"two\n", is_stderr=True)
+    host.output.finish(worker)
+    assert not line_of(driver).take(OutputLines)
+    assert ["log files" in notice.text for notice in line_of(driver).take(Notice)] == [True]
+    assert sorted(log.text for log in host.logs.files.values()) == [b"one\n", b"two\n"]
+
+
 def test_a_worker_that_dies_while_its_driver_lags_is_read_to_the_end(
     host: FakeHost, driver: Member, worker: WorkerId
 ) -> None:
-    line_of(driver).backlog_bytes = 1 << 30
+    line_of(driver).backlog_bytes = 100 << 20
     host.factory.write(worker, b"last\n")
     host.loop.look()
     host.output.finish(worker)

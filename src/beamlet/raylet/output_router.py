@@ -178,6 +178,27 @@ class OutputRouter:
         self._marks[self._last_token] = _Mark(worker, token, state.job, now + SHOWN_WITHIN_S)
         return effects
 
+    def waits_for_driver(self, worker: WorkerId) -> bool:
+        """Whether what it has printed is to be shown before its answers go; not if the driver is behind."""
+        state = self._workers.get(worker)
+        return (
+            state is not None
+            and state.job is not None
+            and state.job in self._listening
+            and state.job not in self._behind
+        )
+
+    def mark_unread(self, worker: WorkerId, token: int) -> list[Effect]:
+        """Its driver has so much to read that the worker's pipes were left as they are: it is behind."""
+        if not self.waits_for_driver(worker):
+            return [Delivered(worker, token)]
+        state = self._workers[worker]
+        assert state.job is not None
+        self._last_token += 1
+        self._behind[state.job] = self._last_token
+        asked = Show(state.job, "", state.pid, False, b"", self._last_token)
+        return [asked, *self._all_delivered(state.job), Delivered(worker, token)]
+
     def printed(self, token: int) -> list[Effect]:
         """The driver has shown everything up to this mark."""
         for job, newest in self._behind.items():

@@ -7,6 +7,7 @@ it dies is read before its death is announced.  What lines are is output_router.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable
 from typing import Protocol
@@ -14,9 +15,9 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from beamlet.base.ids import JobId, WorkerId
-from beamlet.protocol.node import OutputDelivered, OutputLines
+from beamlet.protocol.node import Notice, OutputDelivered, OutputLines
 from beamlet.raylet.members import Members
-from beamlet.raylet.output_router import Delivered, OutputRouter, Record, Show
+from beamlet.raylet.output_router import SHOWN_WITHIN_S, Delivered, OutputRouter, Record, Show
 from beamlet.raylet.performer import Performer
 from beamlet.rpc.alarm import Alarm, Clock
 
@@ -25,7 +26,15 @@ _READ_BYTES = 64 * 1024
 _READS_AT_ONCE = 8
 #: When a driver lags this far behind, its workers' pipes are left unread: printing then waits for reading.
 _DRIVER_BACKLOG_BYTES = 32 * 1024 * 1024
+#: What dying workers leave in their pipes is read all the same. Above this it goes to the log files only: a
+#: driver that is stopped must not be cut off for what others print.
+_DRIVER_MOST_BYTES = 128 * 1024 * 1024
 _PAUSE_S = 0.02
+_CUT_SHORT = (
+    f"this program had not read {_DRIVER_MOST_BYTES >> 20} MiB of its workers' output (was it stopped?): "
+    "what workers printed before they ended is, from here on and until it has read, in the session's log "
+    "files only"
+)
 
 
 class Log(Protocol):
@@ -56,6 +65,14 @@ class _Pipes(Struct):
     logs: list[Log | None] = field(default_factory=lambda: [None, None])
 
 
+class _LateMark(Struct, frozen=True):
+    """Of a worker whose driver lags: pipes are not drained for it, or the driver would lag without end."""
+
+    worker: WorkerId
+    token: int
+    until: float
+
+
 class OutputService:
     """``on_drained(worker)``: both of its pipes have come to their end."""
 
@@ -73,8 +90,13 @@ class OutputService:
         self._loop = loop
         self._on_drained = on_drained
         self._pipes: dict[WorkerId, _Pipes] = {}
+        #: Marks that wait for a driver to read.
+        self._late: list[_LateMark] = []
+        #: Whose driver was told that more goes to the log files only.
+        self._cut_short: set[JobId] = set()
         self.router = OutputRouter()
         self._alarm = Alarm(loop, self._show_unfinished)
+        self._late_alarm = Alarm(loop, self._mark_again)
         performer.on(Record, self._record)
         performer.on(Show, self._show)
         performer.on(Delivered, self._delivered)
@@ -114,14 +136,29 @@ class OutputService:
 
     def mark(self, worker: WorkerId, token: int) -> None:
         """All that it has printed so far is in its pipes: read it, then pass the mark on."""
-        self._drain(worker)
-        self._performer.perform(self.router.mark(worker, token, self._loop.now()))
-        self._alarm.by(self.router.next_wake())
+        self._mark(_LateMark(worker, token, self._loop.now() + SHOWN_WITHIN_S))
+
+    def _mark(self, mark: _LateMark) -> None:
+        if not self._driver_lags(mark.worker):
+            self._drain(mark.worker)
+            self._performer.perform(self.router.mark(mark.worker, mark.token, self._loop.now()))
+            self._alarm.by(self.router.next_wake())
+        elif self.router.waits_for_driver(mark.worker) and self._loop.now() < mark.until:
+            self._late.append(mark)
+            self._late_alarm.by(self._loop.now() + _PAUSE_S)
+        else:
+            self._performer.perform(self.router.mark_unread(mark.worker, mark.token))
+
+    def _mark_again(self) -> None:
+        late, self._late = self._late, []
+        for mark in late:
+            self._mark(mark)
 
     def printed(self, token: int) -> None:
         self._performer.perform(self.router.printed(token))
 
     def driver_gone(self, job: JobId) -> None:
+        self._cut_short.discard(job)
         self._performer.perform(self.router.driver_gone(job))
 
     def pass_on_all(self, job: JobId) -> None:
@@ -151,6 +188,7 @@ class OutputService:
 
     def close(self) -> None:
         self._alarm.cancel()
+        self._late_alarm.cancel()
         for worker in list(self._pipes):
             for is_stderr in (False, True):
                 self._close(worker, is_stderr)
@@ -212,7 +250,8 @@ class OutputService:
             fds[is_stderr] = -1
 
     def _driver_lags(self, worker: WorkerId) -> bool:
-        job = self._pipes[worker].job
+        pipes = self._pipes.get(worker)
+        job = pipes.job if pipes is not None else None
         driver = self._members.driver_of(job) if job is not None else None
         return driver is not None and driver.connection.backlog_bytes > _DRIVER_BACKLOG_BYTES
 
@@ -239,8 +278,15 @@ class OutputService:
 
     def _show(self, effect: Show) -> None:
         driver = self._members.driver_of(effect.job)
-        if driver is not None:
-            driver.send(OutputLines(effect.name, effect.pid, effect.is_stderr, effect.data, effect.token))
+        if driver is None:
+            return
+        if driver.connection.backlog_bytes > _DRIVER_MOST_BYTES and not effect.token:
+            if effect.job not in self._cut_short:
+                self._cut_short.add(effect.job)
+                driver.send(Notice(logging.WARNING, _CUT_SHORT))
+            return
+        self._cut_short.discard(effect.job)
+        driver.send(OutputLines(effect.name, effect.pid, effect.is_stderr, effect.data, effect.token))
 
     def _delivered(self, effect: Delivered) -> None:
         worker = self._members.worker(effect.worker)
