@@ -15,6 +15,7 @@ from beamlet.exceptions import ObjectLostError, RayTaskError
 from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
 from beamlet.protocol.node import JobDescription
 from beamlet.protocol.peer import AddBorrower
+from beamlet.rpc.connection import encode_frame
 from beamlet.serialization.arguments import NO_ARGUMENTS
 from beamlet.serialization.remote_error import peek
 from support.executing import JOB, Worker
@@ -116,6 +117,25 @@ def test_a_detached_actor_whose_arguments_went_with_their_owner_says_what_to_do(
     assert "why exactly" in text
     assert ("owned it has exited" in text) is detached
     assert ("passed as values, together up to 4 MiB, stay with the actor" in text) is detached
+
+
+class ShowsItself:
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
+@pytest.mark.parametrize("shown", ["Reader(caf\udce9)", "x" * (200 << 20)])
+def test_whatever_its_repr_says_it_can_say_that_it_lives(worker: Worker, shown: str) -> None:
+    """Nobody else would: calls wait until it has."""
+    messages = start(worker, lambda: ShowsItself(shown), detached=False)
+    assert isinstance(messages[-1], ActorStarted)
+    assert len(encode_frame(messages)) < 1 << 10
+    assert worker.runner.actor_repr is not None
+    assert worker.runner.actor_repr[:17] == shown[:17]
+    assert len(worker.runner.actor_repr) < 1 << 10
 
 
 def test_one_whose_constructor_raised_says_so_at_once(worker: Worker) -> None:

@@ -47,3 +47,9 @@ def test_a_librarys_wrapper_counts_as_what_it_wraps() -> None:
     error.__cause__ = Flaky("x")
     assert type(retried_for(error)) is Flaky
     assert type(retried_for(UserCodeException())) is UserCodeException
+
+
+def test_a_class_of_any_module_can_be_named_in_a_message() -> None:
+    odd = type("Odd", (Flaky,), {"__module__": "caf\udce9"})
+    assert class_names(odd)[0].encode() == rb"caf\udce9.Odd"
+    assert is_worth_retrying(retry_rule([odd]), class_names(odd))

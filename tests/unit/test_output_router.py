@@ -57,6 +57,10 @@ def test_a_control_line_names_what_follows_on_its_stream_only(router: OutputRout
     assert all(CONTROL not in effect.data for effect in effects if isinstance(effect, Show | Record))
 
 
+def test_a_name_that_is_no_utf_8_is_spelt_out() -> None:
+    assert control_line("caf\udce9") == CONTROL + rb"caf\udce9" + b"\n"
+
+
 def test_a_control_line_cut_in_two_is_still_one(router: OutputRouter) -> None:
     line = control_line("long name")
     assert feed(router, b"before" + line[:5]) == []

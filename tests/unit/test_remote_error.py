@@ -435,6 +435,11 @@ def test_the_text_reads_from_the_call_to_the_raise() -> None:
     assert frames == ["driver_code", "raised_by", "outer", "inner"]
 
 
+def test_a_line_in_a_file_of_any_name_can_be_told_in_a_message() -> None:
+    assert str(CallSite("/home/caf\udce9/pr\udce9.py", 3)).encode() == rb"pr\udce9.py:3"
+    assert str(CallSite("/home/caf\udce9/é.py", 3)) == "é.py:3"
+
+
 def test_actors_are_named() -> None:
     error = captured(ValueError("x"), actor_id="ab12", actor_repr="Counter(7)")
     assert str(error).startswith("f() (pid=42, ip=10.0.0.1, actor_id=ab12, repr=Counter(7))\n")

@@ -9,6 +9,8 @@ import os
 import sys
 from typing import NamedTuple
 
+from beamlet.base.wire_text import wire_text
+
 
 class DriverPlace(NamedTuple):
     #: b"" if it was deleted under us.
@@ -38,7 +40,7 @@ def driver_place() -> DriverPlace:
 
 def entrypoint() -> str:
     """The command line, to be shown."""
-    return " ".join(sys.argv).encode("utf-8", "backslashreplace").decode()
+    return wire_text(" ".join(sys.argv))
 
 
 def _cwd() -> str:

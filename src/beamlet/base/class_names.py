@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from beamlet.base.wire_text import wire_text
+
 
 def class_name(cls: type) -> str:
-    """As it is known in every process: "module.qualname"."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+    """As it is known in every process: "module.qualname", in letters that messages can carry."""
+    return wire_text(f"{cls.__module__}.{cls.__qualname__}")
 
 
 def class_names(cls: type) -> list[str]:

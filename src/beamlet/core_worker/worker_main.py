@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from beamlet.base.environment import expanded, from_wire
 from beamlet.base.ids import own_task_id
 from beamlet.base.invariants import InvariantBroken
 from beamlet.base.resources import UNIT
+from beamlet.base.say import say
 from beamlet.core_worker import job_logging
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import Identity
@@ -168,7 +170,13 @@ class Worker:
     # -- job -------------------------------------------------------------------------------------
 
     def _join_job(self, assigned: AssignJob) -> None:
-        """See the world as the job's driver does."""
+        """See the world as the job's driver does, or end: nothing may run that sees only half of it."""
+        try:
+            self._see_as_driver(assigned)
+        except Exception as error:
+            raise InvariantBroken(f"it could not join its job: {type(error).__name__}: {error}") from error
+
+    def _see_as_driver(self, assigned: AssignJob) -> None:
         identity = self.core.identity
         job = self.core.job = assigned.job
         self.core.env_vars = assigned.env_vars
@@ -181,8 +189,7 @@ class Worker:
         if job.script_dir and job.script_dir not in sys_path:
             sys_path = [job.script_dir, *sys_path]
         sys.path[:] = map(os.fsdecode, sys_path)
-        if os.path.isdir(job.cwd):
-            os.chdir(job.cwd)
+        unentered = _enter(job.cwd)
         job_logging.apply(job.logging, self._logging_facts)
         env_vars = from_wire(job.env_vars | assigned.env_vars)
         os.environ.update(expanded(env_vars, os.environ))
@@ -192,6 +199,8 @@ class Worker:
             sys.modules["ray"] = sys.modules["beamlet"]
         self._chooses_threads = OMP_THREADS not in os.environ
         self._offer_threads(None)
+        if unentered:
+            say(unentered, "beamlet")
 
     def _logging_facts(self) -> dict[str, str]:
         """Where a line is logged, for those who asked for it."""
@@ -222,6 +231,23 @@ class Worker:
     def _raylet_lost(self, reason: str) -> None:
         """The node is gone: nothing of ours may outlive it."""
         os.killpg(0, signal.SIGKILL)
+
+
+def _enter(folder: bytes) -> str:
+    """Work in the driver's directory; what keeps us from it, if it is there."""
+    try:
+        os.chdir(folder)
+    except FileNotFoundError:
+        return ""  # removed under the driver, which knows
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            if os.getcwdb() == folder:
+                return ""  # born in it, as the driver was: no better and no worse off
+        return (
+            f"this worker cannot enter the driver's directory {os.fsdecode(folder)} ({error.strerror}): "
+            "relative paths mean something else here. Start the driver in a directory that it may enter."
+        )
+    return ""
 
 
 def _broken(_: InvariantBroken) -> NoReturn:

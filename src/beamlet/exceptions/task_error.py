@@ -22,6 +22,7 @@ from typing import Any, Self
 
 import msgspec
 
+from beamlet.base.wire_text import wire_text
 from beamlet.exceptions import carried
 from beamlet.exceptions.root import RayError
 from beamlet.exceptions.source_lines import with_typed_source
@@ -32,14 +33,14 @@ DUAL_CLASSES_MAX = 1024
 
 
 class CallSite(msgspec.Struct, frozen=True, gc=False):
-    """Where in the caller's code ``.remote()`` was called. As text: ``app.py:12``."""
+    """Where in the caller's code ``.remote()`` was called. As text, fit for messages: ``app.py:12``."""
 
     filename: str
     line: int
     function: str = ""
 
     def __str__(self) -> str:
-        return f"{os.path.basename(self.filename)}:{self.line}"
+        return f"{wire_text(os.path.basename(self.filename))}:{self.line}"
 
     def as_frame(self) -> str:
         """The two lines that a traceback prints for it, or one where the source is not at hand."""

@@ -211,8 +211,6 @@ class ActorStarted(Message, tag=113):
     actor_id: ActorId
     incarnation: int
     init_error: bytes = b""
-    #: repr() of the instance if its class defines one; names its output.
-    shown_as: str = ""
 
 
 class QueryCluster(Message, tag=114):

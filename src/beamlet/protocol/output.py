@@ -9,4 +9,4 @@ _NAME_BYTES = 4096
 
 
 def control_line(name: str) -> bytes:
-    return CONTROL + name.encode(errors="replace")[:_NAME_BYTES].replace(b"\n", b" ") + b"\n"
+    return CONTROL + name.encode(errors="backslashreplace")[:_NAME_BYTES].replace(b"\n", b" ") + b"\n"

@@ -36,6 +36,8 @@ _OUTLIVED = (
     "references, go with the process that owns them, and the actor cannot be started again. Let the "
     "constructor load or make what is larger, or create this one and what it needs in a detached actor."
 )
+#: Each line that it prints, and each of its errors, is signed with so much of its repr() at most.
+_REPR_CHARACTERS = 1000
 #: How often a leaving actor looks whether its other threads are done.
 _LOOK_AGAIN_S = 0.005
 
@@ -110,8 +112,8 @@ class ActorProcess:
             self.instance = cls(*args, **kwargs)
             self._work.is_constructing = False
             del args, kwargs
-            self.shown_as = _own_repr(self.instance) or spec.class_name
             self._runner.actor_repr = _own_repr(self.instance)
+            self.shown_as = self._runner.actor_repr or spec.class_name
         except ActorExit:
             self.leave("exit_actor() in the constructor")
         except SystemExit:
@@ -121,7 +123,7 @@ class ActorProcess:
         finally:
             current_task.reset(token)
         self._output.announce()
-        started = ActorStarted(spec.actor_id, message.incarnation, error, self.shown_as)
+        started = ActorStarted(spec.actor_id, message.incarnation, error)
         if error:
             self._work.loop = None  # what comes now is the order to end
         else:
@@ -253,13 +255,14 @@ class _Failing:
 
 
 def _own_repr(instance: Any) -> str | None:
-    """repr() if the class took the trouble to define one."""
+    """repr() if the class took the trouble to define one; the beginning of a long one."""
     if getattr(type(instance), "__repr__", None) is object.__repr__:
         return None
     try:
-        return str(repr(instance))
+        shown = str(repr(instance))
     except Exception:
         return None
+    return shown if len(shown) <= _REPR_CHARACTERS else f"{shown[:_REPR_CHARACTERS]}…"
 
 
 def _implicit(actor: ActorProcess, name: str) -> Any:
