@@ -252,6 +252,12 @@ def own(value: int) -> list[Any]:
     return [ray.put(value)]
 
 
+def own_much(value: int, seconds: float) -> tuple[Any, Any, Any]:
+    """What lives only in this process: a value, an actor, and a task that runs."""
+    sleep(0.05)  # each in a worker of its own
+    return ray.put(value), far.Grouped.remote(), far.idle.remote(seconds, value)
+
+
 def copy_out(value: int) -> bytes:
     """By a way that nobody can follow."""
     return pickle.dumps(ray.put(value))
@@ -316,6 +322,7 @@ far = SimpleNamespace(
     Grouped=ray.remote(concurrency_groups={"io": 2}, num_cpus=0)(Counter),
     watch_a_child=ray.remote(watch_a_child),
     own=ray.remote(own),
+    own_much=ray.remote(num_cpus=0, max_calls=1)(own_much),
     copy_out=ray.remote(copy_out),
     Founder=ray.remote(num_cpus=0)(Founder),
     use_new_actor=ray.remote(use_new_actor),

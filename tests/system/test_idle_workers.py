@@ -103,3 +103,37 @@ def test_a_detached_actor_starts_again_with_an_argument_of_a_worker(stage: Stage
             ray.kill(actor)
 
     play(stage, begin, finish)
+
+
+def test_workers_that_max_calls_replaces_end_when_what_they_own_is_let_go(stage: Stage) -> None:
+    seen: list[int] = []
+
+    def script(_: VirtualDriver) -> None:
+        given = ray.get([far.own_much.remote(i, LATE_S) for i in range(MANY)])
+        sleep(LATE_S + 1.0)
+        values, actors, results = zip(*given, strict=True)
+        assert ray.get([*values]) == list(range(MANY))
+        assert ray.get([actor.up.remote(2) for actor in actors]) == [2] * MANY
+        assert ray.get([*results]) == list(range(MANY))
+        seen.append(len(living(stage)))
+        del given, values, actors, results
+        sleep(2 * IDLE_S)
+        seen.append(len(living(stage)))
+
+    stage.play(script)
+    before, after = seen
+    assert before - after >= 2 * MANY, "they end, and so do their actors"
+
+
+def test_a_worker_that_max_calls_replaces_is_gone_soon_after_what_it_owned(stage: Stage) -> None:
+    """Its memory, and what it holds of a GPU's, waits for that."""
+    most: list[int] = []
+
+    def script(_: VirtualDriver) -> None:
+        for i in range(100):
+            value, _, _ = ray.get(far.own_much.remote(i, 0.0))
+            assert ray.get(value) == i
+            most.append(len(living(stage)))
+
+    stage.play(script)
+    assert max(most) < 20, most

@@ -20,7 +20,15 @@ from beamlet.core_worker.executing.runner import ActorExit
 from beamlet.core_worker.submitting.actor_submitter import ActorLink
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.exceptions import ObjectStoreFullError, RaySystemError, RayTaskError, TaskCancelledError
-from beamlet.protocol.node import Blocked, ExitedOnPurpose, ExitWorker, OutputMark, Staying, Unblocked
+from beamlet.protocol.node import (
+    Blocked,
+    ExitedOnPurpose,
+    ExitWorker,
+    OutputMark,
+    ReturnLease,
+    Staying,
+    Unblocked,
+)
 from beamlet.protocol.peer import (
     CallActor,
     CancelTask,
@@ -36,6 +44,7 @@ from beamlet.serialization.arguments import NO_ARGUMENTS, serialize_arguments
 from beamlet.serialization.refs import released
 from beamlet.serialization.values import loads_plain, pack, rebuild_packed, unpack
 from support.executing import JOB, Worker, a_peer
+from support.submitting import Caller
 
 
 @pytest.fixture
@@ -586,6 +595,13 @@ def test_the_process_ends_when_what_it_said_is_out(worker: Worker, monkeypatch: 
     def exit_(code: int) -> None:
         raise Ended(code)
 
+    caller = Caller()
+    result, leased = caller.task(), caller.grant()
+    (push,) = caller.pushed(leased)
+    caller.answer(leased, push, 1)
+    assert leased.leased is not None
+    lease = leased.leased.lease
+    del result
     peers: Any = SimpleNamespace(is_all_out=False)
     link: Any = SimpleNamespace(connection=SimpleNamespace(backlog_bytes=1))
     monkeypatch.setattr(os, "_exit", exit_)
@@ -595,10 +611,17 @@ def test_the_process_ends_when_what_it_said_is_out(worker: Worker, monkeypatch: 
         lambda: setattr(peers, "is_all_out", True),
         lambda: setattr(link.connection, "backlog_bytes", 0),
     ]
-    leaving = Leaving(worker.reactor, link, peers, worker.answers, worker.output, TaskEventBuffer(b"w" * 28))
+    worker.reactor.now = lambda: caller.now
+    leaving = Leaving(
+        *(worker.reactor, link, peers, worker.answers, worker.output),
+        *(TaskEventBuffer(b"w" * 28), caller.leases),
+    )
     with pytest.raises(Ended):
         leaving.end(0)
     assert worker.reactor.meanwhile == []
+    # Killed with our leases, a worker that we do not use would take along what others use of it.
+    assert caller.raylet.took(ReturnLease) == [ReturnLease(lease, dispose=False)]
+    caller.close()
 
 
 class Faulty:

@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "states"
 _WORKER_MEANINGS = {
     WorkerState.STARTING: "the fork was asked for; it has not said WorkerReady yet",
     WorkerState.IDLE: "nobody uses it; ended after `IDLE_S` if there are more than the soft limit",
-    WorkerState.LEASED: "one core worker pushes tasks to it",
+    WorkerState.LEASED: "one core worker pushes tasks to it; or nobody any more: it ends when not needed",
     WorkerState.ACTOR: "it is, or is about to be, one incarnation of an actor; never leased again",
     WorkerState.DYING: "nobody gets it any more; its exit status or its last output is still awaited",
     WorkerState.GONE: "its certificate has been announced; no record is left",

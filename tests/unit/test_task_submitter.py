@@ -168,6 +168,19 @@ def test_a_worker_that_leaves_is_disposed_of_after_its_last_answer(
     assert len(desk.open_requests()) == 1, "b still has its request"
 
 
+def test_a_worker_that_leaves_is_disposed_of_though_the_last_it_had_was_stolen(
+    submitter: TaskSubmitter, desk: LeaseDesk
+) -> None:
+    """It had answered when it was asked, and not yet begun the next: it ran once more for somebody."""
+    worker, _ = loaded(submitter, desk)
+    worker.leaving = True
+    finish(submitter, worker)
+    submitter.handed_back(worker, list(worker.in_flight), False, 3.0)
+    assert desk.returned == []
+    submitter.tick(3.0 + IDLE_LEASE_S)
+    assert desk.returned == [(worker.lease, True)]
+
+
 def test_a_refused_key_gives_up_all_its_tasks(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
     tasks = submit(submitter, "a", "b", "c")
     first = min(desk.asked)

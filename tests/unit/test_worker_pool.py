@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 
@@ -15,6 +15,7 @@ from beamlet.raylet.worker_pool import (
     LEAVE_S,
     MAX_STARTING,
     MOST_SPARE,
+    SOON_S,
     START_S,
     START_TRIES,
     WARM_S,
@@ -166,7 +167,8 @@ def test_the_last_idle_workers_stay_while_a_job_was_busy_lately_then_leave(pool:
 def test_a_worker_that_does_not_leave_when_asked_is_killed(pool: WorkerPool) -> None:
     pool.prestart(1, 0.0)
     pool.ready(worker(1), 1, 0.0)
-    pool.ask_to_exit(worker(1), "not needed", 1.0)
+    pool.ask_to_exit(worker(1), "not needed", 1.0, optional=True)
+    pool.leaves_on_purpose(worker(1), 1.0)
     (kill,) = pool.tick(6.0)
     assert isinstance(kill, Kill)
     assert "did not leave" in kill.reason
@@ -175,10 +177,10 @@ def test_a_worker_that_does_not_leave_when_asked_is_killed(pool: WorkerPool) -> 
     assert death.certificate.killed_by == "not needed"
 
 
-def test_a_patient_exit_may_take_for_ever(pool: WorkerPool) -> None:
+def test_to_finish_what_is_queued_may_take_for_ever(pool: WorkerPool) -> None:
     pool.want(Want(1, J1, actor=ActorId(b"a" * 16)), 0.0)
     pool.ready(worker(1), 1, 0.0)
-    assert pool.ask_to_exit(worker(1), "out of scope", 1.0, patient=True) == [
+    assert pool.ask_to_exit(worker(1), "out of scope", 1.0) == [
         AskExit(worker(1), "out of scope", graceful=True)
     ]
     assert pool.tick(1e6) == []
@@ -548,7 +550,8 @@ def test_a_worn_out_worker_ends_when_it_is_not_needed_and_is_given_to_nobody(poo
     assert pool.wear_out(worker(1), "max_calls", 1.0) == ask
     assert pool.stays(worker(1), 1.1) == []
     assert pool.want(Want(2, J1), 1.2) == [Fork(worker(2))]
-    assert pool.tick(1.0 + LEAVE_S) == []
+    assert pool.tick(1.0 + LEAVE_S) == ask, "asked, not killed"
+    assert pool.stays(worker(1), 1.1 + LEAVE_S) == []
     for _ in range(2):
         wake = pool.next_wake()
         assert wake is not None
@@ -561,6 +564,38 @@ def test_a_worn_out_worker_ends_when_it_is_not_needed_and_is_given_to_nobody(poo
     pool.leaves_on_purpose(worker(1), wake)
     death = only_death(die(pool, worker(1), wake + 1.0, 0, None))
     assert death.intended
+
+
+def test_a_worn_out_worker_that_is_needed_for_a_moment_ends_soon_after_it(pool: WorkerPool) -> None:
+    """Each task with a GPU leaves one behind, with what it holds of the device's memory."""
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.wear_out(worker(1), "max_calls", 1.0)
+    times = [1.0]
+    while times[-1] < 30.0:
+        assert pool.stays(worker(1), times[-1]) == []
+        wake = pool.next_wake()
+        assert wake is not None
+        assert len(pool.tick(wake)) == 1
+        times.append(wake)
+    kept = [time - 1.0 for time in times]
+    assert kept[1] == pytest.approx(SOON_S)
+    for before, after in pairwise(kept[1:]):
+        assert after - before == pytest.approx(min(before, IDLE_S))
+
+
+def test_a_worn_out_worker_that_is_asked_when_its_job_ends_has_time_to_answer(pool: WorkerPool) -> None:
+    """It was about to be asked anyway: that moment is no deadline for this answer."""
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    pool.wear_out(worker(1), "max_calls", 1.0)
+    pool.stays(worker(1), 1.0)
+    wake = pool.next_wake()
+    assert wake is not None
+    (ask,) = pool.job_ended(J1.job_id, True, wake - 0.01)
+    assert isinstance(ask, AskExit)
+    assert pool.tick(wake) == []
+    assert pool.tick(1e6) == []
 
 
 def test_a_worn_out_worker_that_says_nothing_is_killed(pool: WorkerPool) -> None:

@@ -57,7 +57,7 @@ class ExecutorCore(CoreWorker):
         self.compose_waiting(waits, explaining, blocking)
         self.answers = Answers(self.reactor, self.link, self.peers, self.refs, self.releases, self.work)
         self.leaving = Leaving(
-            self.reactor, self.link, self.peers, self.answers, self.output, self.task_events
+            self.reactor, self.link, self.peers, self.answers, self.output, self.task_events, self.leases
         )
         self.releases.on_reply_may_go = self.answers.may_go
         self.producers = Producers(self.reactor, blocking, self.work)

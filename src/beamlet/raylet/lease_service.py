@@ -145,7 +145,7 @@ class LeaseService:
             self._node.perform(self._manager.cancel(key, message.reason, now))
         elif message.graceful:
             hurried = message.hurried
-            self._node.perform(self._pool.ask_to_exit(worker, message.reason, now, True, hurried=hurried))
+            self._node.perform(self._pool.ask_to_exit(worker, message.reason, now, hurried=hurried))
         else:
             self._events.last_words(worker, lambda: self._kill(key, worker, message.reason))
 

@@ -42,13 +42,16 @@ IDLE_S = 5.0
 #: So many of them are kept until then; of more, those that were idle longest are ended at once.  Where each
 #: task has environment variables of its own there is one for each.
 MOST_SPARE = 64
+#: A worn-out worker that is needed is asked again after this, then whenever it has been kept twice as
+#: long, and at least every ``IDLE_S``: until it ends it keeps what it has of a GPU's memory.
+SOON_S = 0.1
 #: While a job lives and used a worker this recently, ``soft_limit`` idle workers are kept.
 WARM_S = 60.0
 #: A fork that has not reported ready by then is killed.
 START_S = 30.0
 #: How long a death waits for its exit status or its last output.
 LAST_WORDS_S = 1.0
-#: A worker asked to leave is killed after this.
+#: A worker that said that it leaves is killed after this, and a worn-out one that says nothing.
 LEAVE_S = 5.0
 #: A killed process that the kernel has not reaped by then is announced as dead all the same.
 REAP_S = 5.0
@@ -191,11 +194,10 @@ class WorkerPool:
         worker: WorkerId,
         reason: str,
         now: float,
-        patient: bool = False,
         optional: bool = False,
         hurried: bool = False,
     ) -> list[Effect]:
-        """It may finish what it has queued. ``patient``: as long as that takes; else killed after LEAVE_S.
+        """It may finish what it has queued, as long as that takes.
 
         optional: an idle worker that owns what others use answers that it ``stays``.  Until it has answered
         it is left alone: one that is slow (an extension keeps its interpreter, the machine swaps) may be
@@ -207,18 +209,17 @@ class WorkerPool:
         record.intended = True
         record.killed_by = record.killed_by or reason
         self._take_from_idle(record)
-        record.is_asked = optional
-        if not (patient or optional):
-            self._set_deadline(record, now + LEAVE_S)
+        record.is_asked, record.deadline = optional, None
         return [AskExit(worker, reason, True, optional, hurried, self._jobs.is_forgotten(record))]
 
     def wear_out(self, worker: WorkerId, reason: str, now: float) -> list[Effect]:
         """Nobody is to have it again. It is killed if it does not say that it leaves, or ``stays``."""
+        effects = self.ask_to_exit(worker, reason, now, optional=True)
         record = self._workers.get(worker)
         if record is not None and record.usable:
-            record.worn_out = reason
+            record.worn_out, record.worn_at = reason, now
             self._set_deadline(record, now + LEAVE_S)
-        return self.ask_to_exit(worker, reason, now, optional=True)
+        return effects
 
     def stays(self, worker: WorkerId, now: float) -> list[Effect]:
         """It was asked whether it could leave, and is needed: (idle again,) to be asked again later."""
@@ -227,7 +228,7 @@ class WorkerPool:
             return []
         record.intended, record.killed_by, record.is_asked, record.is_needed = False, "", False, True
         if record.worn_out:
-            self._set_deadline(record, now + IDLE_S)
+            self._set_deadline(record, now + min(IDLE_S, max(SOON_S, now - record.worn_at)))
             return []
         record.since, record.deadline = now, None
         return self._offer(record, now)
@@ -310,6 +311,8 @@ class WorkerPool:
             assert record.state is not WorkerState.GONE, "a worker that is gone is still listed"
             assert not (record.exited and record.drained), "a complete death was not announced"
             assert (record.state is WorkerState.ACTOR) <= (record.actor is not None)
+            if record.worn_out and record.usable:
+                assert record.intended or record.deadline is not None, "one that is used no more is forgotten"
         self._jobs.check_invariants(self._workers.values())
         starting = {w for w, record in self._workers.items() if record.state is WorkerState.STARTING}
         assert starting == self._starting, f"{starting} ≠ {self._starting}"

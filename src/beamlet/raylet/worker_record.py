@@ -84,6 +84,7 @@ class WorkerRecord(Struct, eq=False):
     is_needed: bool = False
     #: Why nobody is to have it again; it ends when it is not needed.
     worn_out: str = ""
+    worn_at: float = 0.0
     #: It said WorkerReady once.
     reported: bool = False
     exited: bool = False

@@ -15,6 +15,7 @@ from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.output import Output
 from beamlet.core_worker.node_link import NodeLink
 from beamlet.core_worker.peers import PeerTable
+from beamlet.core_worker.submitting.leases import Leases
 from beamlet.core_worker.task_events import TaskEventBuffer
 from beamlet.protocol.node import ExitedOnPurpose
 from beamlet.rpc.turns import SharedReactor, Waiter
@@ -40,7 +41,9 @@ class Leaving:
         answers: Answers,
         output: Output,
         task_events: TaskEventBuffer,
+        leases: Leases,
     ) -> None:
+        self._leases = leases
         self._task_events = task_events
         self._reactor = reactor
         self._link = link
@@ -56,11 +59,15 @@ class Leaving:
             self._reactor.flush()
 
     def end(self, code: int) -> NoReturn:
-        """Exit handlers, buffered output, then the process is gone."""
+        """Exit handlers, buffered output, leased workers that we do not use; then the process is gone.
+
+        These have lives of their own: what they own others use, and with our leases they would end.
+        """
         with contextlib.suppress(BaseException):
             atexit._run_exitfuncs()
         self._output.flush()
         with self._reactor.lock:
+            self._leases.submitter.return_idle(self._reactor.now())
             for batch in self._task_events.take():
                 self._link.send(batch)
         self._until_read()

@@ -132,7 +132,7 @@ class TaskSubmitter(Generic[L]):
         if state.requests and not state.waiting_count():
             self._cancel_requests(state)
         if worker.leaving or self._asked_at:
-            self._give_up(worker, dispose=worker.leaving)
+            self._give_up(worker)
             return
         worker.idle_since = now
         if len(state.workers) > 1:
@@ -325,13 +325,13 @@ class TaskSubmitter(Generic[L]):
         self._asked_at = now
         for state in list(self.keys.values()):
             for worker in [w for w in state.workers if not w.in_flight and not w.stealing]:
-                self._give_up(worker, dispose=False)
+                self._give_up(worker)
 
-    def _give_up(self, worker: LeasedWorker[L], dispose: bool) -> None:
+    def _give_up(self, worker: LeasedWorker[L]) -> None:
         state = worker.key
         state.workers.remove(worker)
         self._asked_at = 0.0
-        self._port.return_lease(worker.lease, dispose)
+        self._port.return_lease(worker.lease, worker.leaving)
         self._want_workers(state)
         self._forget_unused(state)
 
@@ -350,7 +350,7 @@ class TaskSubmitter(Generic[L]):
                     continue
                 due = worker.idle_since + IDLE_LEASE_S
                 if due <= now:
-                    self._give_up(worker, dispose=False)
+                    self._give_up(worker)
                 elif soonest is None or due < soonest:
                     soonest = due
         return soonest
