@@ -61,6 +61,57 @@ def test_no_descriptors_are_an_error_of_the_call_and_the_node_survives(tmp_path:
     assert "still 2" in done.stdout
 
 
+RESTARTS = """
+import os, signal
+ray.init(num_cpus=1, logging_level="ERROR")
+
+@ray.remote(num_cpus=0)
+class Actor:
+    def pid(self):
+        return os.getpid()
+
+kept = Actor.options(name="kept", lifetime="detached", max_restarts=1, max_task_retries=-1).remote()
+pid = ray.get(kept.pid.remote(), timeout=20)
+others = [Actor.remote() for _ in range(40)]
+pids = [other.pid.remote() for other in others]
+_, waiting = ray.wait(pids, num_returns=len(pids), timeout=2)
+assert waiting, "the node is not full"
+os.kill(pid, signal.SIGKILL)  # one of those who wait gets its place
+while True:
+    try:
+        ray.get(kept.pid.remote(), timeout=1)
+        raise AssertionError("there was a place for it")
+    except ray.exceptions.GetTimeoutError as error:
+        if "as soon as there is a process for it: no worker process could be started" in str(error):
+            break
+try:
+    ray.get(waiting[-1], timeout=20)
+except ray.exceptions.ActorDiedError as error:
+    print(error)
+del others, pids, waiting
+assert ray.get(ray.get_actor("kept").pid.remote(), timeout=20) != pid
+print("restarted", flush=True)
+"""
+
+
+def test_a_node_that_is_full_for_a_while_ends_no_actor_that_restarts(tmp_path: Path) -> None:
+    """A detached one was dead for good after 5 s: its name free, and `max_restarts=-1` in vain."""
+    path = tmp_path / "program.py"
+    path.write_text("import beamlet as ray, beamlet.exceptions\n" + RESTARTS)
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=3 * DEADLINE_S,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (110, 110)),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "could not be started: no worker process could be started" in done.stdout
+    assert "restarted" in done.stdout
+
+
 FORKS = """
 import multiprocessing, os, time
 ray.init(num_cpus=1)

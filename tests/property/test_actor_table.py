@@ -200,14 +200,16 @@ class ActorWorld(RuleBasedStateMachine):
 
     def hear(self, address: Address, update: ActorUpdate, resubscribed: bool) -> None:
         before = self.heard.get((address, update.actor_id))
+        waits_on = False  # there was no process for its restart
         if before is not None:
             step = (before.state, update.state)
-            assert step in SUCCESSORS or (resubscribed and step[0] == step[1]), step
+            waits_on = step == ("RESTARTING",) * 2 and update.incarnation == before.incarnation
+            assert step in SUCCESSORS or waits_on or (resubscribed and step[0] == step[1]), step
             assert update.incarnation >= before.incarnation
         assert bool(update.address) == (update.state == "ALIVE")
         assert update.cause or update.state not in ("DEAD", "RESTARTING")
         self.heard[address, update.actor_id] = update
-        if address == OBSERVER and update.state == "RESTARTING" and not resubscribed:
+        if address == OBSERVER and update.state == "RESTARTING" and not (resubscribed or waits_on):
             self.restarts[update.actor_id] = self.restarts.get(update.actor_id, 0) + 1
             most = self.specs[update.actor_id].max_restarts
             assert most < 0 or self.restarts[update.actor_id] <= most
@@ -357,14 +359,20 @@ class ActorWorld(RuleBasedStateMachine):
         self.send(process, ActorPlaced(spec.actor_id, wanted.incarnation, address, 4711))
 
     @precondition(lambda self: self.with_room_wanted())
-    @rule(pick=PICK, infeasible=st.booleans())
-    def find_no_room(self, pick: int, infeasible: bool) -> None:
+    @rule(pick=PICK, infeasible=st.booleans(), given_up=st.booleans())
+    def find_no_room(self, pick: int, infeasible: bool, given_up: bool) -> None:
         node = self.with_room_wanted()[pick % len(self.with_room_wanted())]
         wanted = node.waiting[-1]
-        if infeasible:
+        given_up = given_up and not infeasible
+        if infeasible or given_up:
             node.waiting.pop()
-        message = ActorUnplaceable(wanted.spec.actor_id, wanted.incarnation, "no room", infeasible)
+        message = ActorUnplaceable(wanted.spec.actor_id, wanted.incarnation, "no room", infeasible, given_up)
         node.to_gcs.append((OBSERVER, message))
+
+    @rule()
+    def pauses_end(self) -> None:
+        self.now += 0.5
+        self.perform(self.table.start_due(self.now), OBSERVER, None)
 
     def constructing(self) -> list[Process]:
         return [each for each in self.processes.values() if each.actor_id and not each.constructed]

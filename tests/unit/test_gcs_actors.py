@@ -350,6 +350,45 @@ def test_never_placeable_is_final_and_waiting_is_not(world: World) -> None:
     assert "wants 8 CPU, has 2" in world.now().cause
 
 
+def test_a_restart_for_which_there_is_no_process_is_tried_again(world: World) -> None:
+    """A node that was full for 5 s ended a detached actor with max_restarts=-1 for good."""
+    world.create(max_restarts=1, name="counter", detached=True)
+    world.start()
+    world.die(0)
+    world.table.handle_subscribe(LISTENER, SubscribeActor(A))
+    for now in (20.0, 30.0):
+        refused = ActorUnplaceable(A, 1, "no worker process could be started", False, given_up=True)
+        assert kinds(world.table.handle_unplaceable(refused, now)) == ["ActorUpdate"]
+        assert "as soon as there is a process for it: no worker process could be" in world.now().cause
+        assert world.now().state == "RESTARTING"
+        assert world.find("counter").spec.actor_id == A
+        assert world.table.infos()[0].cause == "no worker process could be started"
+        due = world.table.pauses.next_end
+        assert due == now + LONGEST_PAUSE_S
+        assert world.table.start_due(due - 0.01) == []
+        assert kinds(world.table.start_due(due)) == ["PlaceActor"]
+    world.start(1)
+    assert (world.now().state, world.now().incarnation) == ("ALIVE", 1)
+
+
+def test_a_restart_that_waits_for_a_process_can_be_ended(world: World) -> None:
+    world.create(max_restarts=-1)
+    world.start()
+    world.die(0)
+    world.table.handle_unplaceable(ActorUnplaceable(A, 1, "no process", False, given_up=True), 20.0)
+    world.kill()
+    assert world.now().state == "DEAD"
+    assert world.table.start_due(100.0) == []
+
+
+def test_a_first_start_for_which_there_is_no_process_fails_and_says_why(world: World) -> None:
+    world.create(max_restarts=-1)
+    world.table.handle_unplaceable(ActorUnplaceable(A, 0, "no process for 5 s", False, given_up=True), 2.0)
+    assert world.now().state == "DEAD"
+    assert "could not be started: no process for 5 s" in world.now().cause
+    assert "never" not in world.now().cause
+
+
 def test_names(world: World) -> None:
     world.create(A, name="counter")
     assert world.create(B, name="counter") == ["ActorNameTaken"]

@@ -144,6 +144,29 @@ def test_an_actor_is_placed_started_and_its_seat_forgotten_at_its_death() -> Non
     fake.check()
 
 
+def test_an_actor_for_which_no_process_can_be_had_is_given_up_and_may_be_placed_anew() -> None:
+    """That it never fits is something else."""
+    fake = FakeNode(CPU=1)
+    driver = fake.driver()
+    fake.place(a_spec(driver), incarnation=1)
+    pool = fake.services.pool
+    while not (told := fake.told(cluster.ActorUnplaceable)):
+        for worker in fake.forked:
+            fake.services.perform(pool.fork_failed(worker, "EAGAIN", fake.loop.now()))
+        fake.forked = []
+        fake.loop.pass_time(1.0)
+        fake.services.perform(pool.tick(fake.loop.now()))
+        assert fake.loop.now() < 160
+    assert [(each.incarnation, each.infeasible, each.given_up) for each in told] == [(1, False, True)]
+    assert "EAGAIN" in told[0].reason
+    fake.place(a_spec(driver), incarnation=1)
+    fake.services.perform(pool.tick(fake.loop.now() + 2.0))
+    fake.ready()
+    (placed,) = fake.told(cluster.ActorPlaced)
+    assert placed.incarnation == 1
+    fake.check()
+
+
 def test_an_actor_that_cannot_tell_is_killed_all_the_same() -> None:
     fake = FakeNode(CPU=1)
     fake.place(a_spec(fake.driver()))

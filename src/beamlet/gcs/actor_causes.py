@@ -92,3 +92,11 @@ def arguments_failed(spec: ActorSpec, error: bytes) -> Cause:
 
 def no_room_ever(spec: ActorSpec, reason: str) -> Cause:
     return Cause(f"{who(spec)} can never be placed: {reason}", False)
+
+
+def still_restarting(spec: ActorSpec, reason: str) -> str:
+    return f"{who(spec)} is being restarted, as soon as there is a process for it: {reason}"
+
+
+def no_process(spec: ActorSpec, reason: str) -> Cause:
+    return Cause(f"{who(spec)} could not be started: {reason}", False)

@@ -189,12 +189,18 @@ class ActorTable:
         record = self._live.present(message.actor_id, message.incarnation)
         if record is None or record.address:
             return self._done()
-        if message.infeasible:
+        record.waits_for = message.reason
+        record.tell(now, f"waits: {message.reason}")
+        if message.infeasible or message.given_up:
             record.node = None  # the raylet has given up: there is nothing to cancel
+        if message.infeasible:
             self._end(record, actor_causes.no_room_ever(record.spec, message.reason), now)
-        else:
-            record.waits_for = message.reason
-            record.tell(now, f"waits: {message.reason}")
+        elif message.given_up and record.state is State.RESTARTING:
+            self.pauses.begin_again(record, now)  # a full node is no death of it: the restart stands
+            record.remark = actor_causes.still_restarting(record.spec, message.reason)
+            self._publish(record.update())
+        elif message.given_up:  # its creator is told, and may create it again
+            self._end(record, actor_causes.no_process(record.spec, message.reason), now)
         return self._done()
 
     def handle_started(self, sender: Address, message: ActorStarted, now: float) -> list[Effect]:

@@ -2,7 +2,8 @@
 
 One whose constructor, or whose first call, ends its process would be started a hundred times a second, for as
 long as ``max_restarts`` allows: with -1, until its job ends.  The first few restarts follow at once, and so
-does that of an actor that has lived; the others wait twice as long each time.
+does that of an actor that has lived; the others wait twice as long each time.  One for which no process could
+be had, which may be so for a while, is placed anew after the longest pause.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class RestartPauses:
         pause_s = min(FIRST_PAUSE_S * 2.0 ** min(excess - 1, 10), LONGEST_PAUSE_S)
         self._due[record.spec.actor_id] = now + pause_s
         return pause_s
+
+    def begin_again(self, record: ActorRecord, now: float) -> None:
+        """There was no process for it."""
+        self._due[record.spec.actor_id] = now + LONGEST_PAUSE_S
 
     def over(self, now: float) -> list[ActorId]:
         """Those whose pause is over; some may have ended meanwhile."""

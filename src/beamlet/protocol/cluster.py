@@ -63,12 +63,13 @@ class ActorPlaced(Message, tag=156):
 
 
 class ActorUnplaceable(Message, tag=157):
-    """It does not fit now (``infeasible`` False: it waits on) or never will."""
+    """It does not fit now (it waits on), never will, or no process could be had for it (``given_up``)."""
 
     actor_id: ActorId
     incarnation: int
     reason: str
     infeasible: bool
+    given_up: bool = False
 
 
 class StopActor(Message, tag=158):

@@ -211,7 +211,7 @@ class LeaseService:
         request = effect.request
         if request.actor is not None:
             self._placements.pop(request.key, None)
-            self._unplaceable(request, effect.reason, for_good=True)
+            self._unplaceable(request, effect.reason, effect.infeasible, given_up=not effect.infeasible)
         elif effect.infeasible:
             self._answer(request, node.LeaseInfeasible(request.key.number, effect.reason))
         else:
@@ -230,7 +230,7 @@ class LeaseService:
     def _pending(self, effect: effects.Pending) -> None:
         request = effect.request
         if request.actor is not None:
-            self._unplaceable(request, effect.reason, for_good=False)
+            self._unplaceable(request, effect.reason)
         else:
             self._answer(request, node.LeasePending(request.key.number, effect.reason))
 
@@ -248,9 +248,12 @@ class LeaseService:
     def _no_worker(self, effect: NotFound) -> None:
         self._node.perform(self._manager.no_worker(effect.ticket, effect.reason, self._node.now()))
 
-    def _unplaceable(self, request: Request, reason: str, for_good: bool) -> None:
+    def _unplaceable(
+        self, request: Request, reason: str, infeasible: bool = False, given_up: bool = False
+    ) -> None:
         assert request.actor is not None
-        self._node.gcs.send(cluster.ActorUnplaceable(request.actor, request.key.number, reason, for_good))
+        which = request.actor, request.key.number
+        self._node.gcs.send(cluster.ActorUnplaceable(*which, reason, infeasible, given_up))
 
     def _answer(self, request: Request, message: Message) -> None:
         if (asker := self._members.get(request.client)) is not None:

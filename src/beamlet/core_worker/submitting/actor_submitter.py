@@ -246,8 +246,9 @@ class ActorLink(Generic[L]):
             return None, []
         if update.state == "DEAD":
             return None, self._die(update)
-        if update.state == "RESTARTING" and self.state is LinkState.WAITING:
+        if update.state == "RESTARTING":
             self.stumbled = update.cause
+        if update.state == "RESTARTING" and self.state is LinkState.WAITING:
             return None, []  # what was never sent waits for its start as before
         if update.state == "RESTARTING":
             self._disconnect()

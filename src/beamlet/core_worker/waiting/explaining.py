@@ -258,7 +258,8 @@ class Explaining:
                 return self._cause_of_argument(f"{actor} is not started: __init__", creation, depth)
             how = link.stumbled or "its __init__ is running, or its process is being started"
             return Cause(actor, f"is not ready: {how}", actor=link.actor_id)
-        return Cause(actor, f"cannot be reached: {link.state.value}", progresses=False)
+        how = link.stumbled if link.state is LinkState.RESTARTING else ""
+        return Cause(actor, f"cannot be reached: {how or link.state.value}", progresses=False)
 
     def _actor_text(self, link: ActorLink[Peer]) -> str:
         site = self._actors.created_at(link.actor_id)
