@@ -91,6 +91,33 @@ def test_a_death_is_told_though_its_last_output_cannot_be_read(monkeypatch: pyte
     assert fake.told(cluster.CoreWorkerGone)
 
 
+@pytest.mark.parametrize("what", ["its last words", "what it had still said", "its connection"])
+def test_a_death_is_told_though_the_head_has_no_memory_for_what_goes_before(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    fake = FakeNode(CPU=1)
+    driver = fake.driver()
+    fake.ask(driver, 1)
+    (worker,) = fake.ready()
+    line = line_of(fake.member(worker))
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    place, name = {
+        "its last words": (fake.output, "forget"),
+        "what it had still said": (line, "read"),
+        "its connection": (line, "close"),
+    }[what]
+    monkeypatch.setattr(place, name, fail)
+    fake.die(worker)
+    assert [type(error) for error in fake.contained] == [MemoryError]
+    assert line_of(driver).take(node.WorkerDied)
+    assert fake.told(cluster.CoreWorkerGone)
+    assert fake.free() == 1
+    assert line.closed or what == "its connection"
+
+
 def test_owners_learn_behind_a_death_what_the_dead_had_stored_for_them() -> None:
     """It may have died before it could announce it; of what it owned itself nobody need hear."""
     fake = FakeNode(CPU=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import msgspec
 from msgspec import Struct
@@ -73,18 +74,21 @@ class DeathService:
 
     def _mourn(self, effect: _Mourn) -> None:
         death = effect.death
-        last_words = self._output.forget(death.worker)
-        certificate = msgspec.structs.replace(death.certificate, last_words=last_words)
-        address = make_address(self._node.node_id, death.worker)
-        member = self._node.members.get(address)
+        member = self._node.members.get(make_address(self._node.node_id, death.worker))
         assert member is not None, "a worker is known from its fork to its death"
-        self._read_rest(member)
-        member.connection.close()
-        now = self._node.now()
+        last_words: list[str] = []
+        with ExitStack() as always:  # from the last to the first, whichever fails: see ``_announced``
+            always.callback(self._bury_worker, death, member, last_words)
+            always.callback(member.connection.close)
+            always.callback(self._read_rest, member)
+            last_words += self._output.forget(death.worker)
+
+    def _bury_worker(self, death: Announce, member: Member, last_words: list[str]) -> None:
+        certificate = msgspec.structs.replace(death.certificate, last_words=tuple(last_words))
         actor_id = death.actor if death.actor is not None else b""
-        gone = CoreWorkerGone(address, certificate, death.intended, actor_id, death.incarnation)
+        gone = CoreWorkerGone(member.address, certificate, death.intended, actor_id, death.incarnation)
         freed = Step("the end of its lease", lambda: self._free_lease(member))
-        self._bury(member, gone, now, "", freed)
+        self._bury(member, gone, self._node.now(), "", freed)
 
     def _read_rest(self, dead: Member) -> None:
         """It may have sealed what it then announced to others; everything else has lost its meaning."""
