@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,14 +230,17 @@ def test_a_head_that_does_not_listen_to_sigterm_is_killed(shell: Shell) -> None:
     assert head.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("name", ["session.json", "current_cluster"])
+@pytest.mark.parametrize("name", ["current_cluster", "session.json", "lock", "secret", "node.sock", "logs"])
 def test_a_cluster_of_which_a_cleaner_took_one_file_is_found(shell: Shell, name: str) -> None:
     """`stop` said that it had stopped it, or that there was none, and it lived on."""
     shell.ok("start", "--head", "--num-cpus", "1", "--resources", '{"gizmo": 3}')
     pid = shell.head_pid()
     (session,) = shell.sessions()
-    gone = session / name if name == "session.json" else session.parent / name
-    gone.unlink()
+    gone = session.parent / name if name == "current_cluster" else session / name
+    if gone.is_dir():
+        shutil.rmtree(gone)
+    else:
+        gone.unlink()
     wait_until(gone.exists, "the head to make it again")
     assert shell.head_pid() == pid
     assert f"session {session.name}, head process {pid}" in shell.run("start", "--head").stderr

@@ -325,6 +325,7 @@ def test_missing_files_are_named_and_made_again(root: Path) -> None:
     assert session.missing() == [".", "logs", "secret", "socket", "session.json", "lock"]
     session.mend(secret)
     assert session.missing() == ["socket"], "which is the listener's"
+    assert (root / "session_latest").resolve() == session.path
     assert session.secret() == secret
     assert session.is_alive()
     assert session.head_is_here()

@@ -178,6 +178,9 @@ class SessionDirectory:
             _write_private(self._secret, secret.hex())
         if self.info() is None:
             self.describe(address=str(self.socket))
+        latest = self.path.parent / _LATEST
+        if not os.path.lexists(latest):
+            _replace_link(latest, self.path.name)
 
     def touch(self) -> None:
         """Be no prey for those who remove what is old; nor is what names us in the root."""
