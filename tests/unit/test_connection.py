@@ -15,7 +15,9 @@ from beamlet.protocol.peer import PeerMessage, ReleaseHold, Result
 from beamlet.rpc import batches
 from beamlet.rpc import connection as connection_module
 from beamlet.rpc.connection import Connection, encode_frame
+from beamlet.rpc.frame_budget import FrameBudget
 from beamlet.rpc.framing import PREFIX
+from beamlet.rpc.limits import Limits
 from beamlet.rpc.luggage import FDS_MAX
 from beamlet.rpc.reactor import Reactor
 from support.leaks import descriptors
@@ -319,3 +321,131 @@ def test_messages_after_a_close_by_a_handler_are_not_delivered(reactor: Reactor)
     run_until(reactor, lambda: end.connection.closed)
     assert seen == [result(1)]
     left.close()
+
+
+LARGE = 4 << 20
+
+
+@pytest.fixture
+def crowd(reactor: Reactor) -> Iterator[tuple[FrameBudget, list[socket.socket], list[End]]]:
+    """Three connections that share room for one large frame."""
+    budget = FrameBudget(2 * LARGE)
+    pairs = [socket.socketpair() for _ in range(3)]
+    for theirs, _ in pairs:
+        theirs.setblocking(False)
+    ends = [End(mine, reactor, limits=Limits(budget=budget, deaf_bytes=1 << 20)) for _, mine in pairs]
+    yield budget, [theirs for theirs, _ in pairs], ends
+    for end in ends:
+        end.connection.close()
+    for theirs, _ in pairs:
+        theirs.close()
+    assert budget.used == 0
+
+
+def large(seq: int) -> bytearray:
+    return encode_frame([result(seq, LARGE)])
+
+
+def test_large_frames_for_which_there_is_no_room_together_come_one_after_the_other(
+    reactor: Reactor, crowd: tuple[FrameBudget, list[socket.socket], list[End]]
+) -> None:
+    """The second was cut off, as if it had done something wrong."""
+    budget, theirs, ends = crowd
+    rest = []
+    for seq, sock in enumerate(theirs):
+        frame = large(seq)
+        rest.append(memoryview(frame)[sock.send(frame) :])
+        reactor.run_once(0.1)
+    for _ in range(3):  # what they go on to send is not read
+        rest = [part[_send(sock, part) :] for sock, part in zip(theirs, rest, strict=True)]
+        reactor.run_once(0)
+    assert budget.used <= 2 * LARGE
+    assert budget.is_crowded
+
+    def done() -> bool:
+        rest[:] = [part[_send(sock, part) :] for sock, part in zip(theirs, rest, strict=True)]
+        return all(end.received for end in ends)
+
+    run_until(reactor, done)
+    assert [end.ends for end in ends] == [[], [], []]
+    assert [end.received for end in ends] == [[result(seq, LARGE)] for seq in range(3)]
+
+
+def _send(sock: socket.socket, part: memoryview) -> int:
+    try:
+        return sock.send(part) if part else 0
+    except BlockingIOError:
+        return 0
+
+
+def test_small_messages_of_others_come_while_one_waits_and_its_end_is_seen(
+    reactor: Reactor, crowd: tuple[FrameBudget, list[socket.socket], list[End]]
+) -> None:
+    budget, (first, second, third), (_, waiting, other) = crowd
+    for sock in (first, second):
+        sock.send(large(1)[:100_000])
+        reactor.run_once(1.0)
+    assert budget.is_crowded
+    third.send(encode_frame([result(7)]))
+    run_until(reactor, lambda: other.received)
+    second.close()
+    run_until(reactor, lambda: waiting.ends)
+    assert waiting.ends == ["closed by the other side"]
+    assert not budget.is_crowded
+
+
+def test_one_that_is_not_read_for_two_reasons_is_read_when_both_have_gone(
+    reactor: Reactor, crowd: tuple[FrameBudget, list[socket.socket], list[End]]
+) -> None:
+    """It leaves its answers unread, and there is no room for its large frame."""
+    budget, (first, second, _), (inside, both, _) = crowd
+
+    def answer(connection: Connection, message: Any) -> None:
+        both.received.append(message)
+        connection.send(result(message.seq, 100_000))
+
+    both.connection._on_message = answer
+    both.connection.on_batch = Connection._one_by_one
+    rest = large(1)
+    first.send(rest[:100_000])
+    reactor.run_once(1.0)
+    asked = encode_frame([result(seq) for seq in range(300)])
+    frame = memoryview(asked + large(300))
+    frame = frame[second.send(frame[: len(asked) + 100]) :]
+    run_until(reactor, lambda: both.received)
+    assert budget.is_crowded
+    assert len(both.received) < 300, "it is deaf"
+    answers = 0
+
+    def take() -> int:
+        try:
+            return len(second.recv(1 << 20))
+        except BlockingIOError:
+            return 0
+
+    def heard_all() -> bool:
+        nonlocal answers
+        answers += take()
+        return answers > 300 * 100_000
+
+    run_until(reactor, heard_all)
+    assert len(both.received) == 300
+    frame = frame[_send(second, frame) :]
+    reactor.run_once(0)
+    assert both.connection._deframer.arrived_bytes < 1000, "it was read from although there is no room"
+    left = memoryview(rest)[100_000:]
+
+    def inside_done() -> bool:
+        nonlocal left
+        left = left[_send(first, left) :]
+        return bool(inside.received)
+
+    run_until(reactor, inside_done)
+
+    def all_done() -> bool:
+        nonlocal frame
+        take()
+        frame = frame[_send(second, frame) :]
+        return len(both.received) == 301
+
+    run_until(reactor, all_done)

@@ -20,7 +20,8 @@ from beamlet.rpc.batches import (
     encode_frames,
     encode_what_can,
 )
-from beamlet.rpc.framing import MAX_HEADER_BYTES, PREFIX, Deframer, FrameBudget, FramingError
+from beamlet.rpc.frame_budget import FrameBudget
+from beamlet.rpc.framing import MAX_HEADER_BYTES, PREFIX, Deframer, FramingError
 
 
 def framed(header: bytes) -> bytes:
@@ -84,21 +85,57 @@ def test_what_was_acknowledged_last_is_known() -> None:
     assert deframer.acknowledged == 8
 
 
-def test_unfinished_frames_of_all_streams_draw_on_one_budget() -> None:
-    budget = FrameBudget(4 << 20)
-    streams = [Deframer(budget=budget) for _ in range(3)]
-    part = PREFIX.pack(8 << 20, 0, 0) + bytes(2 << 20)
-    for stream in streams:
-        stream.feed(memoryview(part))
-    assert 3 << 20 < budget.used + 100 < 4 << 20, "the first MiB of each is free"
-    with pytest.raises(FramingError, match="unfinished"):
-        streams[0].feed(memoryview(bytes(2 << 20)))
-    for stream in streams:
-        stream.drop()
+class Source:
+    """Keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def hold_back(self, held: bool) -> None:
+        self.told.append(held)
+
+    def fail(self, reason: str) -> None:
+        self.told.append(reason)
+
+
+def test_a_large_frame_for_which_there_is_no_room_waits_until_another_is_finished() -> None:
+    """It was cut off: of honest workers that export large functions at once some were killed."""
+    budget, first, second = FrameBudget(40 << 20), Source(), Source()
+    a, b = Deframer(budget=budget, source=first), Deframer(budget=budget, source=second)
+    begun = PREFIX.pack(20 << 20, 0, 0) + bytes(100)
+    assert a.feed(memoryview(begun)) == b.feed(memoryview(begun)) == []
+    assert (first.told, second.told, b.is_held_back) == ([], [True], True)
+    (header,) = a.feed(memoryview(bytes((20 << 20) - 100)))
+    assert len(header) == 20 << 20
+    assert (second.told, b.is_held_back) == ([True, False], False)
+    b.drop()
     assert budget.used == 0
 
 
-def test_finished_frames_do_not_count_against_the_budget() -> None:
+def test_a_frame_that_follows_in_the_same_read_is_a_claim_of_its_own() -> None:
+    budget = FrameBudget(40 << 20)
+    deframer = Deframer(budget=budget)
+    large = PREFIX.pack(20 << 20, 0, 0)
+    deframer.feed(memoryview(large))
+    assert budget.used == (20 << 20) + PREFIX.size
+    (header,) = deframer.feed(memoryview(bytes(20 << 20) + PREFIX.pack(2 << 20, 0, 0) + b"x"))
+    assert (len(header), budget.used) == (20 << 20, (2 << 20) + PREFIX.size)
+    deframer.drop()
+    assert budget.used == 0
+
+
+def test_a_stream_that_ends_while_it_waits_leaves_the_queue() -> None:
+    budget, sources = FrameBudget(40 << 20), [Source() for _ in range(3)]
+    streams = [Deframer(budget=budget, source=source) for source in sources]
+    for stream in streams:
+        stream.feed(memoryview(PREFIX.pack(20 << 20, 0, 0)))
+    streams[1].drop()
+    streams[0].drop()
+    assert [source.told for source in sources] == [[], [True], [True, False]]
+    budget.check_invariants()
+
+
+def test_finished_frames_take_no_room() -> None:
     budget = FrameBudget(1)
     deframer = Deframer(budget=budget)
     assert len(feed(deframer, framed(bytes(5 << 20)))) == 1

@@ -59,6 +59,7 @@ HEAD_MAY_DEFER = frozenset({"core_worker"})
 #: Modules that decide and do no I/O. A ● in its docstring's first line adds a module to this list.
 SANS_IO = (
     *("base", "base.*", "protocol", "protocol.*", "scheduling", "scheduling.*", "rpc.framing"),
+    "rpc.frame_budget",
     *("object_store.allocator", "object_store.extents", "object_store.lifecycle", "object_store.admission"),
     *(
         "object_store.store",

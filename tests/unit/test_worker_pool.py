@@ -346,6 +346,21 @@ def test_a_worker_that_closes_its_link_and_lives_on_is_killed(pool: WorkerPool) 
     assert "lived on" in only_death(pool.tick(7.0)).certificate.killed_by
 
 
+def test_a_worker_that_is_not_listened_to_ends_and_its_certificate_says_why(
+    pool: WorkerPool,
+) -> None:
+    """It said that somebody from outside had killed it."""
+    pool.want(Want(1, J1), 0.0)
+    pool.ready(worker(1), 1, 0.0)
+    (kill,) = pool.link_closed(worker(1), 1.0, "protocol violation: nonsense")
+    assert isinstance(kill, Kill)
+    death = only_death(die(pool, worker(1), 1.1, None, 9))
+    assert "was ended by beamlet (it was not listened to any more: protocol violation: nonsense)" in (
+        death.certificate.describe()
+    )
+    assert not death.intended
+
+
 def test_the_first_reason_for_a_kill_is_the_one_on_the_certificate(pool: WorkerPool) -> None:
     pool.want(Want(1, J1), 0.0)
     pool.ready(worker(1), 1, 0.0)

@@ -40,13 +40,15 @@ from beamlet.raylet.worker_service import FromFactory, WorkerService
 from beamlet.rpc.alarm import Alarm
 from beamlet.rpc.connection import Connection, Limits
 from beamlet.rpc.descriptors import Wire
-from beamlet.rpc.framing import FrameBudget
+from beamlet.rpc.ends import was_cut_off
+from beamlet.rpc.frame_budget import LOOK_S, FrameBudget
 from beamlet.rpc.reactor import Reactor
 
 #: How long a proven visitor may take for its first words, and how long these may be.
 _HELLO_S = 10.0
 _HELLO_BYTES = 4 << 20
-#: What the unfinished messages of all core workers may take together.
+#: What the unfinished messages of all core workers may take together: two of the largest functions, and a
+#: quarter of it for messages of a few MiB.
 _UNFINISHED_BYTES = 256 << 20
 #: A core worker that leaves so many bytes of answers unread is not read from; after so many it is cut off.
 _DEAF_BYTES = 16 << 20
@@ -68,9 +70,11 @@ class Raylet:
         logs: Logs,
     ) -> None:
         self._reactor = reactor
+        self._frames = FrameBudget(_UNFINISHED_BYTES, self._frames_wait)
+        self._frames_alarm = Alarm(reactor, self._look_at_frames)
         self._limits = Limits(
             frame_bytes=_HELLO_BYTES,
-            budget=FrameBudget(_UNFINISHED_BYTES),
+            budget=self._frames,
             deaf_bytes=_DEAF_BYTES,
             most_bytes=_UNREAD_BYTES,
         )
@@ -184,6 +188,7 @@ class Raylet:
                 member.send(node.NodeEnds(reason))
         self._lease_alarm.cancel()
         self._pool_alarm.cancel()
+        self._frames_alarm.cancel()
         self._store.close()
         self._lifelines.close()
         self._events.close()
@@ -199,7 +204,7 @@ class Raylet:
             self._reactor,
             messages=FromCoreWorker,
             on_message=self._on_message,
-            on_close=self._on_close,
+            on_close=self._link_ended,
             label="a visitor",
             limits=self._limits,
         )
@@ -232,6 +237,13 @@ class Raylet:
         connection.close()
         self._on_close(connection, reason)
 
+    def _link_ended(self, connection: Connection, reason: str) -> None:
+        member: Member | None = connection.context
+        if was_cut_off(reason):
+            who = "a visitor" if member is None else f"process {member.pid}"
+            say(f"closed the connection of {who}: {reason}")
+        self._on_close(connection, reason)
+
     def _on_close(self, connection: Line, reason: str) -> None:
         member: Member | None = connection.context
         if member is None or self._ending or self._node.members.get(member.address) is not member:
@@ -241,7 +253,7 @@ class Raylet:
             if member.owns_cluster:
                 self._on_end(f"the driver (pid {member.pid}) that started the cluster is gone: {reason}")
         else:
-            self._workers.link_closed(member)
+            self._workers.link_closed(member, reason if was_cut_off(reason) else "")
 
     def _message_handlers(self) -> dict[type, Callable[[Member, Any], None]]:
         leases, store, pool = self._leases, self._store, self._node.pool
@@ -338,6 +350,14 @@ class Raylet:
 
     def _tick_leases(self) -> None:
         self._node.perform(self._node.leases.tick(self._node.now()))
+
+    def _frames_wait(self) -> None:
+        self._frames_alarm.by(self._node.now() + LOOK_S)
+
+    def _look_at_frames(self) -> None:
+        self._frames.tick(self._node.now())
+        if self._frames.is_crowded:
+            self._frames_wait()
 
     def _tick_pool(self) -> None:
         self._node.perform(self._node.pool.tick(self._node.now()))

@@ -276,8 +276,11 @@ class WorkerPool:
         record.drained = True
         return self._announce(record, now) if record.exited else []
 
-    def link_closed(self, worker: WorkerId, now: float) -> list[Effect]:
+    def link_closed(self, worker: WorkerId, now: float, cut_off: str = "") -> list[Effect]:
+        """``cut_off``: why it is not listened to any more; "" when it closed the link itself, or died."""
         record = self._workers.get(worker)
+        if record is not None and cut_off:
+            return self.kill(worker, f"it was not listened to any more: {cut_off}", now, intended=False)
         if record is not None and record.usable:
             self._doom(record, now, deadline=now + LAST_WORDS_S)
         return []

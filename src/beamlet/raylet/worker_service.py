@@ -126,8 +126,9 @@ class WorkerService:
         self._pool.described(sender.worker_id, task_name)
         self._node.perform(self._output.router.described(sender.worker_id, task_name))
 
-    def link_closed(self, worker: Member) -> None:
-        self._node.perform(self._pool.link_closed(worker.worker_id, self._node.now()))
+    def link_closed(self, worker: Member, cut_off: str = "") -> None:
+        """``cut_off``: why we closed it, if we did."""
+        self._node.perform(self._pool.link_closed(worker.worker_id, self._node.now(), cut_off))
 
     def drained(self, worker: WorkerId) -> None:
         self._node.perform(self._pool.outputs_drained(worker, self._node.now()))

@@ -27,6 +27,7 @@ from beamlet.rpc.batches import (
 )
 from beamlet.rpc.conversation import ACK_BYTES, Conversation
 from beamlet.rpc.descriptors import Wire, send_with
+from beamlet.rpc.ends import CLOSED_THERE, READ_FAILED, WRITE_FAILED
 from beamlet.rpc.framing import Deframer, FramingError
 from beamlet.rpc.limits import ANYTHING, DescriptorMissing, Limits
 from beamlet.rpc.luggage import FDS_MAX, Luggage
@@ -129,7 +130,7 @@ class Connection:
         self._limits = limits
         self._conversation = conversation
         self._decode = decoder_for(messages).decode
-        self._deframer = Deframer(limits.frame_bytes, limits.budget)
+        self._deframer = Deframer(limits.frame_bytes, limits.budget, self)
         self._outbox: list[Message] = []
         self._spare: list[Message] = []
         self._luggage = Luggage(reactor.descriptors)
@@ -216,7 +217,7 @@ class Connection:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self.fail(f"write failed: {error.strerror}")
+            self.fail(f"{WRITE_FAILED}{error.strerror}")
             return
         if sent < len(frame):
             self._block(memoryview(frame)[sent:], [])
@@ -253,7 +254,7 @@ class Connection:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self.fail(f"write failed: {error.strerror}")
+            self.fail(f"{WRITE_FAILED}{error.strerror}")
             return
         if sent < len(frame):
             self._block(memoryview(frame)[sent:], [])
@@ -285,7 +286,7 @@ class Connection:
             except BlockingIOError:
                 break
             except OSError as error:
-                self.fail(f"write failed: {error.strerror}")
+                self.fail(f"{WRITE_FAILED}{error.strerror}")
                 return
             self._luggage.close_all(fds)
             self.backlog_bytes -= sent
@@ -313,7 +314,7 @@ class Connection:
         buffer: to be given inside a handler, whose own messages lie in the reactor's.
         """
         if self._postponed:
-            self._lost("closed by the other side")  # it is not read from: only an end is told
+            self._lost(CLOSED_THERE)  # it is not read from: only an end is told
             return False
         try:
             if self._carries_fds:
@@ -323,10 +324,10 @@ class Connection:
         except BlockingIOError:
             return False
         except OSError as error:
-            self._lost(f"read failed: {error.strerror}")
+            self._lost(f"{READ_FAILED}{error.strerror}")
             return False
         if not size:
-            self._lost("closed by the other side")
+            self._lost(CLOSED_THERE)
             return False
         try:
             view = self.reactor.read_view if buffer is None else memoryview(buffer)
@@ -414,7 +415,11 @@ class Connection:
             if self._postponed:
                 self._postponed.extend(postponed)
                 return
-        self.reactor.pause_reader(self.fd, False)
+        self.reactor.pause_reader(self.fd, self._deframer.is_held_back)
+
+    def hold_back(self, held: bool) -> None:
+        """There is no room for its large frame (rpc/frame_budget.py): it is not read from until there is."""
+        self.reactor.pause_reader(self.fd, held or bool(self._postponed))
 
     def take_fd(self) -> int:
         """The descriptor that came with the message being handled; the caller must close it.

@@ -12,43 +12,47 @@ a node it is empty.
 from __future__ import annotations
 
 import struct
+from typing import Protocol
+
+from beamlet.rpc.frame_budget import FREE_BYTES, Claim, FrameBudget
 
 PREFIX = struct.Struct("<IIQ")
 PREFIX_BYTES = PREFIX.size
 _prefix_at = PREFIX.unpack_from
 #: A header larger than this is nobody's: what is large travels through the store.
 MAX_HEADER_BYTES = 1 << 30
-#: Unfinished frames of so many bytes are nobody's concern; what is more counts against the FrameBudget.
-_FREE_BYTES = 1 << 20
 
 
 class FramingError(Exception):
     """The peer sent something that is no frame, or more of it than it may."""
 
 
-class FrameBudget:
-    """How much memory the unfinished frames of all connections may take together."""
+class Source(Protocol):
+    """Where a stream comes from: a connection."""
 
-    __slots__ = ("limit", "used")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
+    def hold_back(self, held: bool) -> None: ...
+    def fail(self, reason: str) -> None: ...
 
 
 class Deframer:
     """Cuts a byte stream into frame headers. Sans-IO.
 
-    max_bytes: of one frame's header. ``budget``: shared with others.
+    max_bytes: of one frame's header. ``budget``: shared with others; it has ``source`` read, or not.
     """
 
-    __slots__ = ("_budget", "_counted", "_partial", "_wanted", "acknowledged", "max_bytes")
+    __slots__ = ("_budget", "_claim", "_partial", "_source", "_wanted", "acknowledged", "max_bytes")
 
-    def __init__(self, max_bytes: int = MAX_HEADER_BYTES, budget: FrameBudget | None = None) -> None:
+    def __init__(
+        self,
+        max_bytes: int = MAX_HEADER_BYTES,
+        budget: FrameBudget | None = None,
+        source: Source | None = None,
+    ) -> None:
         self.max_bytes = max_bytes
         self._budget = budget
-        #: What the budget knows of ``_partial``.
-        self._counted = 0
+        self._source = source if budget is not None else None
+        #: What the budget knows of the unfinished frame.
+        self._claim: Claim | None = None
         self._partial = bytearray()
         #: Size at which ``_partial`` can hold a whole frame: until then nothing is looked at again.
         self._wanted = 0
@@ -65,7 +69,6 @@ class Deframer:
         if self._partial:
             self._partial += data
             if len(self._partial) < self._wanted:
-                self._count()
                 return []
             buffer, self._partial = self._partial, bytearray()
             data = memoryview(buffer)
@@ -94,23 +97,38 @@ class Deframer:
         if at < end:
             self._partial += data[at:]
         if self._budget is not None:
-            self._count()
+            self._settle(self._budget)
         return headers
 
-    def _count(self) -> None:
-        budget = self._budget
-        if budget is None:
-            return
-        size = max(0, len(self._partial) - _FREE_BYTES)
-        budget.used += size - self._counted
-        self._counted = size
-        if size and budget.used > budget.limit:
-            raise FramingError(
-                f"unfinished frames of all connections take {budget.used} bytes; {budget.limit} are allowed"
-            )
+    def _settle(self, budget: FrameBudget) -> None:
+        """A frame has ended, or another begun."""
+        if self._claim is not None:
+            claim, self._claim = self._claim, None
+            budget.leave(claim)
+        if self._partial and self._wanted > FREE_BYTES:
+            self._claim = budget.enter(self, self._wanted)
+
+    # -- for the budget --------------------------------------------------------------------------
+
+    @property
+    def is_held_back(self) -> bool:
+        return self._claim is not None and not self._claim.is_inside
+
+    @property
+    def arrived_bytes(self) -> int:
+        return len(self._partial)
+
+    def hold_back(self, held: bool) -> None:
+        if self._source is not None:
+            self._source.hold_back(held)
+
+    def cut_off(self, reason: str) -> None:
+        if self._source is not None:
+            self._source.fail(reason)
 
     def drop(self) -> None:
         """The stream is over: what is unfinished stays so."""
+        self._source = None
         self._partial.clear()
         if self._budget is not None:
-            self._count()
+            self._settle(self._budget)

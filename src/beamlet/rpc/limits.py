@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from beamlet.rpc.containment import Misuse
-from beamlet.rpc.framing import MAX_HEADER_BYTES, FrameBudget
+from beamlet.rpc.frame_budget import FrameBudget
+from beamlet.rpc.framing import MAX_HEADER_BYTES
 
 
 class Limits(msgspec.Struct, frozen=True):
