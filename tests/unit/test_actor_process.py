@@ -138,6 +138,17 @@ def test_whatever_its_repr_says_it_can_say_that_it_lives(worker: Worker, shown: 
     assert len(worker.runner.actor_repr) < 1 << 10
 
 
+def test_one_whose_constructor_raised_something_large_says_so_in_few_words(worker: Worker) -> None:
+    """A message that the raylet does not take would cost the process, and the user what was raised."""
+
+    def fails() -> None:
+        raise ValueError(bytes(8 << 20))
+
+    (started,) = start(worker, fails, detached=True)
+    assert len(encode_frame([started])) < 4 << 20
+    assert r"ValueError: b'\x00\x00" in str(peek(started.init_error))
+
+
 def test_one_whose_constructor_raised_says_so_at_once(worker: Worker) -> None:
     def fails() -> None:
         raise ValueError("no")

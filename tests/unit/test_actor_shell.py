@@ -15,6 +15,7 @@ from beamlet.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
     ActorUnavailableError,
+    RayError,
     TaskCancelledError,
 )
 from beamlet.protocol.gcs import (
@@ -214,6 +215,29 @@ def test_a_failed_argument_of_its_constructor_is_the_actors_death(caller: Caller
     error = caller.outcome(ref)
     assert isinstance(error, ActorDiedError)
     assert "argument" in str(error)
+
+
+def test_a_large_error_that_is_its_argument_goes_to_the_head_in_few_words(caller: Caller) -> None:
+    argument = caller.promise()
+    caller.actor(argument)
+    caller.owner.keep_promise(argument, dump_error(RayError("e" * (8 << 20))))
+    (ready,) = caller.raylet.took(ActorReady)
+    assert len(ready.error) < 4 << 20
+
+
+def test_an_actor_of_which_not_even_an_error_can_be_sent_is_dead_to_its_callers(caller: Caller) -> None:
+    argument = caller.promise()
+    actor = caller.actor(argument)
+    caller.owner.keep_promise(argument, dumps("value"))
+    ref = caller.call(actor)
+    (ready,) = caller.raylet.took(ActorReady)
+    caller.actors.unsent(ready, ValueError("too large"))
+    (ready,) = caller.raylet.took(ActorReady)
+    assert not ready.spec.deps
+    assert caller.is_pending(ref), "the head's word is awaited"
+    caller.actors.unsent(ready, ValueError("too large"))
+    assert not caller.raylet.took(ActorReady)
+    assert "its arguments could not be sent to the cluster: ValueError: too large" in str(caller.outcome(ref))
 
 
 def named(caller: Caller, answer: Any) -> Any:

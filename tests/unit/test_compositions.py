@@ -10,7 +10,17 @@ from typing import Any, get_args
 
 import pytest
 
-from beamlet.base.ids import FunctionKey, NodeId, ObjectId, TaskId, WorkerId, job_id_of_int, make_address
+from beamlet.base.ids import (
+    ActorId,
+    FunctionKey,
+    NodeId,
+    ObjectId,
+    TaskId,
+    WorkerId,
+    job_id_of_int,
+    make_address,
+)
+from beamlet.base.invariants import InvariantBroken
 from beamlet.core_worker import core_worker
 from beamlet.core_worker.core_worker import Identity, Misdirected
 from beamlet.core_worker.driver import DriverCore
@@ -18,9 +28,14 @@ from beamlet.core_worker.executor import ExecutorCore
 from beamlet.core_worker.owning.streams import Stream
 from beamlet.core_worker.peers import Peer
 from beamlet.protocol import node
+from beamlet.protocol.gcs import ActorReady, ActorSpec, ActorStarted
+from beamlet.protocol.node import JobDescription
 from beamlet.protocol.peer import (
     CallActor,
     Consumed,
+    InlineDep,
+    ObjectGone,
+    ObjectValue,
     PeerMessage,
     PushTask,
     Result,
@@ -29,6 +44,8 @@ from beamlet.protocol.peer import (
     StreamDropped,
     Yielded,
 )
+from beamlet.rpc.limits import FROM_CORE_WORKER_BYTES
+from beamlet.serialization.remote_error import peek
 
 #: What only those take who run work for others.
 WORK = {PushTask, CallActor, StealTasks, Consumed, StreamDropped}
@@ -146,9 +163,45 @@ def test_an_answer_that_cannot_be_sent_is_answered_with_an_error(executor: Execu
     (answer,) = asker.queue
     assert isinstance(answer, Results)
     assert (answer.seq, answer.failed, answer.hold) == (7, True, getattr(lost, "hold", 0))
-    assert len(answer.items) == (len(lost.items) if isinstance(lost, Results) else 1)
+    assert len(answer.items) == 1, "all values are that error"
     executor._unsent(asker, answer)
     assert len(asker.queue) == 1, "and if that cannot either, nothing is"
+
+
+def test_who_asked_for_a_value_that_cannot_be_sent_is_told(driver: DriverCore) -> None:
+    asker, object_id = Peer(make_address(NodeId(b"n" * 28), WorkerId(b"v" * 28))), ObjectId(b"o" * 28)
+    driver._unsent(asker, ObjectValue(object_id, b""))
+    (answer,) = asker.queue
+    assert isinstance(answer, ObjectGone)
+    assert answer.object_id == object_id
+    assert "could not be sent" in answer.reason
+
+
+def test_an_actor_of_which_nobody_can_be_told_that_it_is_ready_ends(executor: ExecutorCore) -> None:
+    broken: list[InvariantBroken] = []
+    executor.reactor.containment.on_broken = broken.append
+    with executor.lock:
+        executor.link.send(ActorStarted(ActorId(b"a" * 16), 0, "no bytes \ud800"))  # type: ignore[arg-type]
+        executor.reactor.flush()
+    executor.reactor.lead_once(0.0)
+    (error,) = broken
+    assert "nobody can be told that this actor is ready" in str(error)
+
+
+def test_an_actor_whose_arguments_cannot_be_sent_is_never_born(driver: DriverCore) -> None:
+    job = JobDescription(job_id_of_int(1), "", [], b"", b"", {}, False, driver.address)
+    deps: list[Any] = [InlineDep(bytes(FROM_CORE_WORKER_BYTES // 100))] * 101
+    spec = ActorSpec(ActorId(b"a" * 16), job, driver.address, FunctionKey(b"A"), "A", b"x", deps, [], {}, {})
+    sent: list[Any] = []
+    with driver.lock:
+        driver.link.connection.send(ActorReady(spec))
+        driver.link.send = sent.append  # type: ignore[method-assign]
+        driver.reactor.flush()
+    driver.reactor.lead_once(0.0)
+    (ready,) = sent
+    assert isinstance(ready, ActorReady)
+    assert "its arguments could not be sent to the cluster: ValueError" in str(peek(ready.error))
+    assert (ready.spec.actor_id, ready.spec.deps) == (spec.actor_id, [])
 
 
 def test_memory_is_given_back_when_few_objects_are_left(

@@ -20,6 +20,7 @@ from beamlet.rpc.connection import Connection, Limits, encode_frame
 from beamlet.rpc.containment import Containment, Misuse
 from beamlet.rpc.descriptors import KernelDescriptors
 from beamlet.rpc.framing import PREFIX, Deframer
+from beamlet.rpc.limits import FROM_CORE_WORKER_BYTES
 from beamlet.rpc.listener import Listener, connect
 from beamlet.rpc.reactor import Reactor
 from beamlet.rpc.turns import SharedReactor, Waiter
@@ -258,6 +259,43 @@ def test_a_message_that_cannot_be_encoded_is_dropped_and_the_others_go(
     assert unsent == [bad]
     assert "encoding Result for core worker ab12" in said[0]
     assert not a.connection.closed
+
+
+@pytest.mark.parametrize("others", [0, 3, 100])
+def test_a_message_larger_than_the_peer_takes_is_dropped_and_the_connection_stays(
+    reactor: Reactor, others: int
+) -> None:
+    unsent: list[tuple[Message, str]] = []
+    left, right = socket.socketpair()
+    most = 10 << 20
+    a = End(
+        left,
+        reactor,
+        limits=Limits(sent_bytes=most),
+        on_unsent=lambda message, error: unsent.append((message, str(error))),
+    )
+    b = End(right, reactor, limits=Limits(frame_bytes=most))
+    large = Result(0, bytes(most))
+    for message in [*(Result(1, b"") for _ in range(others)), large, Result(2, bytes(most - 100))]:
+        a.connection.send(message)
+    run_until(reactor, lambda: len(b.got) == others + 1)
+    assert [message.seq for message in b.got] == [1] * others + [2]
+    assert unsent == [(large, "a message of 10 MiB; 10 MiB are allowed")]
+    assert not a.connection.closed
+
+
+def test_what_a_raylet_does_not_take_costs_itself_alone(shared: SharedReactor) -> None:
+    """Whoever asked is told."""
+    far, link, _, _ = node_link(shared)
+    answers: list[Any] = []
+    with far:
+        with shared.lock:
+            link.request(gcs.KvPut(0, "", b"", bytes(FROM_CORE_WORKER_BYTES)), answers.append)
+            shared.flush()
+        wait_until(lambda: answers, 10.0, "the answer")
+        assert not link.connection.closed
+        link.close()
+    assert isinstance(answers[0], Unsent)
 
 
 def node_link(reactor: SharedReactor) -> tuple[socket.socket, NodeLink, list[Any], list[str]]:

@@ -190,6 +190,11 @@ def test_detect_on_the_machine_we_are_on() -> None:
     assert found.hostname == socket.gethostname()
 
 
+def test_a_host_may_have_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "h\udce9")
+    assert detect().hostname == r"h\udce9"
+
+
 def test_node_ip_is_one_of_ours_and_sends_nothing() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind((node_ip(), 0))

@@ -22,9 +22,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import beamlet
-from beamlet.exceptions import ActorDiedError, CallSite, GetTimeoutError, RayTaskError, TaskCancelledError
+from beamlet.exceptions import (
+    ActorDiedError,
+    CallSite,
+    GetTimeoutError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+)
 from beamlet.serialization.refs import contained_sink, note_contained
-from beamlet.serialization.remote_error import capture, died_of, format_without_our_frames, peek
+from beamlet.serialization.remote_error import (
+    HEAD_ERROR_BYTES,
+    capture,
+    died_of,
+    for_the_head,
+    format_without_our_frames,
+    peek,
+)
 from beamlet.serialization.unpicklable import explain_unpicklable
 from beamlet.serialization.values import (
     contained_of,
@@ -549,6 +563,40 @@ def test_a_peek_at_an_error_reads_its_text_and_brings_nothing_of_the_user_alive(
     assert Refers.alive == alive
     rebuild_packed(unpack(payload))
     assert Refers.alive == alive + 1
+
+
+def test_of_a_very_long_text_beginning_and_end_are_told() -> None:
+    error = captured(raised_by(lambda: throw(ValueError("b" + "x" * (3 << 20) + "e"))))
+    text = str(error)
+    assert len(text) < (1 << 20) + 100
+    assert text.startswith("f() (pid=")
+    assert "ValueError: bxxx" in text
+    assert text.endswith("xxxe")
+    assert "characters are left out here" in text
+    assert len(str(error.cause)) == (3 << 20) + 2, "the error itself is whole"
+    noted = ValueError("no")
+    noted.add_note("n" * (3 << 20))
+    assert len(captured(noted).__notes__[0]) < (1 << 20) + 100
+
+
+def test_what_goes_to_the_head_is_small() -> None:
+    small = payload_of(ValueError("no"))
+    assert for_the_head(small) is small
+    large = Holding(Refers(), bytes(HEAD_ERROR_BYTES))
+    for _ in range(5):
+        large.add_note("a note " + "n" * (1 << 20))
+    payload = for_the_head(payload_of(large))
+    assert len(payload) < HEAD_ERROR_BYTES
+    assert not contained_of(payload)
+    error = rebuild_packed(unpack(payload))
+    assert isinstance(error, RayTaskError)
+    assert error.function_name == "f"
+    assert "Holding: holding" in str(error)
+    assert "MiB, and 4 are allowed: only its text was sent" in str(error)
+    assert error.__notes__[0].startswith("a note n")
+    plain = rebuild_packed(unpack(for_the_head(dump_error(RayError("r" * (HEAD_ERROR_BYTES + 1))))))
+    assert len(str(plain)) < 2 << 20
+    assert "only its text was sent" in str(plain)
 
 
 def test_a_peek_shows_errors_of_our_own_and_survives_others() -> None:

@@ -221,6 +221,14 @@ def test_retries_are_decided_by_the_names_of_the_errors_classes(
     assert str(caller.outcome(ref)) == "last", "its one retry is used up"
 
 
+def test_an_error_is_that_of_all_results_and_travels_once(caller: Caller) -> None:
+    refs = caller.task(num_returns=3)
+    worker = caller.grant()
+    caller.answer_error(worker, caller.pushed(worker)[0], RaySystemError("of all"))
+    for ref in refs:
+        assert "of all" in str(caller.outcome(ref))
+
+
 def test_an_error_that_no_code_of_the_users_raised_is_not_retried(caller: Caller) -> None:
     """A call that cannot be encoded, say: with retries without end it would be sent for ever."""
     ref = caller.task(retries=-1, retry=True)

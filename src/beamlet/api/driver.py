@@ -44,6 +44,7 @@ from beamlet.protocol.node import (
 from beamlet.rpc.connection import encode_frame
 from beamlet.rpc.first_frame import receive_first
 from beamlet.rpc.framing import FramingError
+from beamlet.rpc.limits import HELLO_BYTES
 from beamlet.rpc.turns import Waiter
 
 logger = logging.getLogger("beamlet")
@@ -74,9 +75,15 @@ class Driver:
 
     def join(self) -> ClusterContext:
         """Connect, introduce ourselves, become the current backend."""
-        sock = join(self.session)
         hello = self._hello()
-        sock.sendall(encode_frame([hello]))
+        frame = encode_frame([hello])
+        if len(frame) > HELLO_BYTES:
+            raise ValueError(
+                f"what the cluster must know of this program takes {len(frame) / (1 << 20):.1f} MiB, and "
+                f"{HELLO_BYTES >> 20} are allowed: its env_vars, sys.path and command line are too long"
+            )
+        sock = join(self.session)
+        sock.sendall(frame)
         welcome, arena_fd, lifeline_fd = _await_welcome(sock)
         identity = Identity(
             node_id=welcome.node_id,

@@ -194,6 +194,7 @@ class CoreWorker:
             # Asked for anew when somebody wants to know (WhyPending): it may be old by then.
             node.LeasePending: lambda _: None,
         }
+        self.link.on_unsent[gcs.ActorReady] = self.actors.unsent
         # The hot path's shortcuts.
         self.submit_task = self.submission.submit_task
         self.submit_call = self.submission.submit_call
@@ -332,7 +333,7 @@ class CoreWorker:
                 f"it could not be taken on by its worker: {type(error).__name__}: {error}"
             )
             payload = dump_error(reason)
-            sender.send(peer.Results(message.seq, [payload] * max(1, message.num_returns), failed=True))
+            sender.send(peer.Results(message.seq, [payload], failed=True))
         elif isinstance(message, peer.Result | peer.Results):
             self.results.untaken(sender, message, error)
 
@@ -341,7 +342,7 @@ class CoreWorker:
         reason = "could not be sent: it is too large, or holds text that UTF-8 cannot encode"
         if isinstance(message, peer.PushTask | peer.CallActor):
             payload = dump_error(RaySystemError(f"{message.name or message.task_id.hex()} {reason}"))
-            answer = peer.Results(message.seq, [payload] * max(1, message.num_returns), failed=True)
+            answer = peer.Results(message.seq, [payload], failed=True)
             self.results.take_results(receiver, answer)
             if receiver.leased is not None:
                 self.leases.after_results(receiver.leased)
@@ -352,11 +353,12 @@ class CoreWorker:
             if isinstance(message, peer.Results):
                 if message.items[:1] == [payload]:
                     return  # that could not be sent either
-                answer.items *= max(1, len(message.items))
                 answer.contained, answer.leaving = message.contained, message.leaving
             if not isinstance(message, peer.Result):
                 answer.hold = message.hold
             receiver.send(answer)
+        elif isinstance(message, peer.ObjectValue):
+            receiver.send(peer.ObjectGone(message.object_id, f"it {reason}"))
 
     def _from_raylet(self, message: Any) -> None:
         handler = self.on_raylet_message.get(type(message))

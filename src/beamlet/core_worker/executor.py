@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from beamlet.base.ids import Address, WorkerId, job_id_of_int, make_address, own_task_id
+from beamlet.base.invariants import InvariantBroken
 from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.core_worker import CoreWorker, Identity
 from beamlet.core_worker.executing.actor_process import ActorProcess
@@ -96,6 +97,7 @@ class ExecutorCore(CoreWorker):
             contexts=self.contexts,
         )
         self._take_messages(on_job)
+        self.link.on_unsent[gcs.ActorStarted] = _unheard
 
     def be_born(self, worker_id: WorkerId, link: int) -> None:
         """In a fork of the process that composed this core: be ``worker_id``.
@@ -149,3 +151,8 @@ class ExecutorCore(CoreWorker):
         super()._peer_gone(gone)
         if not self.is_shut:
             self.execution.peer_gone(gone)
+
+
+def _unheard(_: gcs.ActorStarted, error: Exception) -> None:
+    """Those who call it would wait for ever: what they can learn of is its end."""
+    raise InvariantBroken(f"nobody can be told that this actor is ready: {type(error).__name__}: {error}")

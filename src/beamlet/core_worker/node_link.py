@@ -12,6 +12,7 @@ from beamlet.protocol import gcs, node
 from beamlet.protocol.message import Message
 from beamlet.rpc.connection import Connection, decoder_for
 from beamlet.rpc.descriptors import Wire
+from beamlet.rpc.limits import FROM_CORE_WORKER_BYTES, Limits
 from beamlet.rpc.turns import IN_THE_MIDDLE, SharedReactor, Waiter
 
 FromRaylet = (
@@ -98,6 +99,9 @@ class NodeLink:
         self._farewell = ""
         self._has_left = False
         self._awaited: dict[int, Callable[[Any], None]] = {}
+        #: By kind, of messages without an answer that somebody waits for all the same: what is to be done
+        #: when one could not be encoded.
+        self.on_unsent: dict[type, Callable[[Any, Exception], None]] = {}
         self.connection = Connection(
             sock,
             reactor,
@@ -108,6 +112,7 @@ class NodeLink:
             carries_fds=True,
             # Without it there is no cluster: an error costs the message that led to it.
             indispensable=True,
+            limits=Limits(sent_bytes=FROM_CORE_WORKER_BYTES),
             on_unsent=self._unsent,
         )
 
@@ -217,6 +222,8 @@ class NodeLink:
         req = getattr(message, "req", None)
         if req in self._awaited:
             self._reactor.call_soon(lambda: self._answer_unsent(req, error))
+        elif (instead := self.on_unsent.get(type(message))) is not None:
+            self._reactor.call_soon(lambda: instead(message, error))
 
     def _answer_unsent(self, req: int, error: Exception) -> None:
         on_answer = self._awaited.pop(req, None)

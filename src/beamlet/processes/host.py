@@ -20,6 +20,8 @@ from pathlib import Path
 
 import msgspec
 
+from beamlet.base.wire_text import wire_text
+
 _MIB = 1 << 20
 #: The part of available memory that objects may take, unless a setting says otherwise.
 OBJECT_STORE_SHARE = 0.3
@@ -53,7 +55,7 @@ def detect(root: Path = Path("/"), env: Mapping[str, str] | None = None) -> Host
         object_store_bytes=object_store_size(root, env),
         gpus=count_gpus(root, env),
         ip=node_ip(),
-        hostname=socket.gethostname(),
+        hostname=wire_text(socket.gethostname()),
     )
 
 

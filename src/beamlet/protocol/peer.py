@@ -118,7 +118,7 @@ class Results(Message, tag=7):
     """The general answer: 0–n values, inline or stored, with references inside.
 
     ``hold``: when not 0, the executor keeps ``contained`` alive until ReleaseHold(hold).
-    ``failed``: user code raised (so ``items`` are error payloads).
+    ``failed``: user code raised (so ``items`` is one error payload, which all values are).
     ``error_types``: then the classes of what it raised, most derived first, as "module.qualname": the
     submitter decides about retries by them and unpickles nothing.
     """

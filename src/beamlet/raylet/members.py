@@ -16,6 +16,7 @@ from beamlet.base.ids import Address, JobId, NodeId, WorkerId, make_address, sho
 from beamlet.protocol import gcs, node
 from beamlet.protocol.message import Message
 from beamlet.rpc.containment import Misuse
+from beamlet.rpc.limits import FROM_CORE_WORKER_BYTES
 
 #: Everything a core worker may say to its raylet; anything else closes its connection.
 FromCoreWorker = (
@@ -52,8 +53,6 @@ FromCoreWorker = (
 _DEAD_REMEMBERED = 2000
 #: Of their last words, so many characters.
 _WORDS_REMEMBERED = 8 << 20
-#: The largest message there is from a core worker: a function of 95 MiB.
-_FRAME_BYTES = 112 << 20
 _UNITS_MAX = 1 << 62
 #: A connection is flushed after this many descriptors: the receiver's buffer for them is bounded.
 _FDS_AT_ONCE = 32
@@ -148,7 +147,7 @@ class Members:
         self._by_address[address] = self._by_number[member.number] = member
         connection.context = member
         connection.label = f"core worker {short(worker_id)}"
-        connection.limit_frames(_FRAME_BYTES)
+        connection.limit_frames(FROM_CORE_WORKER_BYTES)
         return member
 
     def drives(self, member: Member, job: node.JobDescription) -> None:

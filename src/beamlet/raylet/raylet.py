@@ -42,11 +42,11 @@ from beamlet.rpc.connection import Connection, Limits
 from beamlet.rpc.descriptors import Wire
 from beamlet.rpc.ends import was_cut_off
 from beamlet.rpc.frame_budget import LOOK_S, FrameBudget
+from beamlet.rpc.limits import HELLO_BYTES
 from beamlet.rpc.reactor import Reactor
 
-#: How long a proven visitor may take for its first words, and how long these may be.
+#: How long a proven visitor may take for its first words.
 _HELLO_S = 10.0
-_HELLO_BYTES = 4 << 20
 #: What the unfinished messages of all core workers may take together: two of the largest functions, and a
 #: quarter of it for messages of a few MiB.
 _UNFINISHED_BYTES = 256 << 20
@@ -73,7 +73,7 @@ class Raylet:
         self._frames = FrameBudget(_UNFINISHED_BYTES, self._frames_wait)
         self._frames_alarm = Alarm(reactor, self._look_at_frames)
         self._limits = Limits(
-            frame_bytes=_HELLO_BYTES,
+            frame_bytes=HELLO_BYTES,
             budget=self._frames,
             deaf_bytes=_DEAF_BYTES,
             most_bytes=_UNREAD_BYTES,

@@ -58,13 +58,18 @@ def encode_word(acknowledged: int) -> bytearray:
     return bytearray(PREFIX.pack(0, 0, acknowledged))
 
 
-def encode_frames(messages: list[Message], acknowledged: int = 0) -> Iterator[bytearray]:
-    """``messages`` as several frames, none much larger than FRAME_BYTES unless one message is."""
+def encode_frames(
+    messages: list[Message], acknowledged: int = 0, most_bytes: int = MAX_HEADER_BYTES
+) -> Iterator[bytearray]:
+    """``messages`` as several frames, none much larger than FRAME_BYTES unless one message is.
+
+    Raises ValueError for one that is larger than ``most_bytes``.
+    """
     start = 0
     while start < len(messages):
         frame, count = _encode_first(messages, start, acknowledged)
-        if len(frame) - PREFIX_BYTES > MAX_HEADER_BYTES:
-            raise ValueError(f"a message of {len(frame) >> 20} MiB; {MAX_HEADER_BYTES >> 20} MiB are allowed")
+        if len(frame) - PREFIX_BYTES > most_bytes:
+            raise ValueError(f"a message of {len(frame) >> 20} MiB; {most_bytes >> 20} MiB are allowed")
         yield frame
         start += count
 
@@ -106,23 +111,26 @@ def _append(messages: list[Message], frame: bytearray) -> None:
 
 
 def encode_what_can(
-    messages: list[Message], acknowledged: int = 0, frame: bytearray | None = None
+    messages: list[Message],
+    acknowledged: int = 0,
+    frame: bytearray | None = None,
+    most_bytes: int = MAX_HEADER_BYTES,
 ) -> tuple[list[bytearray], list[tuple[Message, Exception]]]:
     """``encode_frames``, and the messages that cannot be encoded, each with the reason.
 
-    frame: what ``encode_frame`` made of them, which may be too large.
+    frame: what ``encode_frame`` made of them, which may be too large. most_bytes: of one message.
     """
-    largest = MAX_HEADER_BYTES if len(messages) == 1 else LONG_FRAME_BYTES
+    largest = most_bytes if len(messages) == 1 else LONG_FRAME_BYTES
     if frame is not None and len(frame) - PREFIX_BYTES <= largest:
         return [frame], []
     try:
-        return list(encode_frames(messages, acknowledged)), []
+        return list(encode_frames(messages, acknowledged, most_bytes)), []
     except Exception as error:
         if len(messages) == 1:
             return [], [(messages[0], error)]
     frames, failures = [], []
     for message in messages:
-        more_frames, more_failures = encode_what_can([message], acknowledged)
+        more_frames, more_failures = encode_what_can([message], acknowledged, None, most_bytes)
         frames += more_frames
         failures += more_failures
     return frames, failures

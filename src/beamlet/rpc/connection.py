@@ -225,7 +225,7 @@ class Connection:
     def _flush_long(self, messages: list[Message], acknowledged: int, frame: bytearray | None) -> None:
         """Many messages, large ones, one that cannot be encoded; with descriptors, or behind others."""
         fds = self._luggage.take_going() if self._fds_out else []
-        frames, failures = encode_what_can(messages, acknowledged, frame)
+        frames, failures = encode_what_can(messages, acknowledged, frame, self._limits.sent_bytes)
         for message, error in failures:
             # A mistake of ours, perhaps led on by another's nonsense: the others still go.
             what = f"encoding {type(message).__name__} for {self.label}"

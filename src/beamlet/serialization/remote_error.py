@@ -21,8 +21,12 @@ from beamlet.serialization.decorated import Pickler
 from beamlet.serialization.refs import contained_sink, trial
 from beamlet.serialization.unpicklable import a_kind, find_culprit
 from beamlet.serialization.unpickling import loads_counted
-from beamlet.serialization.values import ERROR, Serialized, pack, rebuild, unpack
+from beamlet.serialization.values import ERROR, Serialized, dump_error, pack, rebuild, unpack
 
+#: An error payload that goes by way of the head, which keeps it and gives it to all who know the actor.
+HEAD_ERROR_BYTES = 4 << 20
+#: Of a longer text, the beginning and the end: it is a copy, as text, of what the error carries anyway.
+_TEXT_CHARACTERS = 1 << 20
 _PATHS_SHOWN = 8
 _HEADER = "Traceback (most recent call last):\n"
 
@@ -48,11 +52,19 @@ def capture(
     if actor_repr is not None:
         where += f", repr={actor_repr}"
     report = format_without_our_frames(error)
-    text = f"{function_name}() ({where})\n{report}{_searched(error)}"
+    text = _cut(f"{function_name}() ({where})\n{report}{_searched(error)}")
     made = RayTaskError(function_name, text, cause, pid=pid, ip=ip, actor_repr=actor_repr, actor_id=actor_id)
     for note in _notes(error):
-        made.add_note(note)
+        made.add_note(_cut(note))
     return made
+
+
+def _cut(text: str) -> str:
+    left_out = len(text) - _TEXT_CHARACTERS
+    if left_out <= 0:
+        return text
+    half = _TEXT_CHARACTERS // 2
+    return f"{text[:half]}\n… {left_out:,} characters are left out here …\n{text[-half:]}"
 
 
 def _notes(error: BaseException) -> list[str]:
@@ -97,6 +109,22 @@ def peek(payload: bytes) -> BaseException:
     except Exception as problem:
         return RayError(f"an error that cannot be shown here ({problem})")
     return error if isinstance(error, BaseException) else RayError(repr(error))
+
+
+def for_the_head(payload: bytes) -> bytes:
+    """An error payload as the head takes it: of one that is too large, only the text."""
+    if len(payload) <= HEAD_ERROR_BYTES:
+        return payload
+    error = peek(payload)
+    size, most = len(payload) >> 20, HEAD_ERROR_BYTES >> 20
+    left = f"(with what it holds it takes {size} MiB, and {most} are allowed: only its text was sent)"
+    if not isinstance(error, RayTaskError):
+        return dump_error(RayError(f"{_cut(str(error))}\n{left}"))
+    text, notes = vars(error)["traceback_str"], _notes(error)
+    vars(error).update(traceback_str=f"{_cut(text)}\n{left}", _cause=RayError(left))
+    if notes:
+        vars(error)["__notes__"] = [_cut("\n".join(notes))]
+    return dump_error(error)
 
 
 class _Peeking(pickle.Unpickler):

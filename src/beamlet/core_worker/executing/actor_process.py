@@ -28,6 +28,7 @@ from beamlet.protocol.gcs import ActorSpec, ActorStarted, StartActor
 from beamlet.protocol.peer import CallActor
 from beamlet.rpc.turns import SharedReactor, Waiter
 from beamlet.serialization.arguments import NO_ARGUMENTS
+from beamlet.serialization.remote_error import for_the_head
 from beamlet.serialization.values import DETACHED_INLINE_MAX_BYTES, pack, serialize_error
 
 _OUTLIVED = (
@@ -119,7 +120,7 @@ class ActorProcess:
         except SystemExit:
             raise
         except BaseException as raised:
-            error = pack(serialize_error(self._runner.captured(context, raised)))
+            error = for_the_head(pack(serialize_error(self._runner.captured(context, raised))))
         finally:
             current_task.reset(token)
         self._output.announce()

@@ -159,5 +159,5 @@ class Answers:
 
 
 def _failure(work: Pushed, error: bytes) -> Results:
-    """``error`` for each value that ``work`` was to return."""
-    return Results(work.seq, [error] * max(1, work.num_returns), failed=True)
+    """``error`` in place of all that ``work`` was to return."""
+    return Results(work.seq, [error], failed=True)

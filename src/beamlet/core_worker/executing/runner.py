@@ -415,13 +415,12 @@ class Runner:
         if isinstance(error, ActorExit) or (isinstance(error, SystemExit) and not context.cancelled):
             raise error  # the process ends, and what ends it is not for the caller to catch
         part = self.error_part(context, error)
-        count = max(1, work.num_returns)
         types = class_names(type(retried_for(error)))
-        message = Results(work.seq, [pack(part)] * count, failed=True, error_types=types)
+        message = Results(work.seq, [pack(part)], failed=True, error_types=types)
         message.leaving = self._is_worn_out(work)
         if part.contained:
             with self._lock:
-                message.contained = [part.contained] * count
+                message.contained = [part.contained]
                 message.hold = self._hold(sender, part.contained, context.guard)
         error.__traceback__ = None
         if context.in_place is not None:

@@ -32,6 +32,7 @@ from beamlet.exceptions import (
     ActorUnavailableError,
     CallSite,
     RayActorError,
+    RaySystemError,
 )
 from beamlet.protocol.gcs import (
     ActorAccepted,
@@ -51,7 +52,8 @@ from beamlet.protocol.gcs import (
     SubscribeActor,
 )
 from beamlet.rpc.turns import IN_THE_MIDDLE, SharedReactor, Waiter
-from beamlet.serialization.remote_error import died_of
+from beamlet.serialization.arguments import NO_ARGUMENTS
+from beamlet.serialization.remote_error import died_of, for_the_head
 from beamlet.serialization.values import DETACHED_INLINE_MAX_BYTES, INLINE_MAX_BYTES, dump_error
 
 _CREATE_TIMEOUT_S = 60.0
@@ -172,7 +174,17 @@ class ActorAccess:
     def _argument_failed(self, creation: PendingCreation, failed: FailedArgument) -> None:
         """A constructor argument is an error: the actor dies before it is born, of that error."""
         creation.settled = True
-        self._raylet.send(ActorReady(creation.spec.actor, failed.payload))
+        self._raylet.send(ActorReady(creation.spec.actor, for_the_head(failed.payload)))
+
+    def unsent(self, message: ActorReady, error: Exception) -> None:
+        """The arguments of a constructor cannot travel: the actor dies before it is born, of that."""
+        spec = message.spec
+        reason = f"its arguments could not be sent to the cluster: {type(error).__name__}: {error}"
+        if message.error:  # not even that could be said
+            self._never_began(spec, reason)
+            return
+        bare = msgspec.structs.replace(spec, args=NO_ARGUMENTS, deps=[], nested=[])
+        self._raylet.send(ActorReady(bare, dump_error(RaySystemError(reason))))
 
     def _created(self, spec: ActorSpec, reply: Reply, message: Any) -> None:
         reply.set(message)

@@ -126,11 +126,13 @@ class Outcomes:
             inside = results.contained[0] if results.contained else ()
             last = self._streams.end(stream, error, inside, guard, work.returns[0].call_site)
             results.items = [error or _NONE]
+        contained = results.contained or [[]] * len(results.items)
         if error is not None:
             self._keep_unseen(work, error, last)
+            results.items = [error] * len(work.returns)
+            contained = contained[:1] * len(work.returns)
         elif len(results.items) != len(work.returns):
             raise ValueError(f"{len(results.items)} values came for {len(work.returns)} results")
-        contained = results.contained or [[]] * len(results.items)
         for index, record in enumerate(work.returns):
             item = results.items[index]
             if record.state == FREED:
