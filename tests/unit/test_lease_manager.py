@@ -6,6 +6,7 @@ import pytest
 
 from beamlet.base.ids import ActorId, Address, NodeId, TaskId, WorkerId, make_address
 from beamlet.base.resources import from_floats
+from beamlet.raylet import lease_manager
 from beamlet.raylet.lease_effects import (
     AskBack,
     Cancelled,
@@ -19,7 +20,7 @@ from beamlet.raylet.lease_effects import (
     WantWorker,
     WorkerFree,
 )
-from beamlet.raylet.lease_manager import LeaseManager
+from beamlet.raylet.lease_manager import PENDING_WORD_S, LeaseManager
 from beamlet.raylet.lease_queue import Request
 from beamlet.raylet.resource_ledger import ResourceLedger
 from beamlet.scheduling.placement import NodeView
@@ -427,7 +428,9 @@ def test_explaining_costs_what_is_asked_about(monkeypatch: pytest.MonkeyPatch) -
         node.ask("b", number, CPU=1)
     looked = []
     why = node.manager._why
-    monkeypatch.setattr(node.manager, "_why", lambda request: looked.append(request.key) or why(request))
+    monkeypatch.setattr(
+        node.manager, "_why", lambda request, holders: looked.append(request.key) or why(request, holders)
+    )
     assert "the only CPU is held: task f" in node.manager.why_request((address("a"), 7))
     assert looked == [(address("a"), 7)]
     assert node.manager.why_request((address("a"), 999)) == ""
@@ -437,3 +440,41 @@ def test_explaining_costs_what_is_asked_about(monkeypatch: pytest.MonkeyPatch) -
     assert len(looked) == 2
     node.manager.demand()
     assert len(looked) == 3
+
+
+def test_thousands_that_wait_for_the_same_are_explained_by_one_look_at_who_holds_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each was explained by a list of all holders of its own: 10,000 stood a head with 1000 actors still."""
+    node = Node(CPU=2, memory=100)
+    for n in range(100):
+        node.place(f"idle{n}", {}, {})
+    node.ask("a", 0, "holder", CPU=2)
+    for n in range(300):
+        node.manager.submit(
+            Request((address("a"), n + 1), address("a"), JOB, from_floats({"CPU": 1}), "f"), node.now
+        )
+    looks: list[int] = []
+    real = LeaseManager._holders
+    monkeypatch.setattr(LeaseManager, "_holders", lambda self: looks.append(1) or real(self))
+    decisions: list[int] = []
+    decide = LeaseManager._decide
+    monkeypatch.setattr(LeaseManager, "_decide", lambda self, r: decisions.append(1) or decide(self, r))
+    told = node.manager.tick(PENDING_WORD_S)
+    assert len(told) == 300
+    assert {effect.reason for effect in told if isinstance(effect, Pending)} == {
+        "all 2 CPUs are held: task holder ×1"
+    }
+    assert (len(looks), len(decisions)) == (1, 1)
+    assert node.manager.tick(PENDING_WORD_S + 1) == []
+
+
+def test_of_many_kinds_that_wait_all_are_told_why_some_each_second() -> None:
+    node = Node(CPU=1, memory=1000)
+    node.ask("a", 0, "holder", CPU=1)
+    kinds = lease_manager._EXPLAINED_AT_ONCE + 10
+    for n in range(kinds):
+        node.ask("a", n + 1, f"f{n}", CPU=1, memory=n + 1)
+    first, second = (node.manager.tick(PENDING_WORD_S + n) for n in range(2))
+    assert [len(first), len(second)] == [kinds - 10, 10]
+    assert {effect.request.name for effect in [*first, *second]} == {f"f{n}" for n in range(kinds)}

@@ -53,6 +53,9 @@ from beamlet.scheduling.placement import (
 NEWS_S = 1.0
 #: A request that has waited this long is told why, and again at this interval if the cause changed.
 PENDING_WORD_S = 5.0
+#: So many kinds of requests are told why at once, the others a second later: each explanation takes a look at
+#: all who hold something.
+_EXPLAINED_AT_ONCE = 64
 
 
 class LeaseState(Enum):
@@ -88,6 +91,8 @@ class LeaseManager:
         self._queue = LeaseQueue()
         self._leases: dict[int, Lease] = {}
         self._by_worker: dict[WorkerId, Lease] = {}
+        #: Those of tasks: their holders can be asked for what they do not use. Actors may be many more.
+        self._of_tasks: dict[WorkerId, Lease] = {}
         self._wanting: dict[RequestKey, Lease] = {}
         #: Holders who were asked to give back what they do not use; forgotten when their leases change.
         self._asked_back: set[Address] = set()
@@ -169,6 +174,8 @@ class LeaseManager:
         lease.state, lease.worker = LeaseState.HELD, worker
         del self._wanting[lease.request.key]
         self._by_worker[worker] = lease
+        if lease.request.actor is None:
+            self._of_tasks[worker] = lease
         self._asked_back.discard(lease.request.client)
         # Its task may be over long before somebody else asks, who would have its holder asked.
         return [Granted(lease.request, lease_id, worker, lease.allocation.indices()), *self._ask_back()]
@@ -247,15 +254,25 @@ class LeaseManager:
     def tick(self, now: float) -> list[Effect]:
         """Refuse what has been infeasible for its grace; tell the patient what they wait for."""
         effects: list[Effect] = []
+        # Ten thousand may wait for the same: what is decided for one, and why it waits, is so for all.
+        decisions: dict[Shape, tuple[Decision, str]] = {}
+        explained: set[Shape] = set()
+        explain = self._explainer()
         for request in self._queue:
-            waited = now - request.since
-            decision = self._decide(request)
+            waited, shape = now - request.since, request.shape
+            if shape not in decisions:
+                decided = self._decide(request)
+                decisions[shape] = decided, _cause(decided)
+            decision, cause = decisions[shape]
             if isinstance(decision, Infeasible) and waited >= self._grace_of(decision):
                 self._queue.remove(request)
                 effects.append(Refused(request, decision.reason, infeasible=True))
-            elif waited >= PENDING_WORD_S and (cause := _cause(decision)) != request.told:
+            elif waited < PENDING_WORD_S or cause == request.told:
+                continue
+            elif shape in explained or len(explained) < _EXPLAINED_AT_ONCE:
+                explained.add(shape)
                 request.told = cause
-                effects.append(Pending(request, self._why(request)))
+                effects.append(Pending(request, explain(request)))
         for lease in self._wanting.values():
             if now - lease.request.since >= PENDING_WORD_S and lease.request.told != "worker":
                 lease.request.told = "worker"
@@ -286,7 +303,7 @@ class LeaseManager:
     def why_request(self, key: RequestKey) -> str:
         """ "" when it does not wait here."""
         if (request := self._queue.get(key)) is not None:
-            return self._why(request)
+            return self._explainer()(request)
         return _STARTING if key in self._wanting else ""
 
     def demand(self) -> list[tuple[str, int, str]]:
@@ -316,6 +333,8 @@ class LeaseManager:
             assert lease.worker == worker, "a lease's worker disagrees"
             assert self._leases.get(lease.lease_id) is lease, "a worker serves a forgotten lease"
             assert lease.state is not LeaseState.WANTS_WORKER
+        tasks_now = {worker: lease for worker, lease in self._by_worker.items() if not lease.request.actor}
+        assert self._of_tasks == tasks_now, "the leases of tasks disagree"
         wanting = [lease for lease in self._leases.values() if lease.state is LeaseState.WANTS_WORKER]
         assert wanting == list(self._wanting.values()), "leases that want a worker disagree"
         assert len(self._leases) == len(wanting) + len(self._by_worker), "a lease has at most one worker"
@@ -366,6 +385,7 @@ class LeaseManager:
         self._wanting.pop(lease.request.key, None)
         if lease.worker is not None:
             del self._by_worker[lease.worker]
+            self._of_tasks.pop(lease.worker, None)
         if lease.request.actor is None:
             self._queue.held[lease.request.client] -= 1
             if not self._queue.held[lease.request.client]:
@@ -375,10 +395,9 @@ class LeaseManager:
     def _ask_back(self) -> list[Effect]:
         """Ask those who hold what is lacking for what they do not use: once each, until something changes."""
         effects: list[Effect] = []
-        for lease in self._by_worker.values() if self._queue else ():
+        for lease in self._of_tasks.values() if self._queue else ():
             holder = lease.request.client
-            useful = not self._lacking.isdisjoint(lease.allocation.amounts)
-            if useful and lease.request.actor is None and holder not in self._asked_back:
+            if holder not in self._asked_back and not self._lacking.isdisjoint(lease.allocation.amounts):
                 self._asked_back.add(holder)
                 effects.append(AskBack(holder))
         return effects
@@ -390,20 +409,31 @@ class LeaseManager:
         return [EndWorker(lease.worker, reason, at_once, cancelled)]
 
     def _waiting(self, concerns: Callable[[Request], bool] = lambda _: True) -> Iterator[tuple[Request, str]]:
-        """Whoever waits, and for what: the same for all of one shape."""
-        reasons: dict[Shape, str] = {}
+        """Whoever waits, and for what."""
+        explain = self._explainer()
         for request in filter(concerns, self._queue):
-            shape = request.shape
-            if shape not in reasons:
-                reasons[shape] = self._why(request)
-            yield request, reasons[shape]
+            yield request, explain(request)
         for lease in self._wanting.values():
             if concerns(lease.request):
                 yield lease.request, _STARTING
 
-    def _why(self, request: Request) -> str:
-        reason = self._placement.explain(request.demand, self.view, self._holders())
-        return reason or "the free devices are shares of different accelerators, none of them large enough"
+    def _explainer(self) -> Callable[[Request], str]:
+        """Says why a request waits, as of now: the same for all of one shape."""
+        reasons: dict[Shape, str] = {}
+        holders: list[Holder] = []
+
+        def explain(request: Request) -> str:
+            shape = request.shape
+            if shape not in reasons:
+                if not reasons:
+                    holders.extend(self._holders())
+                reasons[shape] = self._why(request, holders)
+            return reasons[shape]
+
+        return explain
+
+    def _why(self, request: Request, holders: list[Holder]) -> str:
+        return self._placement.explain(request.demand, self.view, holders) or _DEVICES
 
     def _holders(self) -> list[Holder]:
         return [
@@ -415,6 +445,7 @@ class LeaseManager:
         return lease.allocation.without_cpus() if lease.blocked else lease.allocation.amounts
 
 
+_DEVICES = "the free devices are shares of different accelerators, none of them large enough"
 _STARTING = "a worker process is being started for it"
 
 
