@@ -14,7 +14,7 @@ import pytest
 
 from beamlet.api.worker_entry import compose
 from beamlet.base.ids import make_address, new_node_id, new_worker_id
-from beamlet.core_worker import rehearsal
+from beamlet.core_worker import rehearsal, worker_main
 from beamlet.core_worker.worker_main import OMP_THREADS, Worker
 from beamlet.head.node_facts import NodeFacts
 from beamlet.object_store.arena import Arena
@@ -73,6 +73,18 @@ def test_one_that_gets_stuck_is_told_and_cleaned_up_after(
     with pytest.raises(RuntimeError, match="stuck"):
         rehearsal.rehearse(lambda link: _worker(facts, link))
     assert _state() == before
+
+
+def test_what_would_end_a_worker_does_not_end_the_factory(
+    facts: NodeFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("half a job")
+
+    monkeypatch.setattr(Worker, "_see_as_driver", fails)
+    monkeypatch.setattr(worker_main, "_broken", lambda _: pytest.fail("the process would be gone"))
+    with pytest.raises(RuntimeError, match="half a job"):
+        rehearsal.rehearse(lambda link: _worker(facts, link))
 
 
 def test_a_core_composed_before_the_fork_becomes_the_worker_it_is_told_to_be(facts: NodeFacts) -> None:

@@ -78,8 +78,9 @@ class _Stage:
 
     def play(self) -> None:
         core = self._core
-        # A worker that loses its raylet ends its process, which is not one here.
+        # A worker that loses its raylet, or is broken, ends its process, which is not one here.
         core._on_raylet_lost = lambda reason: None
+        core.reactor.containment.on_broken = lambda broken: core.reactor.shut()
         core.reactor.call_later(PATIENCE_S, core.reactor.shut)
         core.reactor.add_reader(self._raylet.fileno(), self._answer)
         with core.lock:
