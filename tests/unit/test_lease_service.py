@@ -167,6 +167,23 @@ def test_an_actor_for_which_no_process_can_be_had_is_given_up_and_may_be_placed_
     fake.check()
 
 
+def test_a_task_for_which_no_process_can_be_had_is_refused_for_now() -> None:
+    fake = FakeNode(CPU=1)
+    driver = fake.driver()
+    fake.ask(driver, 1)
+    pool, line = fake.services.pool, line_of(driver)
+    while not (refused := line.take(node.LeaseCancelled)):
+        for worker in fake.forked:
+            fake.services.perform(pool.fork_failed(worker, "EAGAIN", fake.loop.now()))
+        fake.forked = []
+        fake.loop.pass_time(1.0)
+        fake.services.perform(pool.tick(fake.loop.now()))
+        assert fake.loop.now() < 160
+    assert [(each.req, each.for_now) for each in refused] == [(1, True)]
+    assert "EAGAIN" in refused[0].reason
+    fake.check()
+
+
 def test_an_actor_that_cannot_tell_is_killed_all_the_same() -> None:
     fake = FakeNode(CPU=1)
     fake.place(a_spec(fake.driver()))

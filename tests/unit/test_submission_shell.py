@@ -375,6 +375,18 @@ def test_a_request_that_ends_for_a_reason_fails_and_one_that_just_ends_is_made_a
     assert "no more processes" in str(caller.outcome(ref))
 
 
+def test_a_task_that_crashed_and_has_retries_left_outlives_a_full_node(caller: Caller) -> None:
+    ref = caller.task(retries=1)
+    caller.die(caller.grant())
+    for _ in range(2):
+        (request,) = caller.raylet.asked(RequestLease)
+        caller.raylet.answer(LeaseCancelled(request.req, "no process for 5 s", for_now=True))
+        assert caller.is_pending(ref)
+    (request,) = caller.raylet.asked(RequestLease)
+    caller.raylet.answer(LeaseCancelled(request.req, "workers die before they are ready"))
+    assert "workers die" in str(caller.outcome(ref))
+
+
 def test_a_request_that_could_not_be_encoded_fails_its_tasks(caller: Caller) -> None:
     refs = [caller.task() for _ in range(3)]
     requests = caller.raylet.asked(RequestLease)

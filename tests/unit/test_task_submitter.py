@@ -189,6 +189,26 @@ def test_a_refused_key_gives_up_all_its_tasks(submitter: TaskSubmitter, desk: Le
     assert submitter.refused(first) == [], "an answer to a request that is over changes nothing"
 
 
+def test_a_task_that_is_tried_again_waits_on_while_a_node_is_full(
+    submitter: TaskSubmitter, desk: LeaseDesk
+) -> None:
+    """5 s without a process for it ended a task with max_retries=-1."""
+    (begun,) = submit(submitter, "a")
+    worker, _ = grant(submitter, desk)
+    assert submitter.lost(worker) == [begun]
+    begun.attempt += 1
+    submitter.requeue([begun])
+    fresh = submit(submitter, "b", "c")
+    for told in (fresh, []):
+        req = desk.open_requests()[0]
+        del desk.asked[req]
+        assert submitter.refused(req, for_now=True) == told
+        submitter.check_invariants()
+        assert len(desk.open_requests()) == 1, "it is asked for again"
+    worker, _ = grant(submitter, desk)
+    assert list(worker.in_flight.values()) == [begun]
+
+
 def test_a_request_that_ended_without_a_lease_is_made_again(
     submitter: TaskSubmitter, desk: LeaseDesk
 ) -> None:

@@ -217,9 +217,8 @@ def fail_until_told(pool: WorkerPool, effects: list[Effect], now: float) -> tupl
 
 def test_when_forks_keep_failing_those_who_wait_are_told_why(pool: WorkerPool) -> None:
     now, effects, tries = fail_until_told(pool, pool.want(Want(1, J1), 1.0), 1.0)
-    assert effects == [
-        NotFound(1, "no worker process could be started for 5 s (7 times in a row); last: fork: EAGAIN")
-    ]
+    text = "no worker process could be started for 5 s (7 times in a row); last: fork: EAGAIN"
+    assert effects == [NotFound(1, text, for_now=True)]
     assert PATIENCE_S <= now - 1.0 < PATIENCE_S + 2
     assert tries == 7, "at growing distances"
     assert isinstance(pool.want(Want(2, J1), now + 2)[0], Fork), "later wants try again"
@@ -306,6 +305,7 @@ def test_workers_that_die_before_they_report_do_not_fork_for_ever(pool: WorkerPo
     refusal = told[-1]
     assert isinstance(refusal, NotFound)
     assert "exited with code 1" in refusal.reason
+    assert not refusal.for_now, "the node has room, and waiting mends nothing"
 
 
 def test_a_death_is_announced_when_status_and_output_are_complete(pool: WorkerPool) -> None:

@@ -175,8 +175,11 @@ class LeaseSpillback(Message, tag=40):
 
 
 class LeaseCancelled(Message, tag=41):
+    """``for_now``: the node is at a limit on processes or descriptors, and has been for a while."""
+
     req: int
     reason: str = ""
+    for_now: bool = False
 
 
 class LeasePending(Message, tag=42):

@@ -27,11 +27,12 @@ class Granted(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """It can never run (``infeasible``), or no process can be made for it."""
+    """It can never run (``infeasible``), or no process can be made for it, which may change (``for_now``)."""
 
     request: Request
     reason: str
     infeasible: bool
+    for_now: bool = False
 
 
 class Spilled(Struct, frozen=True):

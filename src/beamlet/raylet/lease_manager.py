@@ -180,13 +180,13 @@ class LeaseManager:
         # Its task may be over long before somebody else asks, who would have its holder asked.
         return [Granted(lease.request, lease_id, worker, lease.allocation.indices()), *self._ask_back()]
 
-    def no_worker(self, lease_id: int, reason: str, now: float) -> list[Effect]:
+    def no_worker(self, lease_id: int, reason: str, now: float, for_now: bool = False) -> list[Effect]:
         """No process could be made for it: the call that needed one is told so."""
         lease = self._leases.get(lease_id)
         if lease is None:
             return []
         self._forget(lease)
-        return [Refused(lease.request, reason, infeasible=False), *self._pump(now)]
+        return [Refused(lease.request, reason, False, for_now), *self._pump(now)]
 
     def worker_gone(self, worker: WorkerId, now: float) -> list[Effect]:
         lease = self._by_worker.get(worker)

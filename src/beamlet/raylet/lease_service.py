@@ -215,7 +215,7 @@ class LeaseService:
         elif effect.infeasible:
             self._answer(request, node.LeaseInfeasible(request.key.number, effect.reason))
         else:
-            self._answer(request, node.LeaseCancelled(request.key.number, effect.reason))
+            self._answer(request, node.LeaseCancelled(request.key.number, effect.reason, effect.for_now))
 
     def _spilled(self, effect: effects.Spilled) -> None:
         request = effect.request
@@ -246,7 +246,8 @@ class LeaseService:
             holder.send(node.LeaseWanted())
 
     def _no_worker(self, effect: NotFound) -> None:
-        self._node.perform(self._manager.no_worker(effect.ticket, effect.reason, self._node.now()))
+        now = self._node.now()
+        self._node.perform(self._manager.no_worker(effect.ticket, effect.reason, now, effect.for_now))
 
     def _unplaceable(
         self, request: Request, reason: str, infeasible: bool = False, given_up: bool = False

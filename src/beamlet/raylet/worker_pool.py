@@ -397,7 +397,7 @@ class WorkerPool:
             has_others = want.actor is None and want.homes[0] in homes
             if self._trouble.waited_enough(since, has_others, now):
                 del self._wants[ticket]
-                refused.append(NotFound(ticket, self._trouble.describe(now)))
+                refused.append(NotFound(ticket, self._trouble.describe(now), for_now=True))
         return refused
 
     def _died_unborn(self, how: str) -> list[Effect]:

@@ -189,6 +189,8 @@ class Found(Struct, frozen=True):
 class NotFound(Struct, frozen=True):
     ticket: int
     reason: str
+    #: The node is at a limit, and will perhaps not stay there.
+    for_now: bool = False
 
 
 class Announce(Struct, frozen=True):

@@ -110,7 +110,8 @@ class Leases:
         elif isinstance(message, LeaseSpillback):
             self._sent_on(asked, message)
         elif isinstance(message, LeaseCancelled) and message.reason:
-            self._refused(message.req, RaySystemError(f"the task could not be started: {message.reason}"))
+            error = RaySystemError(f"the task could not be started: {message.reason}")
+            self._refused(message.req, error, message.for_now)
         elif isinstance(message, LeaseCancelled):
             self.submitter.cancelled(message.req)
 
@@ -135,8 +136,8 @@ class Leases:
                 ),
             )
 
-    def _refused(self, req: int, error: Exception) -> None:
-        for task in self.submitter.refused(req):
+    def _refused(self, req: int, error: Exception, for_now: bool = False) -> None:
+        for task in self.submitter.refused(req, for_now):
             self._outcomes.fail(task, error)
 
     def _granted(self, raylet: Raylet, message: LeaseGranted) -> None:

@@ -244,17 +244,22 @@ class TaskSubmitter(Generic[L]):
             self._want_workers(state)
         return worker
 
-    def refused(self, req: int) -> list[PendingTask]:
-        """A request was refused for good. The tasks of its key that nothing can run any more."""
+    def refused(self, req: int, for_now: bool = False) -> list[PendingTask]:
+        """A request was refused. The tasks of its key that nothing can run any more.
+
+        for_now: a task that is being tried again waits on, as its attempts are not spent.
+        """
         state = self._answered(req)
         if state is None or state.workers:
             return []
         self._cancel_requests(state)
         tasks = [task for task in state.queue if not task.settled]
         state.queue.clear()
+        state.queue.extend(task for task in tasks if for_now and task.attempt)
         state.dropped_count = 0
+        self._want_workers(state)
         self._forget_unused(state)
-        return tasks
+        return [task for task in tasks if not (for_now and task.attempt)]
 
     def cancelled(self, req: int) -> None:
         """A request ended without a lease; ask again if it is still needed."""
