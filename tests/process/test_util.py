@@ -471,6 +471,16 @@ def test_the_key_value_table() -> None:
     assert not _internal_kv_exists("k1", namespace="t")
 
 
+@beamlet_only
+def test_a_value_too_large_for_the_key_value_table_is_an_error_that_costs_nothing() -> None:
+    """The driver was cut off, and the cluster that it had started ended."""
+    from beamlet.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+    with pytest.raises(ValueError, match=r"key='large'\): the value has 96.0 MiB; 95 MiB are allowed"):
+        _internal_kv_put("large", bytes(96 << 20))
+    assert _internal_kv_get("large") is None
+
+
 # -- tools for tests -----------------------------------------------------------------------------
 
 

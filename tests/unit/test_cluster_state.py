@@ -41,7 +41,7 @@ def node(number: int, total: dict[str, int], available: dict[str, int], alive: b
 def answers(monkeypatch: pytest.MonkeyPatch) -> dict[type, Any]:
     """A backend whose GCS says what the test puts here, by the question's type."""
     said: dict[type, Any] = {}
-    link = SimpleNamespace(call=lambda message, deadline=None: said[type(message)])
+    link = SimpleNamespace(ask=lambda message, deadline=None: said[type(message)])
     monkeypatch.setattr(
         backend, "_current", SimpleNamespace(link=link, identity=SimpleNamespace(node_ip="10.0.0.1"))
     )

@@ -62,7 +62,7 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     core = backend.current_or_none()
     if core is None:
         raise RuntimeError("timeline() needs a running cluster: call beamlet.init() first.")
-    answer: Timeline = core.link.call(QueryTimeline(0), monotonic() + _ANSWER_S)
+    answer: Timeline = core.link.ask(QueryTimeline(0), monotonic() + _ANSWER_S)
     if missing := what_is_missing(answer):
         log.warning("timeline(): %s", missing)
     rows = event_rows(answer, core.identity.node_ip)
@@ -142,5 +142,5 @@ def _query() -> ClusterState:
             "Beamlet has not been started yet: nodes(), cluster_resources() and available_resources() ask a "
             "running cluster and start none. Call beamlet.init() first."
         )
-    answer: ClusterState = core.link.call(QueryCluster(0), monotonic() + _ANSWER_S)
+    answer: ClusterState = core.link.ask(QueryCluster(0), monotonic() + _ANSWER_S)
     return answer

@@ -279,7 +279,7 @@ def _actor_spec(core: CoreWorker) -> ActorSpec | None:
 
 def _own_node(what: str) -> NodeInfo:
     core = _core(what)
-    for node in core.link.call(QueryCluster(0)).nodes:
+    for node in core.link.ask(QueryCluster(0)).nodes:
         if node.node_id == core.identity.node_id:
             found: NodeInfo = node
             return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -53,6 +54,9 @@ decoder_for(FromRaylet)
 
 #: After this long an answer is slow.
 SLOW_S = 0.2
+#: Questions about the cluster that this process has open at once: a head takes it for nonsense to be asked
+#: twice as many (gcs/gcs.py).
+_QUESTIONS = 128
 
 
 class Unsent:
@@ -99,6 +103,7 @@ class NodeLink:
         self._farewell = ""
         self._has_left = False
         self._awaited: dict[int, Callable[[Any], None]] = {}
+        self._questions = threading.Semaphore(_QUESTIONS)
         #: By kind, of messages without an answer that somebody waits for all the same: what is to be done
         #: when one could not be encoded.
         self.on_unsent: dict[type, Callable[[Any, Exception], None]] = {}
@@ -190,6 +195,31 @@ class NodeLink:
         if reply.message is None:
             raise self.gone()
         return reply.message
+
+    def ask(self, question: Any, deadline: float | None = None) -> Any:
+        """``call`` for questions about the cluster: of many threads that ask at once some wait for others."""
+        if self._reactor.is_in_the_middle():
+            raise RuntimeError(IN_THE_MIDDLE)
+        patience = None if deadline is None else max(0.0, deadline - monotonic())
+        if not self._questions.acquire(timeout=patience):
+            raise TimeoutError(f"{_QUESTIONS} earlier questions are not answered: {type(question).__name__}")
+
+        is_open = [True]
+
+        def close(_: Any) -> None:
+            if is_open:
+                is_open.clear()
+                self._questions.release()
+
+        try:
+            answer = self.call(question, deadline, undo=close)
+        except BaseException:
+            with self._reactor.lock:
+                if close not in self._awaited.values():  # what is given up is open until its answer comes
+                    close(None)
+            raise
+        close(None)
+        return answer
 
     def take_socket(self) -> Wire:
         """The socket that came with the message being handled."""

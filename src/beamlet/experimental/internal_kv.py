@@ -11,6 +11,7 @@ from typing import Any
 from beamlet.api import backend
 from beamlet.api.argument_table import checked
 from beamlet.api.option_rules import brief
+from beamlet.core_worker.functions import MAX_BYTES
 from beamlet.protocol.gcs import KvDel, KvGet, KvKeys, KvPut
 
 _ANSWER_S = 30.0
@@ -28,11 +29,19 @@ def _internal_kv_initialized() -> bool:
 def _internal_kv_put(
     key: str | bytes, value: str | bytes, overwrite: bool = True, *, namespace: str | bytes | None = None
 ) -> bool:
-    """Store; with overwrite=False only if the key is new. Returns whether the key was there already."""
+    """Store; with overwrite=False only if the key is new. Returns whether the key was there already.
+
+    Raises ValueError for more than 95 MiB.
+    """
     function = _HERE + "_internal_kv_put"
     space, raw = _place(function, "key", key, namespace)
     data = _raw(checked(function, "value", value))
     checked(function, "overwrite", overwrite)
+    if len(data) > MAX_BYTES:
+        raise ValueError(
+            f"{function}(key={brief(key)}): the value has {len(data) / 2**20:.1f} MiB; {MAX_BYTES >> 20} MiB "
+            "are allowed. Call beamlet.put() and keep the reference, or write a file and store its name."
+        )
     existed = _ask(KvGet(0, space, raw)).value is not None
     return not _ask(KvPut(0, space, raw, data, overwrite)).changed or existed
 
