@@ -9,6 +9,8 @@ import pytest
 import beamlet as ray
 from beamlet import exceptions
 from beamlet.raylet.lifelines import Lifelines
+from beamlet.rpc.frame_budget import STALL_S
+from beamlet.rpc.framing import PREFIX
 from beamlet.testing import virtual_audit
 from beamlet.testing.virtual_cluster import VirtualDriver
 from beamlet.testing.world import sleep
@@ -76,3 +78,38 @@ def test_that_test_would_notice(stage: Stage, monkeypatch: pytest.MonkeyPatch) -
     kept, seen = cut_off(stage)
     assert not kept
     assert 9 in seen
+
+
+def test_who_stops_in_the_middle_of_a_large_message_is_cut_off_when_another_needs_its_room(
+    stage: Stage,
+) -> None:
+    """Two have the room of large messages. A third waits unread, and others work on meanwhile."""
+    world, cluster = stage.world, stage.cluster
+    large = 90 << 20
+
+    def stops(driver: VirtualDriver) -> None:
+        assert driver.core is not None
+        link: Any = driver.core.link.connection
+        link._sock.send(PREFIX.pack(large, 0, 0) + bytes(1000))
+        while not driver.lost and not world.now() > ends:
+            sleep(0.5)
+
+    def works(_: VirtualDriver) -> None:
+        while world.now() < ends:
+            counter = far.Counter.remote()
+            assert ray.get(counter.echo.remote(1)) == 1
+            sleep(1.0)
+
+    ends = world.now() + 3 * STALL_S
+    stopped = [cluster.driver("first", stops), cluster.driver("second", stops)]
+    worker = cluster.driver("works", works)
+    world.run_for(STALL_S)
+    assert not any(driver.lost for driver in stopped), "nobody waits"
+    waiting = cluster.driver("third", stops)
+    world.run_for(STALL_S - 5)
+    assert not any(driver.lost for driver in stopped)
+    world.run_for(10.0)
+    assert [bool(driver.lost) for driver in (*stopped, waiting)].count(True) == 1
+    assert not waiting.lost, "it has the room now"
+    world.run(lambda: worker.process.ended, 4 * STALL_S, "the work of another")
+    assert worker.done

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -103,7 +103,9 @@ class NodeLink:
         self._farewell = ""
         self._has_left = False
         self._awaited: dict[int, Callable[[Any], None]] = {}
-        self._questions = threading.Semaphore(_QUESTIONS)
+        #: Questions about the cluster that are open, and who waits to ask another.
+        self._questions = 0
+        self._askers: deque[Waiter] = deque()
         #: By kind, of messages without an answer that somebody waits for all the same: what is to be done
         #: when one could not be encoded.
         self.on_unsent: dict[type, Callable[[Any, Exception], None]] = {}
@@ -200,16 +202,13 @@ class NodeLink:
         """``call`` for questions about the cluster: of many threads that ask at once some wait for others."""
         if self._reactor.is_in_the_middle():
             raise RuntimeError(IN_THE_MIDDLE)
-        patience = None if deadline is None else max(0.0, deadline - monotonic())
-        if not self._questions.acquire(timeout=patience):
-            raise TimeoutError(f"{_QUESTIONS} earlier questions are not answered: {type(question).__name__}")
-
+        self._await_turn(deadline, type(question).__name__)
         is_open = [True]
 
         def close(_: Any) -> None:
             if is_open:
                 is_open.clear()
-                self._questions.release()
+                self._next_question()
 
         try:
             answer = self.call(question, deadline, undo=close)
@@ -218,8 +217,38 @@ class NodeLink:
                 if close not in self._awaited.values():  # what is given up is open until its answer comes
                     close(None)
             raise
-        close(None)
+        with self._reactor.lock:
+            close(None)
         return answer
+
+    def _await_turn(self, deadline: float | None, kind: str) -> None:
+        turn = Waiter()
+        with self._reactor.lock:
+            if self._questions < _QUESTIONS:
+                self._questions += 1
+                return
+            self._askers.append(turn)
+        has_turn = False
+        try:
+            has_turn = self._reactor.wait(turn, deadline)
+        finally:
+            if not has_turn:
+                with self._reactor.lock:
+                    if turn in self._askers:
+                        self._askers.remove(turn)
+                    else:
+                        self._next_question()
+        if not has_turn:
+            if self.connection.closed:
+                raise self.gone()
+            raise TimeoutError(f"{_QUESTIONS} earlier questions are not answered: {kind} was not asked")
+
+    def _next_question(self) -> None:
+        """One is answered; under the lock."""
+        if self._askers:
+            self._askers.popleft().complete()
+        else:
+            self._questions -= 1
 
     def take_socket(self) -> Wire:
         """The socket that came with the message being handled."""
