@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import threading
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -450,6 +451,48 @@ def test_cancel_of_a_running_task_reaches_its_children(worker: Worker) -> None:
     assert isinstance(answer, Result)
     assert loads_plain(answer.payload) is True
     assert worker.children.cancelled == [("children of", task.task_id)]
+
+
+def test_a_cancelled_task_is_interrupted_until_it_hears_of_it_and_no_longer(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal that comes just before a system call does not end that call."""
+    later: list[Any] = []
+    monkeypatch.setattr(worker.reactor, "call_later", lambda *timer: later.append(timer), raising=False)
+    sent: list[int] = []
+    monkeypatch.setattr("signal.pthread_kill", lambda thread, number: sent.append(thread))
+    work, me = worker.work, threading.main_thread().ident or 0
+
+    def again() -> int:
+        """One second later."""
+        waiting, later[:] = later[:], []
+        for _, call in waiting:
+            call()
+        return len(sent)
+
+    def is_cancelled(hears: bool = True) -> None:
+        sent.clear()
+        assert not work.hears_cancel(me), "it was not cancelled"
+        worker.execution.cancel(worker.owner, cancel(task))
+        assert [len(sent), again(), again()] == [1, 2, 3]
+        assert sent == [me] * 3
+        if hears:
+            assert work.hears_cancel(me)
+            assert again() == 3
+            assert not later
+
+    task = worker.pushed(is_cancelled)
+    worker.execution.run_next()
+    assert isinstance(worker.answered()[0], Result), "what is said above held"
+
+    def is_deaf() -> None:
+        is_cancelled(hears=False)
+
+    task = worker.pushed(is_deaf)
+    worker.execution.run_next()
+    assert isinstance(worker.answered()[0], Result)
+    assert again() == 3, "it is over, and the next would be struck"
+    assert not later
 
 
 def test_cancel_after_the_answer_changes_nothing_here(worker: Worker) -> None:

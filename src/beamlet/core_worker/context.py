@@ -31,6 +31,8 @@ class TaskContext(msgspec.Struct, eq=False):
     #: When this run began (monotonic seconds).
     started: float = msgspec.field(default_factory=monotonic)
     cancelled: bool = False
+    #: Its thread has been interrupted for that.
+    heard: bool = False
     #: Nobody wants the items of the generator that it makes.
     dropped: bool = False
     #: What its arguments' references travel under, if there are any.

@@ -148,9 +148,8 @@ class Worker:
 
     def _interrupted(self, signum: int, frame: Any) -> None:
         """SIGINT: only a cancelled task is interrupted; the terminal's Ctrl-C is the driver's affair."""
-        for context in list(self.core.work.running.values()):
-            if context.cancelled and context.thread == threading.main_thread().ident:
-                raise KeyboardInterrupt
+        if self.core.work.hears_cancel(threading.main_thread().ident or 0):
+            raise KeyboardInterrupt
 
     def _is_idle(self) -> bool:
         """Whether the main thread runs nothing that users sent, or only what their event loop has put off."""

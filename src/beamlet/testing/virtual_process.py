@@ -15,6 +15,7 @@ from typing import Any
 
 from beamlet.api import backend
 from beamlet.base.ids import ObjectId
+from beamlet.core_worker.executor import ExecutorCore
 from beamlet.rpc.reactor import Reactor
 from beamlet.rpc.turns import IDLE_S, SharedReactor, Waiter
 from beamlet.serialization.refs import released
@@ -128,10 +129,12 @@ class VirtualProcess:
         return self._main.thread_id if self._main is not None else 0
 
     def interrupt(self, thread_id: int) -> None:
-        """SIGINT for a thread: KeyboardInterrupt where it waits."""
-        for fiber in self.fibers:
-            if fiber.thread_id == thread_id:
-                fiber.interrupted = True
+        """SIGINT for a thread: KeyboardInterrupt where it waits, if what it runs was cancelled."""
+        core = backend.current_or_none()
+        if isinstance(core, ExecutorCore) and core.work.hears_cancel(thread_id):
+            for fiber in self.fibers:
+                if fiber.thread_id == thread_id:
+                    fiber.interrupted = True
 
     @contextmanager
     def _being_active(self) -> Iterator[None]:

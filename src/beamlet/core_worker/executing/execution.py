@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 from beamlet.base.ids import TaskId
+from beamlet.core_worker.context import TaskContext
 from beamlet.core_worker.executing.answers import Answers
 from beamlet.core_worker.executing.blocked import BlockedThreads
 from beamlet.core_worker.executing.crew import LOOK_S
@@ -33,6 +34,9 @@ from beamlet.rpc.turns import SharedReactor, Waiter
 
 #: For so long a worker in a hurry goes on with what it runs.
 _HURRIED_S = 0.1
+#: When a cancelled task that has not heard of it is interrupted again: at first, and at longest.
+_AGAIN_S = 0.02
+_AGAIN_MAX_S = 1.0
 
 
 class Execution:
@@ -138,8 +142,19 @@ class Execution:
         if loop is not None:
             loop.cancel(message.task_id)
         elif self._work.takes_turns and context.thread == threading.main_thread().ident:
-            # Breaks sleeps and reads as well as loops: a signal's handler raises in the main thread.
-            signal.pthread_kill(context.thread, signal.SIGINT)
+            self._interrupt(context, _AGAIN_S)
+
+    def _interrupt(self, context: TaskContext, again_s: float) -> None:
+        """Break sleeps and reads as well as loops: a signal's handler raises in the main thread.
+
+        Again until that has happened: a signal that comes between the interpreter's last look for one and a
+        system call does not end that call.
+        """
+        if context.heard or self._work.running.get(context.task_id) is not context:
+            return
+        signal.pthread_kill(context.thread, signal.SIGINT)
+        later_s = min(2 * again_s, _AGAIN_MAX_S)
+        self._reactor.call_later(again_s, lambda: self._interrupt(context, later_s))
 
     # -- running (no lock) -----------------------------------------------------------------------
 

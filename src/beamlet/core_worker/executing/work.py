@@ -87,6 +87,14 @@ class Work:
         if len(self.cancelled_early) > _CANCELLED_EARLY_MAX:
             del self.cancelled_early[next(iter(self.cancelled_early))]
 
+    def hears_cancel(self, thread: int) -> bool:
+        """Whether ``thread``, which a signal interrupts, runs something that was cancelled."""
+        for context in list(self.running.values()):
+            if context.cancelled and context.thread == thread:
+                context.heard = True
+                return True
+        return False
+
     def find(self, task_id: bytes) -> Pushed | None:
         """A task or call that has not begun."""
         for queue in self.queues:
