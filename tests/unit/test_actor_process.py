@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from beamlet.base.ids import ActorId, Address, FunctionKey, ObjectId, TaskId
+from beamlet.base.invariants import InvariantBroken
 from beamlet.core_worker.context import Contexts, TaskContext
 from beamlet.core_worker.executing.actor_process import ActorProcess
 from beamlet.core_worker.owning.borrowing import ArgumentsGuard
@@ -156,3 +157,15 @@ def test_one_whose_constructor_raised_says_so_at_once(worker: Worker) -> None:
     (started,) = start(worker, fails, detached=True)
     assert isinstance(started, ActorStarted)
     assert started.init_error
+
+
+def test_a_process_that_cannot_begin_its_actor_ends(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a mistake of ours: its callers would wait for a report that never comes."""
+
+    def show_devices(accelerators: Any) -> None:
+        raise OSError("nowhere to be seen")
+
+    module = "beamlet.core_worker.executing.actor_process.show_devices"
+    monkeypatch.setattr(module, show_devices)
+    with pytest.raises(InvariantBroken, match="the actor did not begin: OSError: nowhere to be seen"):
+        start(worker, object, detached=False)

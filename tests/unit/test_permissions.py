@@ -63,6 +63,8 @@ def test_nobody_speaks_for_another(fake: FakeNode) -> None:
         check(other, gcs.ActorReady(spec))
     with pytest.raises(PeerMisuse, match="not its own"):
         check(driver, gcs.CreateActor(1, msgspec.structs.replace(spec, job=a_job(99))))
+    with pytest.raises(PeerMisuse, match="an id of 28 bytes"):
+        check(driver, gcs.CreateActor(1, msgspec.structs.replace(spec, actor_id=ActorId(b"a" * 28))))
 
 
 def test_only_workers_say_what_workers_say(fake: FakeNode) -> None:

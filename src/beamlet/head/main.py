@@ -51,6 +51,8 @@ def main(arguments: list[str]) -> int:
     except (IndexError, msgspec.DecodeError) as error:
         sys.stderr.write(f"beamlet.head wants one argument, HeadOptions as JSON: {error}\n")
         return 2
+    if options.owned:
+        wake_with_parent()  # its connection will be closed; stopped for good, we would outlive it
     return run_head(options)
 
 
@@ -95,8 +97,6 @@ class Head:
         os.environ["BEAMLET_SESSION"] = self.session.marker
         _restore_python_path()
         raise_fd_limit()
-        if options.owned:
-            wake_with_parent()  # its connection will be closed; stopped for good, we would outlive it
         # What a killed factory leaves falls to us, and is swept at the end.
         become_subreaper()
         node_id = new_node_id()

@@ -6,6 +6,7 @@ written down in docs/threat-model.md.
 
 from __future__ import annotations
 
+from beamlet.base.ids import ACTOR_ID_BYTES
 from beamlet.protocol import gcs, node
 from beamlet.protocol.message import Message
 from beamlet.raylet.members import Member, PeerMisuse, check_amounts
@@ -37,6 +38,8 @@ def check(sender: Member, message: Message) -> None:
 
 
 def _check_spec(sender: Member, spec: gcs.ActorSpec) -> None:
+    if len(spec.actor_id) != ACTOR_ID_BYTES:
+        raise PeerMisuse(f"it creates actor {spec.class_name} with an id of {len(spec.actor_id)} bytes")
     check_amounts(spec.class_name, spec.placement_resources, spec.lifetime_resources)
     if spec.owner != sender.address:
         raise PeerMisuse(f"it creates actor {spec.class_name} in another's name")

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any, NoReturn
 
 from beamlet.base.ids import actor_creation_task_id
+from beamlet.base.invariants import InvariantBroken
 from beamlet.core_worker.context import Contexts, TaskContext, current_task
 from beamlet.core_worker.executing.devices import show_devices
 from beamlet.core_worker.executing.execution import Execution
@@ -85,7 +86,13 @@ class ActorProcess:
     # -- birth -----------------------------------------------------------------------------------
 
     def start(self, message: StartActor) -> None:
-        """Construct the instance and report; then the process serves its calls."""
+        """Construct the instance and report; then the process serves its calls, or ends."""
+        try:
+            self._begin(message)
+        except Exception as error:  # ours: what users' code raises is reported
+            raise InvariantBroken(f"the actor did not begin: {type(error).__name__}: {error}") from error
+
+    def _begin(self, message: StartActor) -> None:
         spec = self._work.spec = message.spec
         self._work.incarnation = message.incarnation
         self._work.is_constructing = True
