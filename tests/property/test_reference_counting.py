@@ -415,7 +415,7 @@ class ReferencesMachine(RuleBasedStateMachine):
             counter = process.counter
             counter.check_invariants()
             assert not counter.objects, f"{process.address!r} still has {counter.objects}"
-            assert not any((counter._registrations, counter._holds, counter._lent, counter._borrowed))
+            assert not any((counter._registrations, counter.held_results, counter.lent, counter._borrowed))
             assert not process.held_back
         super().teardown()
 
