@@ -213,6 +213,31 @@ def test_the_argument_of_a_refused_task_is_freed_though_its_driver_does_nothing(
     stage.play(script)
 
 
+def test_a_reference_is_found_while_its_table_is_shrunk(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a moment it is there only for who holds the lock."""
+
+    def script(driver: VirtualDriver) -> None:
+        core: Any = driver.process.core
+
+        class Shrinking(dict[Any, Any]):
+            def get(self, key: Any, default: Any = None) -> Any:
+                return super().get(key, default) if core.lock.is_held_here else default
+
+        ref = ray.put(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(core.refs, "objects", Shrinking(core.refs.objects))
+            assert ray.get(ref) == 1
+            added = far.add.remote(ref, 1)
+            assert ray.get([added, ref]) == [2, 1]
+            objects = dict(core.refs.objects)
+        core.refs.objects.clear()
+        core.refs.objects.update(objects)
+
+    stage.play(script)
+
+
 def _dies_after_storing(
     monkeypatch: pytest.MonkeyPatch, nth: int, how: Callable[[], object] = lambda: os._exit(3)
 ) -> None:

@@ -13,7 +13,7 @@ _BYTES_AN_ENTRY = 400
 def shrink(table: dict[Any, Any]) -> bool:
     """Give back room that ``table`` does not need, and say so; it stays the same object, in the same order.
 
-    It is empty for a moment: nobody may read it without the lock that guards it.
+    It is empty for a moment: who misses something there without the lock that guards it looks again with it.
     """
     if table.__sizeof__() <= max(_FROM_BYTES, len(table) * _BYTES_AN_ENTRY):
         return False

@@ -124,9 +124,14 @@ class ObjectAccess:
 
         Without the lock: one look-up is atomic, and this is on the way of every argument.
         """
-        record = self._refs.objects.get(ref._id)
+        return self._refs.objects.get(ref._id) or self._record_after_all(ref._id)
+
+    def _record_after_all(self, object_id: ObjectId) -> ObjectRecord:
+        """What a look without the lock has missed: the table is empty for a moment while it is shrunk."""
+        with self._bare_lock:
+            record = self._refs.objects.get(object_id)
         if record is None:
-            raise stale_reference(ref._id)
+            raise stale_reference(object_id)
         return record
 
     # -- put -------------------------------------------------------------------------------------
@@ -191,9 +196,7 @@ class ObjectAccess:
         What is here needs no lock, for its reference keeps it.
         """
         object_id = ref._id
-        record = self._refs.objects.get(object_id)
-        if record is None:
-            raise stale_reference(object_id)
+        record = self._refs.objects.get(object_id) or self._record_after_all(object_id)
         waiter: GetWaiter | None = None
         if record.state == PENDING or released:
             if FOR_A_CALL.may_lack():
