@@ -10,6 +10,7 @@ import pytest
 
 import beamlet as ray
 from beamlet import exceptions
+from beamlet.api import backend
 from beamlet.core_worker.executing.runner import Runner
 from beamlet.protocol.node import CreateObject
 from beamlet.protocol.peer import Results
@@ -218,8 +219,8 @@ def test_a_reference_is_found_while_its_table_is_shrunk(
 ) -> None:
     """For a moment it is there only for who holds the lock."""
 
-    def script(driver: VirtualDriver) -> None:
-        core: Any = driver.process.core
+    def script(_: VirtualDriver) -> None:
+        core: Any = backend.current_or_none()
 
         class Shrinking(dict[Any, Any]):
             def get(self, key: Any, default: Any = None) -> Any:
