@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from beamlet.core_worker.submitting.key_state import LeasedWorker
 from beamlet.core_worker.submitting.task_spec import SchedulingKey
 from beamlet.core_worker.submitting.task_submitter import (
+    ASK_AGAIN_S,
     IDLE_LEASE_S,
     MAX_LEASE_REQUESTS,
     TaskSubmitter,
@@ -142,7 +143,7 @@ class World:
         if asked := self.desk.open_requests():
             req = asked[number % len(asked)]
             del self.desk.asked[req]
-            for task in self.submitter.refused(req):
+            for task in self.submitter.refused(req, self.now):
                 self.unended.remove(task.spec.name)
 
     def want_leases_back(self, _: int) -> None:
@@ -152,6 +153,9 @@ class World:
         self.now += IDLE_LEASE_S / (1 + number % 3)
         due = self.submitter.tick(self.now)
         assert due is None or self.now < due <= self.now + IDLE_LEASE_S
+        paused = [s.ask_again_at for s in self.submitter.keys.values() if s.ask_again_at]
+        assert all(self.now < again <= self.now + ASK_AGAIN_S for again in paused)
+        assert due is not None or not paused
 
     # -- the workers -----------------------------------------------------------------------------
 
@@ -258,10 +262,16 @@ class World:
         assert sorted([*returned, *self.lost, *held]) == sorted(self.granted)
 
     def what_waits_was_asked_for(self) -> None:
-        """Tasks without a worker that could run them now have a request out."""
+        """Each queued task has a worker to come: asked for, to be asked for in a while, or idle and ours.
+
+        Those that work may do so for ever.
+        """
         for state in self.submitter.keys.values():
-            if state.queue and not state.workers:
-                assert state.requests, f"{len(state.queue)} tasks wait for nothing"
+            if state.ask_again_at:
+                continue  # ``let_time_pass`` sees that it comes to pass
+            to_come = len(state.requests) + sum(not worker.in_flight for worker in state.workers)
+            waiting = sum(not task.settled for task in state.queue)
+            assert to_come >= min(waiting, MAX_LEASE_REQUESTS), f"{waiting} wait for {to_come} workers"
 
     # -- when all messages have arrived ----------------------------------------------------------
 

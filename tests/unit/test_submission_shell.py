@@ -12,6 +12,7 @@ from beamlet.base.ids import FunctionKey
 from beamlet.core_worker.node_link import Unsent
 from beamlet.core_worker.owning.streams import STREAMING
 from beamlet.core_worker.submitting import arguments, submission
+from beamlet.core_worker.submitting.task_submitter import ASK_AGAIN_S
 from beamlet.exceptions import InfeasibleError, RaySystemError, WorkerCrashedError
 from beamlet.protocol.node import (
     CancelLeaseRequest,
@@ -385,6 +386,31 @@ def test_a_task_that_crashed_and_has_retries_left_outlives_a_full_node(caller: C
     (request,) = caller.raylet.asked(RequestLease)
     caller.raylet.answer(LeaseCancelled(request.req, "workers die before they are ready"))
     assert "workers die" in str(caller.outcome(ref))
+
+
+@pytest.mark.parametrize("how", ["for now", "workers die", "infeasible", "unsent"])
+def test_a_worker_that_was_refused_beside_a_busy_one_is_asked_for_again(caller: Caller, how: str) -> None:
+    busy, waiting = caller.task(), caller.task()
+    worker = caller.grant(b"busy")
+    (push,) = caller.pushed(worker)
+    (request,) = caller.raylet.asked(RequestLease)
+    refusal: Any = LeaseCancelled(request.req, "no process", for_now=how == "for now")
+    if how == "infeasible":
+        refusal = LeaseInfeasible(request.req, "needs 9 CPUs")
+    elif how == "unsent":
+        refusal = Unsent(request.req, MemoryError())
+    caller.raylet.answer(refusal)
+    assert caller.raylet.asked(RequestLease) == [], "not at once: it would be refused again"
+    caller.pass_time(ASK_AGAIN_S + 0.1)
+    (again,) = caller.raylet.asked(RequestLease)
+    assert again.req != request.req
+    other = caller.grant(b"other")
+    (its_push,) = caller.pushed(other)
+    caller.answer(other, its_push, "ran")
+    assert caller.outcome(waiting) == "ran"
+    assert caller.is_pending(busy)
+    caller.answer(worker, push, "late")
+    assert caller.outcome(busy) == "late"
 
 
 def test_a_request_that_could_not_be_encoded_fails_its_tasks(caller: Caller) -> None:

@@ -11,6 +11,7 @@ from beamlet.core_worker.submitting.key_state import PIPELINE_MAX, LeasedWorker
 from beamlet.core_worker.submitting.pending import PendingTask
 from beamlet.core_worker.submitting.task_spec import SchedulingKey
 from beamlet.core_worker.submitting.task_submitter import (
+    ASK_AGAIN_S,
     IDLE_LEASE_S,
     MAX_LEASE_REQUESTS,
     TURN_S,
@@ -184,9 +185,9 @@ def test_a_worker_that_leaves_is_disposed_of_though_the_last_it_had_was_stolen(
 def test_a_refused_key_gives_up_all_its_tasks(submitter: TaskSubmitter, desk: LeaseDesk) -> None:
     tasks = submit(submitter, "a", "b", "c")
     first = min(desk.asked)
-    assert submitter.refused(first) == tasks
+    assert submitter.refused(first, 1.0) == tasks
     assert sorted(desk.cancelled) == [req for req in desk.asked if req != first]
-    assert submitter.refused(first) == [], "an answer to a request that is over changes nothing"
+    assert submitter.refused(first, 1.0) == [], "an answer to a request that is over changes nothing"
 
 
 def test_a_task_that_is_tried_again_waits_on_while_a_node_is_full(
@@ -202,11 +203,44 @@ def test_a_task_that_is_tried_again_waits_on_while_a_node_is_full(
     for told in (fresh, []):
         req = desk.open_requests()[0]
         del desk.asked[req]
-        assert submitter.refused(req, for_now=True) == told
+        assert submitter.refused(req, 1.0, for_now=True) == told
         submitter.check_invariants()
         assert len(desk.open_requests()) == 1, "it is asked for again"
     worker, _ = grant(submitter, desk)
     assert list(worker.in_flight.values()) == [begun]
+
+
+@pytest.mark.parametrize("for_now", [True, False])
+def test_what_is_refused_beside_a_busy_worker_is_asked_for_again(
+    submitter: TaskSubmitter, desk: LeaseDesk, for_now: bool
+) -> None:
+    """Nine tasks waited for the end of one that ran, however long, on a node that had room again."""
+    submit(submitter, *"abcd")
+    worker, _ = grant(submitter, desk, now=1.0)
+    for req in desk.open_requests():
+        del desk.asked[req]
+        assert submitter.refused(req, 1.0, for_now) == [], "they may get their turn at the worker"
+        submitter.check_invariants()
+    assert desk.open_requests() == [], "processes that die at once are not asked for without a pause"
+    due = submitter.tick(1.5)
+    assert due == 1.5 + IDLE_LEASE_S, "no later than a lease that idles meanwhile is given back"
+    assert desk.open_requests() == []
+    assert submitter.tick(1.0 + ASK_AGAIN_S) is None
+    assert len(desk.open_requests()) == 3
+    grant(submitter, desk)
+    assert names(worker) == ["a"]
+
+
+def test_what_was_refused_is_asked_for_at_once_when_its_last_worker_goes(
+    submitter: TaskSubmitter, desk: LeaseDesk
+) -> None:
+    submit(submitter, "a", "b")
+    worker, _ = grant(submitter, desk)
+    submitter.refused(desk.open_requests()[0], 1.0)
+    desk.asked.clear()
+    assert [task.spec.name for task in submitter.lost(worker)] == ["a"]
+    assert len(desk.open_requests()) == 1
+    assert submitter.tick(1.1) is None
 
 
 def test_a_request_that_ended_without_a_lease_is_made_again(
@@ -485,7 +519,7 @@ def test_what_was_taken_back_in_the_middle_is_passed_over(submitter: TaskSubmitt
     for task in (tasks[3], tasks[1]):
         submitter.remove(task)
         submitter.check_invariants()
-    assert [task.spec.name for task in submitter.refused(desk.open_requests()[0])] == list("acefg")
+    assert [task.spec.name for task in submitter.refused(desk.open_requests()[0], 1.0)] == list("acefg")
 
 
 def test_taking_back_the_last_queued_task_keeps_the_requests_for_those_behind_others(

@@ -83,10 +83,21 @@ class LeasedWorker(Generic[L]):
 class KeyState(Generic[L]):
     """Queue, workers and pace of one scheduling key."""
 
-    __slots__ = ("average_us", "depth_max", "dropped_count", "key", "queue", "requests", "workers")
+    __slots__ = (
+        "ask_again_at",
+        "average_us",
+        "depth_max",
+        "dropped_count",
+        "key",
+        "queue",
+        "requests",
+        "workers",
+    )
 
     def __init__(self, key: SchedulingKey) -> None:
         self.key = key
+        #: A request was refused: when to ask again for who waits (monotonic); 0.0: none was.
+        self.ask_again_at = 0.0
         #: What waits for a worker. Settled tasks in it (cancelled ones) are passed over; the first is none.
         self.queue: deque[PendingTask] = deque()
         #: Settled tasks in ``queue``.

@@ -126,7 +126,7 @@ class Leases:
             self.submitter.sent_on(message.req, self._ask(message.node, copy, asked.nodes))
 
     def _infeasible(self, message: LeaseInfeasible) -> None:
-        for task in self.submitter.refused(message.req):
+        for task in self._given_up(message.req):
             site = f" Submitted at {task.spec.call_site}." if task.spec.call_site else ""
             self._outcomes.fail(
                 task,
@@ -137,8 +137,14 @@ class Leases:
             )
 
     def _refused(self, req: int, error: Exception, for_now: bool = False) -> None:
-        for task in self.submitter.refused(req, for_now):
+        for task in self._given_up(req, for_now):
             self._outcomes.fail(task, error)
+
+    def _given_up(self, req: int, for_now: bool = False) -> list[PendingTask]:
+        """The tasks that a refusal ends."""
+        tasks = self.submitter.refused(req, self._reactor.now(), for_now)
+        self._schedule_tick()
+        return tasks
 
     def _granted(self, raylet: Raylet, message: LeaseGranted) -> None:
         if message.fresh:

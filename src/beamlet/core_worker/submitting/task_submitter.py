@@ -29,6 +29,8 @@ from beamlet.protocol.peer import PushTask, StealTasks
 IDLE_LEASE_S = 0.2
 #: While others wait for what we hold, a lease is passed on after this long even if we have work for it.
 TURN_S = 0.2
+#: Refused while workers of the key are at work: those who wait for one more ask again after this long.
+ASK_AGAIN_S = 1.0
 #: Lease requests of one key outstanding at once.
 MAX_LEASE_REQUESTS = 10
 
@@ -244,13 +246,18 @@ class TaskSubmitter(Generic[L]):
             self._want_workers(state)
         return worker
 
-    def refused(self, req: int, for_now: bool = False) -> list[PendingTask]:
+    def refused(self, req: int, now: float, for_now: bool = False) -> list[PendingTask]:
         """A request was refused. The tasks of its key that nothing can run any more.
+
+        With workers at work none is given up, but what these run may never end: ``tick`` asks again.
 
         for_now: a task that is being tried again waits on, as its attempts are not spent.
         """
         state = self._answered(req)
-        if state is None or state.workers:
+        if state is None:
+            return []
+        if state.workers:
+            state.ask_again_at = state.ask_again_at or now + ASK_AGAIN_S
             return []
         self._cancel_requests(state)
         tasks = [task for task in state.queue if not task.settled]
@@ -347,7 +354,10 @@ class TaskSubmitter(Generic[L]):
             self._last_key = self._last_state = None
 
     def tick(self, now: float) -> float | None:
-        """Return leases idle for IDLE_LEASE_S. When to call again, or None if there are none idle."""
+        """Return leases idle for IDLE_LEASE_S; ask again where that is due. When to call again, or None.
+
+        That is no later than IDLE_LEASE_S, for workers that run dry meanwhile.
+        """
         soonest: float | None = None
         for state in list(self.keys.values()):
             for worker in list(state.workers):
@@ -358,6 +368,11 @@ class TaskSubmitter(Generic[L]):
                     self._give_up(worker)
                 elif soonest is None or due < soonest:
                     soonest = due
+            if state.ask_again_at and (state.ask_again_at <= now or not state.workers):
+                state.ask_again_at = 0.0
+                self._want_workers(state)
+            if state.ask_again_at and soonest is None:
+                soonest = min(state.ask_again_at, now + IDLE_LEASE_S)
         return soonest
 
     # -- looking in ------------------------------------------------------------------------------
@@ -381,9 +396,14 @@ class TaskSubmitter(Generic[L]):
             for worker in state.workers:
                 for seq, task in worker.in_flight.items():
                     assert task.seq == seq
-            if state.queue:
-                able = any(not w.blocked and not w.leaving for w in state.workers)
-                assert able or state.requests or state.workers, "tasks wait and nobody was asked"
+            self._check_wants(state)
+
+    def _check_wants(self, state: KeyState[L]) -> None:
+        """Whoever is queued has a worker of its own to come: asked for, to be asked for, or ours and idle."""
+        idle = sum(not worker.in_flight for worker in state.workers)
+        to_come = len(state.requests) + idle
+        enough = to_come >= min(state.queued_count, MAX_LEASE_REQUESTS) or state.ask_again_at
+        assert enough, f"{state.queued_count} tasks wait, and {to_come} workers are to come"
 
     def explain(self) -> list[dict[str, Any]]:
         """What waits per key, for GetTimeoutError and ``why``."""
