@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,6 +239,64 @@ def test_a_worker_goes_on_after_an_error() -> None:
 def test_stop_iteration_arrives() -> None:
     with pytest.raises(StopIteration):
         get(failing(StopIteration("stop")))
+
+
+@beamlet_only
+def test_a_bare_next_in_a_task_crashes_nobody_and_is_not_lost(tmp_path: Path) -> None:
+    program = """
+        import asyncio
+        import beamlet as ray
+        from beamlet.util import as_completed
+
+        @ray.remote
+        def first_of(items):
+            return next(iter(items))
+
+        @ray.remote
+        class Async:
+            async def first_of(self, items):
+                return await first_of.remote(items).as_future()
+
+        class Results:
+            def __init__(self, refs):
+                self.refs = refs
+            def __iter__(self):
+                return self
+            def __next__(self):
+                return ray.get(self.refs.pop(0))
+
+        def through(refs):
+            yield from Results(refs)
+
+        async def as_future():
+            return await first_of.remote([]).as_future()
+
+        async def in_thread():
+            await asyncio.to_thread(ray.get, first_of.remote([]))
+
+        def told(run):
+            try:
+                return run()
+            except RuntimeError as error:
+                return f"RuntimeError from a {type(error.__cause__).__name__}"
+
+        ray.init(num_cpus=1)
+        print(told(lambda: list(as_completed([first_of.remote("a"), first_of.remote([])]))))
+        print(told(lambda: asyncio.run(as_future())))
+        print(told(lambda: ray.get(Async.remote().first_of.remote([]), timeout=30)))
+        print(list(through([first_of.remote("a"), first_of.remote([])])))
+        asyncio.run(in_thread())
+    """
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(program))
+    ran = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, (ran.returncode, ran.stderr)
+    assert ran.stdout.splitlines() == [
+        "RuntimeError from a RayTaskError(StopIteration)",
+        "RuntimeError from a RayTaskError(StopIteration)",
+        "RuntimeError from a RayTaskError(StopIteration)",
+        "['a']",
+    ]
 
 
 def test_a_result_that_cannot_be_pickled_is_a_type_error() -> None:

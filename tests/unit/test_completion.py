@@ -55,3 +55,28 @@ def test_what_is_ready_behind_much_that_is_not_is_found_all_the_same(monkeypatch
 def test_a_chunk_of_one_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = unfinished(monkeypatch, Results({50, 70}), range(100), chunk_size=1)
     assert [rest.look(), rest.look()] == [[50], [70]]
+
+
+def test_a_task_that_raised_stop_iteration_ends_nothing_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(ref: int) -> int:
+        if ref == 2:
+            raise StopIteration
+        return ref
+
+    monkeypatch.setattr(beamlet, "get", get)
+    monkeypatch.setattr(beamlet, "wait", Results(set(range(5))).wait)
+    mapped = completion._map_unordered(FakeTask, range(5), 2, 2, False, {})
+    completed = completion._yield_as_completed(completion._Unfinished(10, {}, range(5)), False)
+    for results in (completed, mapped):
+        assert [next(results), next(results)] == [0, 1]
+        with pytest.raises(RuntimeError) as caught:
+            next(results)
+        assert isinstance(caught.value.__cause__, StopIteration)
+
+
+class FakeTask:
+    """A remote function whose reference is its argument."""
+
+    @staticmethod
+    def remote(item: int) -> int:
+        return item

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 import weakref
@@ -98,3 +99,17 @@ def test_one_that_is_made_while_the_session_ends_does_not_wait_for_ever(
     monkeypatch.setattr(owner.objects, "record_of", found_as_it_ends)
     with pytest.raises(RaySystemError, match="over"):
         owner.futures.future_of(ref).result(timeout=WITHIN_S)
+
+
+def test_a_coroutine_that_awaits_a_future_hears_of_stop_iteration(owner: Owner) -> None:
+    """A future that raises one ends the wait in silence, as if the value were the StopIteration's."""
+
+    async def wait_for(future: Future[Any]) -> Any:
+        return await asyncio.wait_for(asyncio.wrap_future(future), WITHIN_S)
+
+    ref = owner.promise()
+    future = owner.futures.future_of(ref)
+    owner.keep_promise(ref, dump_error(StopIteration("stop")))
+    with pytest.raises(RuntimeError, match="StopIteration") as caught:
+        asyncio.run(wait_for(future))
+    assert isinstance(caught.value.__cause__, StopIteration)

@@ -21,6 +21,7 @@ import cloudpickle
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: set on every class made by a `class` statement
 #: AttributeError and NameError keep the object at fault for "did you mean"; it may be anything, of any size.
 _NOT_CARRIED = frozenset({"__dict__", "__weakref__", "obj"})
+_STOP_VALUE: Any = vars(StopIteration)["value"]
 _Descriptor = MemberDescriptorType | GetSetDescriptorType
 _Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -110,9 +111,13 @@ def blank(cls: type[BaseException], shape: tuple[Any, ...]) -> BaseException:
     for base in sorted(native, key=lambda base: -base.__basicsize__):
         make: Any = base.__new__
         try:
-            return make(cls, *shape)  # type: ignore[no-any-return]
+            error: BaseException = make(cls, *shape)
         except TypeError:
             continue
+        if isinstance(error, StopIteration):
+            # Its __init__ would have: `yield from` and `await` take the value unasked and crash at NULL.
+            _STOP_VALUE.__set__(error, None)
+        return error
     raise TypeError(f"no native base of {cls.__qualname__} can make an instance of it")
 
 
@@ -154,7 +159,8 @@ def _members(error: BaseException) -> Iterator[tuple[str, Any]]:
             value = descriptor.__get__(error, type(error))
         except AttributeError:
             continue  # never set
-        if value is not None:
+        # C takes None for unset and shows it when it is set ("[Errno 2] no: None"); of slots None is a value.
+        if value is not None or descriptor.__objclass__.__flags__ & _HEAP_TYPE:
             yield name, value
 
 

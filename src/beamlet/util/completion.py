@@ -77,8 +77,7 @@ def _map_unordered(
         for item in items:
             unfinished.far.append(fn.remote(item))
             while most_unfinished is not None and len(unfinished) >= most_unfinished:
-                ready = unfinished.look()
-                yield from ready if yield_refs else map(beamlet.get, ready)
+                yield from _of(unfinished.look(), yield_refs)
         yield from _yield_as_completed(unfinished, yield_refs)
     except BaseException as error:
         hide_our_frames(error)
@@ -88,11 +87,15 @@ def _map_unordered(
 def _yield_as_completed(unfinished: _Unfinished, yield_refs: bool) -> Iterator[Any]:
     try:
         while len(unfinished):
-            ready = unfinished.look()
-            yield from ready if yield_refs else map(beamlet.get, ready)
+            yield from _of(unfinished.look(), yield_refs)
     except BaseException as error:
         hide_our_frames(error)
         raise
+
+
+def _of(ready: list[Any], yield_refs: bool) -> Iterator[Any]:
+    for ref in ready:  # not map(): a StopIteration that a task raised would end it, as if that were all
+        yield ref if yield_refs else beamlet.get(ref)
 
 
 class _Unfinished:

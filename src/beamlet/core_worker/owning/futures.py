@@ -146,8 +146,20 @@ class _Resolving:
             value = self._objects.get([ref], None)[0]
         except BaseException as error:
             hide_our_frames(error)
-            future.set_exception(error)
+            future.set_exception(_awaitable(error))
         else:
             future.set_result(value)
         finally:
             del future, ref  # an error that is kept keeps this frame
+
+
+def _awaitable(error: BaseException) -> BaseException:
+    """What a future may raise. A StopIteration would end the coroutine's wait, as if it were the value.
+
+    So it becomes a RuntimeError, as Python does where a coroutine raises one, ``await ref`` among them.
+    """
+    if not isinstance(error, StopIteration):
+        return error
+    told = RuntimeError("a future cannot raise StopIteration; the task did")
+    told.__cause__ = error
+    return told
