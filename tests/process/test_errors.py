@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import signal
@@ -392,3 +393,59 @@ def test_the_error_names_the_line_that_submitted_the_task() -> None:
     with pytest.raises(ValueError) as caught:
         get(ref)
     assert "test_errors.py" in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+class Bare(Exception):
+    """Its ``__getattr__`` raises what it should not."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("bad request")
+        self.data = {"code": code}
+
+    def __getattr__(self, name: str) -> Any:
+        return self.__dict__["data"][name]
+
+
+@pytest.mark.parametrize("kind", [Frozen, Bare])
+def test_an_error_that_guards_its_attributes_keeps_class_and_fields(kind: Any, tmp_path: Path) -> None:
+    @ray.remote
+    def once(code: int) -> None:
+        raise kind(code)
+
+    @ray.remote(num_returns="streaming")
+    def items(code: int) -> Any:
+        yield code
+        raise kind(code)
+
+    @ray.remote(max_retries=1, retry_exceptions=[kind])
+    def again(code: int) -> str:
+        if not (mark := tmp_path / "ran").exists():
+            mark.touch()
+            raise kind(code)
+        return "ran twice"
+
+    @ray.remote
+    class Actor:
+        def method(self, code: int) -> None:
+            raise kind(code)
+
+    @ray.remote
+    class AsyncActor:
+        async def method(self, code: int) -> None:
+            raise kind(code)
+
+    actors = Actor.remote(), AsyncActor.remote()
+    stream = items.remote(4)
+    assert get(next(stream)) == 4
+    refs = [once.remote(4), next(stream), *[actor.method.remote(4) for actor in actors]]
+    for ref in refs:
+        with pytest.raises(kind) as caught:
+            get(ref)
+        assert caught.value.code == 4
+        assert isinstance(caught.value, RayTaskError)
+    assert get(again.remote(4)) == "ran twice"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -109,6 +110,20 @@ def test_in_user_code_a_handler_runs_at_once(books: Books) -> None:
     with pytest.raises(Mine):
         signal.raise_signal(NUMBER)
     assert not interrupts.deferred
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+def test_what_a_handler_raises_may_forbid_to_be_changed(books: Books) -> None:
+    def refuses(number: int, frame: FrameType | None) -> None:
+        raise Frozen(7)
+
+    signal.signal(NUMBER, refuses)
+    with pytest.raises(Frozen):
+        signal.raise_signal(NUMBER)
 
 
 @pytest.mark.usefixtures("no_reminder")

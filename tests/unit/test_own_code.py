@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from beamlet.base import own_code
-from beamlet.base.own_code import OUR_FOLDER, for_users, hide_our_frames
+from beamlet.base.own_code import OUR_FOLDER, for_users, hide_our_frames, made_for_users
 
 
 def ours(source: str) -> dict[str, Any]:
@@ -41,6 +42,11 @@ async def async_api(use):
 
 def raises():
     raise ValueError("on purpose")
+
+def raiser(error):
+    def raises():
+        raise error.with_traceback(None)
+    return raises
 
 def asserts():
     assert [], "never"
@@ -112,3 +118,26 @@ def test_the_decorator_does_the_same() -> None:
     error = raised_by(lambda: decorated(1))
     assert functions_in(error) == ["raised_by", "<lambda>", "decorated"], "the test's own, none of ours"
     assert decorated.__doc__ == "Its text."
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+class Bare(Exception):
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+@pytest.mark.parametrize("error", [Frozen(7), Bare("what happened")], ids=lambda error: type(error).__name__)
+def test_an_error_that_guards_its_attributes_comes_out_as_it_is(error: Exception) -> None:
+    def users() -> None:
+        raise error
+
+    assert raised_by(lambda: MADE_UP["api"](users)) is error
+    assert functions_in(error) == ["raised_by", "<lambda>", "users"]
+    on_purpose = MADE_UP["raiser"](error)
+    assert raised_by(lambda: MADE_UP["api"](on_purpose)) is error
+    assert functions_in(error)[-2:] == ["raised_by", "<lambda>"]
+    assert made_for_users(error)

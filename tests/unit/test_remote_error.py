@@ -523,6 +523,42 @@ def test_a_broken_str_does_not_hide_the_error() -> None:
     assert isinstance(error.as_instanceof_cause(), Broken)
 
 
+class Bare(Exception):
+    """Takes what it does not have from elsewhere, and breaks where that has not got it either."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.data = {"code": 4}
+
+    def __getattr__(self, name: str) -> Any:
+        return self.__dict__["data"][name]
+
+
+@pytest.mark.parametrize("notes", [[], ["about it"]])
+def test_an_error_whose_getattr_raises_anything_is_still_told(notes: list[str]) -> None:
+    def fail() -> None:
+        error = Bare("bad request")
+        for note in notes:
+            error.add_note(note)
+        raise error
+
+    if notes:  # add_note() itself asks such a class
+        with pytest.raises(KeyError):
+            fail()
+        error = raised_by(lambda: throw(Bare("bad request")))
+        error.__notes__ = notes
+    else:
+        error = raised_by(fail)
+    back = arrived(error)
+    assert isinstance(back, Bare)
+    assert back.code == 4
+    assert getattr(back, "__notes__", []) == notes
+    assert "bad request" in str(back)
+    assert f"in {'throw' if notes else 'fail'}\n" in str(back), "its frames are told"
+    assert "made_for_users" not in str(back)
+    assert "serialization" not in str(back)
+
+
 def test_python_prints_it_as_one_traceback() -> None:
     error = raised_by(lambda: throw(arrived(raised_by(outer))))
     printed = "".join(traceback.format_exception(error))

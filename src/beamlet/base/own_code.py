@@ -36,14 +36,19 @@ def hide_our_frames(error: BaseException) -> None:
     if not theirs and innermost is not None:
         if not _on_purpose(error, innermost):
             return
-        if not getattr(error, MADE_FOR_USERS, False):
+        if not made_for_users(error):
             # Where it passes through more of ours, the frame that raised it is no longer there to ask.
             error.__dict__[MADE_FOR_USERS] = True
     following: TracebackType | None = None
     for entry in reversed(theirs):
         entry.tb_next = following
         following = entry
-    error.__traceback__ = following
+    BaseException.with_traceback(error, following)  # past any __setattr__ of the class's own
+
+
+def made_for_users(error: BaseException) -> bool:
+    """Whether we raised it on purpose. Calls no ``__getattr__`` of its class, which may raise anything."""
+    return MADE_FOR_USERS in vars(error) or any(MADE_FOR_USERS in vars(base) for base in type(error).__mro__)
 
 
 def _on_purpose(error: BaseException, innermost: TracebackType) -> bool:
@@ -53,7 +58,7 @@ def _on_purpose(error: BaseException, innermost: TracebackType) -> bool:
     if (
         isinstance(error, KeyboardInterrupt | SystemExit)
         or type(error).__name__ == "CancelledError"
-        or getattr(error, MADE_FOR_USERS, False)
+        or made_for_users(error)
     ):
         return True
     instruction = innermost.tb_frame.f_code.co_code[innermost.tb_lasti]

@@ -171,7 +171,7 @@ def carry(cause: BaseException) -> tuple[bytes, str]:
             with trial():
                 return carried.dumps(rest), note
         except Exception:
-            return carried.dumps(RayError(_quote(cause, f"it cannot be pickled: {problem}"))), note
+            return carried.dumps(RayError(quoted(cause, f"it cannot be pickled: {problem}"))), note
 
 
 def _name_nothing(value: Any, path: str) -> str:
@@ -200,7 +200,7 @@ def _rebuild(state: dict[str, Any], cause_bytes: bytes, is_dual: bool) -> RayTas
     return error.as_instanceof_cause() if is_dual else error
 
 
-def _quote(cause: BaseException, why: str) -> str:
+def quoted(cause: BaseException, why: str) -> str:
     try:
         text = str(cause)
     except Exception as problem:

@@ -124,7 +124,8 @@ def _run(handler: Handler, number: int, frame: FrameType | None) -> None:
         _wake_loop()
     except BaseException as error:
         if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next  # this frame
+            # This frame; past any __setattr__ of the class's own.
+            BaseException.with_traceback(error, error.__traceback__.tb_next)
         error.__dict__[FROM_HANDLER] = True
         if _is_lost(handler, error, frame):
             print(f"the handler of signal {number} raised while nothing ran here:", file=sys.stderr)

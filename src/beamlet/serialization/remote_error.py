@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from beamlet.base.our_folder import OUR_FOLDER
-from beamlet.base.own_code import MADE_FOR_USERS
+from beamlet.base.own_code import made_for_users
 from beamlet.exceptions import ActorDiedError, RayError, RayTaskError, carried, task_error
 from beamlet.serialization.decorated import Pickler
 from beamlet.serialization.refs import contained_sink, trial
@@ -68,7 +68,7 @@ def _cut(text: str) -> str:
 
 
 def _notes(error: BaseException) -> list[str]:
-    found = getattr(error, "__notes__", ())
+    found = vars(error).get("__notes__")  # no getattr(): a __getattr__ of the class's own may raise anything
     return [note for note in found if isinstance(note, str)] if isinstance(found, list | tuple) else []
 
 
@@ -195,15 +195,26 @@ def format_without_our_frames(error: BaseException) -> str:
         report = traceback.TracebackException.from_exception(error, compact=True)
         for part in _parts(report):
             _drop_our_frames(part)
-        if getattr(error, MADE_FOR_USERS, False) and all(map(_is_ours, report.stack)):
+        if made_for_users(error) and all(map(_is_ours, report.stack)):
             report.stack = traceback.StackSummary()
         report.__notes__ = None
         if isinstance(error, RayTaskError) and error.__cause__ is error.cause.__cause__:
             report.__cause__ = None  # the error's text tells of it
         text = "".join(report.format())
-    except Exception as problem:  # the user's __str__, __notes__ or loader may itself be broken
-        text = f"{type(error).__qualname__}: <formatting it raised {type(problem).__name__}: {problem}>"
+    except Exception as problem:  # the user's __getattr__, __notes__ or loader may itself be broken
+        text = _plain(error, problem)
     return text.removeprefix(_HEADER).rstrip("\n")
+
+
+def _plain(error: BaseException, problem: Exception) -> str:
+    """Frames and text of an error whose class, or what it is chained to, breaks Python's own report."""
+    why = f"formatting it raised {type(problem).__name__}: {problem}"
+    try:
+        stack = traceback.extract_tb(error.__traceback__)
+        frames = traceback.format_list([frame for frame in stack if not _is_ours(frame)] or stack)
+    except Exception:  # it was the loader of a user's module, as the text says
+        frames = []
+    return "".join([*frames, task_error.quoted(error, why)])
 
 
 def _parts(report: traceback.TracebackException | None) -> Iterator[traceback.TracebackException]:

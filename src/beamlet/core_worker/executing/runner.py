@@ -422,7 +422,7 @@ class Runner:
             with self._lock:
                 message.contained = [part.contained]
                 message.hold = self._hold(sender, part.contained, context.guard)
-        error.__traceback__ = None
+        BaseException.with_traceback(error, None)  # past any __setattr__ of the class's own
         if context.in_place is not None:
             self.lending.end(context)
         self.answers.send_when_safe(sender, message, context.guard, self._output.take_printed())
