@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
+import pickle
 import time
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 from conformance import get, process_is_gone, wait_until
@@ -246,6 +249,43 @@ def test_an_error_that_nobody_asked_for_lets_go_of_its_references_once(
     assert same(get(ref), value)
 
 
+class NeverBegun:
+    def __init__(self, box: list[Any]) -> None:
+        raise Holding(box[0])
+
+    def call(self) -> None: ...
+
+
+class Texts(logging.Handler):
+    """What was logged, as text: pytest's handlers would keep the error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen += record.getMessage()
+
+
+def test_a_failed_constructors_error_that_nobody_asked_for_lets_go_of_its_references_once(
+    value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, logger = Texts(), logging.getLogger("beamlet")
+    monkeypatch.setattr(logger, "handlers", [told])
+    monkeypatch.setattr(logger, "propagate", False)
+    ref = ray.put(value)
+    actor = ray.remote(NeverBegun).remote([ref])
+    call = actor.call.remote()
+    failed = idle.remote(call)  # its error is the call's, which is around the constructor's
+    ray.wait([failed])
+    del failed, call
+    wait_until(lambda: "Holding" in told.seen, "the error to be told")
+    for _ in range(2):
+        gc.collect()
+        get(idle.remote())
+    assert same(get(ref), value)
+
+
 def test_an_object_that_only_an_error_refers_to_is_there_when_the_error_is_asked_for(value: Any) -> None:
     failing = Failing.remote()
     failed = failing.fail_with_own.remote(value)
@@ -323,6 +363,69 @@ def test_an_object_whose_owner_died_is_there_or_an_owner_died_error(value: Any) 
     # Which of the two is a matter of where the value happened to be; hanging is neither.
     with contextlib.suppress(OwnerDiedError):
         assert same(get(ref), value)
+
+
+class PickledOnce:
+    """Keeps the pickle of what it holds: references in it are met once, and made whenever it is loaded."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+        self.data = b""
+
+    def __reduce__(self) -> Any:
+        self.data = self.data or cloudpickle.dumps(self.held)
+        return pickle.loads, (self.data,)
+
+
+class OpenedLater:
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __getstate__(self) -> bytes:
+        return bytes(cloudpickle.dumps(self.held))
+
+    def __setstate__(self, data: bytes) -> None:
+        self.data = data
+
+    def open(self) -> Any:
+        return pickle.loads(self.data)
+
+
+def test_a_pickle_that_is_made_once_and_loaded_often_lets_nothing_go_that_is_held(value: Any) -> None:
+    @ray.remote
+    def read(held: list[Any]) -> Any:
+        return ray.get(held[0])
+
+    ref = ray.put(value)
+    once = PickledOnce([ref])
+    for _ in range(3):
+        assert same(get(read.remote(once)), value)
+        assert same(get(get(ray.put(once))[0]), value)
+    gc.collect()
+    assert same(get(ref), value)
+
+
+def test_a_reference_in_bytes_that_are_loaded_later_is_there_each_time(value: Any) -> None:
+    later = get(ray.put(OpenedLater([ray.put(value)])))
+    for _ in range(3):
+        gc.collect()
+        assert same(get(later.open()[0]), value)
+
+
+def test_a_function_first_called_while_a_value_is_pickled_works_again(value: Any) -> None:
+    ref = ray.put(value)
+
+    @ray.remote
+    def read() -> Any:
+        return ray.get(ref)
+
+    class Calls:
+        def __reduce__(self) -> Any:
+            return list, ([read.remote()],)
+
+    assert same(get(get(ray.put(Calls()))[0]), value)
+    for _ in range(2):
+        assert same(get(read.remote()), value)
 
 
 def test_an_idle_worker_is_not_reaped_while_others_use_what_it_owns() -> None:

@@ -22,6 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import beamlet
+from beamlet.api.object_ref import ObjectRef
+from beamlet.base.ids import Address, ObjectId
 from beamlet.exceptions import (
     ActorDiedError,
     CallSite,
@@ -599,6 +601,24 @@ def test_a_peek_at_an_error_reads_its_text_and_brings_nothing_of_the_user_alive(
     assert Refers.alive == alive
     rebuild_packed(unpack(payload))
     assert Refers.alive == alive + 1
+
+
+def test_a_peek_at_an_actor_whose_constructor_failed_opens_nothing_either() -> None:
+    payload = died_of(payload_of(Holding(Refers(), b"x" * HEAD_ERROR_BYTES)), "the actor")
+    alive = Refers.alive
+    error = peek(payload)
+    assert isinstance(error, ActorDiedError)
+    assert "Holding: holding" in str(error)
+    assert str(error) == str(rebuild_packed(unpack(payload)))
+    assert Refers.alive == alive + 1, "by the rebuilt one"
+    assert "only its text was sent" in str(rebuild_packed(unpack(for_the_head(payload))))
+    assert Refers.alive == alive + 1
+
+
+def test_no_reference_comes_alive_in_a_peek() -> None:
+    reference = ObjectRef(ObjectId(b"a" * 28), Address(b"o" * 32))
+    shown = peek(pack(serialize_error(RayError(reference))))
+    assert "cannot be shown here (it holds a beamlet.api.object_ref" in str(shown)
 
 
 def test_of_a_very_long_text_beginning_and_end_are_told() -> None:

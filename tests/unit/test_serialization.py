@@ -265,6 +265,23 @@ def test_what_a_closure_cannot_send_is_named() -> None:
     assert "Create it inside the task" in str(refused.value)
 
 
+def test_what_a_function_refers_to_is_no_part_of_the_value_whose_pickling_calls_it_first() -> None:
+    noted = []
+
+    class Refers:
+        def __reduce__(self) -> tuple[Any, ...]:
+            noted.append(note_contained(b"1", b"owner"))
+            return int, ()
+
+    held = Refers(), list(range(5_000))  # large: what weighs most is pickled once more
+    with contained_sink() as sink:
+        check_closure(lambda: held, "f", 10_000, 100_000)
+        assert note_contained(b"2", b"owner"), "then the value goes on"
+    assert len(noted) > 1
+    assert not any(noted)
+    assert sink == [(b"2", b"owner")]
+
+
 # -- unpicklable ---------------------------------------------------------------------------------
 
 

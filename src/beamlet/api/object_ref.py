@@ -18,7 +18,7 @@ from beamlet.api.option_rules import a_kind, brief
 from beamlet.base.ids import OBJECT_ID_BYTES, Address, ObjectId, job_of_task, task_of_object
 from beamlet.base.own_code import for_users
 from beamlet.exceptions import CallSite
-from beamlet.serialization.refs import note_contained, released
+from beamlet.serialization.refs import note_contained, released, take_counted
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -162,11 +162,10 @@ class ObjectRef(msgspec.Struct, Generic[T_co], frozen=True, weakref=True, repr_o
     def __reduce__(self) -> tuple[Any, ...]:
         if self._id == _NIL:
             return _nil, ()  # nobody owns or counts it
-        if note_contained(self._id, self._owner, self):
-            return ObjectRef, (self._id, self._owner)
-        # Plain pickle, out of our sight: nobody can count these copies, so the value stays for good.
-        backend.current().pin_for_good(self)
-        return _restore_out_of_band, (self._id, self._owner)
+        if not note_contained(self._id, self._owner, self):
+            # Plain pickle, out of our sight: nobody can count these copies, so the value stays for good.
+            backend.current().pin_for_good(self)
+        return _arrive, (self._id, self._owner)
 
     def __copy__(self) -> ObjectRef[T_co]:
         return self
@@ -230,7 +229,10 @@ def _nil() -> ObjectRef[Any]:
     return ObjectRef.nil()
 
 
-def _restore_out_of_band(object_id: ObjectId, owner: Address) -> ObjectRef[Any]:
+def _arrive(object_id: ObjectId, owner: Address) -> ObjectRef[Any]:
+    """A reference comes out of a pickle."""
+    if take_counted(object_id):
+        return ObjectRef(object_id, owner)
     ref: ObjectRef[Any] = backend.current().adopt_ref(object_id, owner)
     return ref
 

@@ -12,11 +12,14 @@ import cloudpickle
 
 from beamlet.base.deferring import is_from_handler
 from beamlet.serialization.decorated import Pickler
+from beamlet.serialization.refs import out_of_sight
 from beamlet.serialization.unpicklable import a_kind, find_culprit, remedy
 
 _logger = logging.getLogger("beamlet")
 
 
+# A value's own __reduce__ may call a function for the first time; what that holds is no part of the value.
+@out_of_sight()
 def check_closure(target: Any, name: str, warn_bytes: int, max_bytes: int) -> bytes:
     """The pickle of a function or class.
 

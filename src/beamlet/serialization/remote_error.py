@@ -105,7 +105,8 @@ def peek(payload: bytes) -> BaseException:
     So no code of users runs and no reference comes alive. Whoever asks for the value gets it whole.
     """
     try:
-        error = _Peeking(io.BytesIO(unpack(payload).inband)).load()
+        packed = unpack(payload)
+        error = _peek(packed.inband, packed.buffers)
     except Exception as problem:
         return RayError(f"an error that cannot be shown here ({problem})")
     return error if isinstance(error, BaseException) else RayError(repr(error))
@@ -128,12 +129,15 @@ def for_the_head(payload: bytes) -> bytes:
 
 
 class _Peeking(pickle.Unpickler):
-    """Makes what is ours and plain, nothing else."""
+    """Makes what is ours and plain, nothing else: no reference, for nobody counts it."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == (task_error.__name__, task_error._rebuild.__name__):
             return _closed
-        if module.partition(".")[0] == "beamlet" or (module, name) in _PLAIN:
+        if (module, name) == (__name__, _actor_died.__name__):
+            return _actor_died_closed
+        is_ours = module.partition(".")[0] == "beamlet" and not module.startswith("beamlet.api.")
+        if is_ours or (module, name) in _PLAIN:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it holds a {module}.{name}")
 
@@ -145,6 +149,14 @@ def _closed(state: dict[str, Any], cause: bytes, is_dual: bool) -> RayTaskError:
     error = RayTaskError("", "", RayError("left closed"))
     vars(error).update(state, _cause=error.cause)
     return error
+
+
+def _actor_died_closed(inband: bytes, buffers: list[bytes], who: str) -> ActorDiedError:
+    return ActorDiedError(_peek(inband, buffers), who=who)
+
+
+def _peek(inband: bytes, buffers: list[bytes]) -> Any:
+    return _Peeking(io.BytesIO(inband), buffers=buffers).load()
 
 
 def dump_made(kind: type[RayError], *args: str | None) -> bytes:

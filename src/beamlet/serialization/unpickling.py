@@ -1,8 +1,9 @@
 """Unpickling what holds references, so that one that fails halfway gives back what was counted for it.
 
-Whoever decodes a value counts the references inside before it is unpickled, for each becomes an ObjectRef,
-whose death is a count less.  Users' code may raise in the middle.  The references that came before it died,
-or live on in what it keeps; those behind it were never made, and nobody would ever count them down.
+Whoever decodes a value counts the references inside before it is unpickled, for each becomes an ObjectRef
+that takes one of these counts, and whose death is a count less.  Users' code may raise in the middle.  The
+references that came before it died, or live on in what it keeps; those behind it were never made, and nobody
+would ever count them down.
 
 So when that happens the pickle is read once more, with a stand-in for everything but references, and those
 that the unpickler has not made are let go here.  Pickles inside pickles are their own readers' affair: too
@@ -18,19 +19,39 @@ from collections.abc import Sequence
 from typing import Any
 
 from beamlet.base.ids import ObjectId
-from beamlet.serialization.refs import released
+from beamlet.protocol.message import ContainedRef
+from beamlet.serialization.refs import close_counted, open_counted, released, take_counted
 
-#: How pickles name the class of references.
-_REFERENCE = ("beamlet.api.object_ref", "ObjectRef")
+_MODULE = "beamlet.api.object_ref"
+_CLASS = "ObjectRef"
+#: How pickles name the function that makes a reference.
+_ARRIVES = (_MODULE, "_arrive")
 
 
-def loads_counted(data: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
-    """``pickle.loads`` of what holds references that are counted already."""
+def loads_counted(
+    data: bytes | memoryview, buffers: Sequence[Any] = (), contained: Sequence[ContainedRef] = ()
+) -> Any:
+    """``pickle.loads`` of what holds references.
+
+    contained: what was counted for it; of a part of a value, that is among what was counted for the whole.
+    """
+    if not contained:
+        return _loads(data, buffers)
+    outer = open_counted(contained)
+    try:
+        return _loads(data, buffers)
+    finally:
+        close_counted(outer)
+
+
+def _loads(data: bytes | memoryview, buffers: Sequence[Any]) -> Any:
     unpickler = pickle.Unpickler(io.BytesIO(data), buffers=buffers)
     try:
         return unpickler.load()
     except BaseException:
-        released.extend((_references_in(data, buffers) - _made_by(unpickler)).elements())
+        not_made = _references_in(data, buffers) - _made_by(unpickler)
+        # Only what is left: a pickle inside may have been loaded more often than it was counted.
+        released.extend(object_id for object_id in not_made.elements() if take_counted(object_id))
         raise
     finally:
         del unpickler  # a traceback would keep it, and it all that was made
@@ -43,7 +64,7 @@ def _made_by(unpickler: pickle.Unpickler) -> Counter[ObjectId]:
 
 
 def _is_reference(kind: type) -> bool:
-    return (kind.__module__, kind.__name__) == _REFERENCE
+    return (kind.__module__, kind.__name__) == (_MODULE, _CLASS)
 
 
 def _references_in(data: bytes | memoryview, buffers: Sequence[Any]) -> Counter[ObjectId]:
@@ -63,7 +84,7 @@ class _Reader(pickle.Unpickler):
         self.found: Counter[ObjectId] = Counter()
 
     def find_class(self, module: str, name: str) -> Any:
-        return self._note if (module, name) == _REFERENCE else _Anything
+        return self._note if (module, name) == _ARRIVES else _Anything
 
     def _note(self, object_id: ObjectId, owner: bytes) -> Any:
         self.found[object_id] += 1

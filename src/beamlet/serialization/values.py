@@ -201,7 +201,7 @@ def rebuild(
     if kind == ARRAY:
         return put_together(inband, buffers[0])
     if contained or kind == ERROR:  # what is left closed in an error of ours may hold some, too
-        return loads_counted(inband, buffers)
+        return loads_counted(inband, buffers, contained)
     return pickle.loads(inband, buffers=buffers)
 
 

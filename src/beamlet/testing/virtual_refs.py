@@ -7,8 +7,9 @@ from typing import Any
 from msgspec.structs import force_setattr
 
 from beamlet.api import backend
-from beamlet.api.object_ref import ObjectRef, _restore_out_of_band
-from beamlet.serialization.refs import note_contained, released
+from beamlet.api.object_ref import ObjectRef
+from beamlet.base.ids import Address, ObjectId
+from beamlet.serialization.refs import note_contained, released, take_counted
 from beamlet.testing.world import World
 
 
@@ -35,7 +36,12 @@ class VirtualRef(ObjectRef[Any], frozen=True, weakref=True):
         return hash((self._id, self._owner))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if note_contained(self._id, self._owner, self):
-            return VirtualRef, (self._id, self._owner)
-        backend.current().pin_for_good(self)
-        return _restore_out_of_band, (self._id, self._owner)
+        if not note_contained(self._id, self._owner, self):
+            backend.current().pin_for_good(self)
+        return _arrive, (self._id, self._owner)
+
+
+def _arrive(object_id: ObjectId, owner: Address) -> Any:
+    if take_counted(object_id):
+        return VirtualRef(object_id, owner)
+    return backend.current().adopt_ref(object_id, owner)
