@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pickle
 import socket
@@ -23,7 +24,7 @@ from beamlet.serialization.arguments import (
     split,
 )
 from beamlet.serialization.closures import check_closure
-from beamlet.serialization.refs import contained_sink, note_contained
+from beamlet.serialization.refs import contained_sink, note_contained, trial
 from beamlet.serialization.unpicklable import explain_unpicklable, find_culprit, remedy
 from beamlet.serialization.values import (
     INLINE_MAX_BYTES,
@@ -383,3 +384,20 @@ def test_a_serializer_of_a_users_own_is_used_for_arrays_too() -> None:
         assert loads_plain(dumps(np.arange(3))) == (0, 1, 2)  # type: ignore[arg-type]  # it is small
     finally:
         deregister_serializer(np.ndarray)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+class RefusesToTravel:
+    def __reduce__(self) -> Any:
+        raise Frozen(7)
+
+
+def test_what_pickling_raised_comes_out_as_it_is_even_if_it_cannot_be_changed() -> None:
+    with pytest.raises(Frozen):
+        dumps(RefusesToTravel())
+    with pytest.raises(Frozen), trial():
+        raise Frozen(8)

@@ -49,16 +49,21 @@ class _Local(threading.local):
 _local = _Local()
 
 
-@contextmanager
-def contained_sink() -> Iterator[Noted]:
-    """Collect the references that this thread pickles meanwhile."""
-    outer = _local.sink
-    sink = Noted()
-    _local.sink = sink
-    try:
-        yield sink
-    finally:
-        _local.sink = outer
+class contained_sink:
+    """Collect the references that this thread pickles meanwhile.
+
+    No ``contextmanager``: it sets ``__traceback__`` of what passes, which a class of users may refuse.
+    """
+
+    __slots__ = ("_outer",)
+
+    def __enter__(self) -> Noted:
+        self._outer = _local.sink
+        sink = _local.sink = Noted()
+        return sink
+
+    def __exit__(self, *_: object) -> None:
+        _local.sink = self._outer
 
 
 @contextmanager
@@ -72,18 +77,20 @@ def out_of_sight() -> Iterator[None]:
         _local.sink = outer
 
 
-@contextmanager
-def trial() -> Iterator[None]:
+class trial:
     """Pickling that may fail and be done in another way: what a failed attempt met is forgotten."""
-    sink = _local.sink
-    before = len(sink) if sink is not None else 0
-    try:
-        yield
-    except BaseException:
-        if sink is not None:
-            del sink[before:]
-            del sink.alive[before:]
-        raise
+
+    __slots__ = ("_before", "_sink")
+
+    def __enter__(self) -> None:
+        self._sink = sink = _local.sink
+        self._before = len(sink) if sink is not None else 0
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        sink = self._sink
+        if kind is not None and sink is not None:
+            del sink[self._before :]
+            del sink.alive[self._before :]
 
 
 def note_contained(object_id: bytes, owner: bytes, ref: object = None) -> bool:
