@@ -9,6 +9,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -479,6 +480,23 @@ def test_a_value_too_large_for_the_key_value_table_is_an_error_that_costs_nothin
     with pytest.raises(ValueError, match=r"key='large'\): the value has 96.0 MiB; 95 MiB are allowed"):
         _internal_kv_put("large", bytes(96 << 20))
     assert _internal_kv_get("large") is None
+
+
+@beamlet_only
+def test_threads_that_read_and_write_a_large_value_at_once_are_served_in_turn() -> None:
+    """Four answers of 95 MiB were more than may lie unread: the driver was cut off, and its cluster ended."""
+    from beamlet.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
+
+    value = bytes(95 << 20)
+    assert _internal_kv_put("large", value) is False
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            lengths = list(pool.map(lambda _: len(_internal_kv_get("large") or b""), range(4)))
+            assert lengths == [95 << 20] * 4
+            assert list(pool.map(lambda _: _internal_kv_put("large", value), range(3))) == [True] * 3
+        assert ray.cluster_resources()["CPU"]
+    finally:
+        _internal_kv_del("large")
 
 
 # -- tools for tests -----------------------------------------------------------------------------

@@ -45,6 +45,8 @@ class FakeLine:
         #: What went along.
         self.fds: list[int] = []
         self.backlog_bytes = 0
+        self.is_full = False
+        self.on_full: Callable[[bool], None] | None = None
         self.unread: list[Callable[[], None]] = []
 
     def send(self, message: Message, fd: int = -1, *more_fds: int) -> None:

@@ -42,7 +42,7 @@ def test_namespaces_do_not_see_each_other(kv: KvTable) -> None:
 def test_overwrite_flag(kv: KvTable, overwrite: bool, changed: bool, left: bytes) -> None:
     kv.handle_put(ANN, KvPut(1, "n", b"k", b"old"))
     answer = kv.handle_put(ANN, KvPut(2, "n", b"k", b"new", overwrite))
-    assert answer == [ToCoreWorker(ANN, KvDone(2, changed))]
+    assert answer == [ToCoreWorker(ANN, KvDone(2, changed, existed=True))]
     assert value_of(kv, "n", b"k") == left
 
 
@@ -50,6 +50,12 @@ def test_an_empty_value_is_a_value(kv: KvTable) -> None:
     kv.handle_put(ANN, KvPut(1, "n", b"k", b""))
     assert value_of(kv, "n", b"k") == b""
     assert kv.handle_get(BOB, KvGet(2, "n", b"k", wait=True)) == [ToCoreWorker(BOB, KvValue(2, b""))]
+
+
+def test_a_probe_is_answered_without_the_value(kv: KvTable) -> None:
+    kv.handle_put(ANN, KvPut(1, "n", b"k", b"v" * 1000))
+    assert kv.handle_get(BOB, KvGet(2, "n", b"k", probe=True)) == [ToCoreWorker(BOB, KvValue(2, b""))]
+    assert kv.handle_get(BOB, KvGet(3, "n", b"none", probe=True)) == [ToCoreWorker(BOB, KvValue(3, None))]
 
 
 def test_a_waiting_get_is_answered_once_when_the_key_appears(kv: KvTable) -> None:
@@ -61,7 +67,7 @@ def test_a_waiting_get_is_answered_once_when_the_key_appears(kv: KvTable) -> Non
         ToCoreWorker(BOB, KvValue(5, b"v")),
         ToCoreWorker(ANN, KvValue(6, b"v")),
     ]
-    assert kv.handle_put(ANN, KvPut(3, "space", b"k", b"w")) == [ToCoreWorker(ANN, KvDone(3, True))]
+    assert kv.handle_put(ANN, KvPut(3, "space", b"k", b"w")) == [ToCoreWorker(ANN, KvDone(3, True, True))]
     kv.check_invariants()
 
 
@@ -77,7 +83,7 @@ def test_a_waiter_that_died_is_not_answered(kv: KvTable) -> None:
 
 def test_delete_says_whether_there_was_something(kv: KvTable) -> None:
     kv.handle_put(ANN, KvPut(1, "n", b"k", b"v"))
-    assert kv.handle_del(ANN, KvDel(2, "n", b"k")) == [ToCoreWorker(ANN, KvDone(2, True))]
+    assert kv.handle_del(ANN, KvDel(2, "n", b"k")) == [ToCoreWorker(ANN, KvDone(2, True, True))]
     assert kv.handle_del(ANN, KvDel(3, "n", b"k")) == [ToCoreWorker(ANN, KvDone(3, False))]
     assert value_of(kv, "n", b"k") is None
 

@@ -324,7 +324,7 @@ def test_what_a_table_cannot_digest_costs_its_sender_the_connection_and_nobody_e
     assert isinstance(closed, cluster.Misbehaved)
     assert "FindActor" in closed.reason
     assert cluster_.contained == ["the GCS handling FindActor"]
-    assert done == cluster.Deliver(DRIVER, gcs.KvDone(3, True))
+    assert done == cluster.Deliver(DRIVER, gcs.KvDone(3, True, True))
 
 
 def test_a_raylet_says_who_it_is_first() -> None:

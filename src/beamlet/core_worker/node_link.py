@@ -54,9 +54,9 @@ decoder_for(FromRaylet)
 
 #: After this long an answer is slow.
 SLOW_S = 0.2
-#: Questions about the cluster that this process has open at once: a head takes it for nonsense to be asked
-#: twice as many (gcs/gcs.py).
-_QUESTIONS = 128
+#: Questions about the cluster that this process has open at once. Each may be answered with many MiB, and a
+#: head takes it for nonsense to be asked many more (gcs/gcs.py).
+_QUESTIONS = 4
 
 
 class Unsent:

@@ -42,8 +42,7 @@ def _internal_kv_put(
             f"{function}(key={brief(key)}): the value has {len(data) / 2**20:.1f} MiB; {MAX_BYTES >> 20} MiB "
             "are allowed. Call beamlet.put() and keep the reference, or write a file and store its name."
         )
-    existed = _ask(KvGet(0, space, raw)).value is not None
-    return not _ask(KvPut(0, space, raw, data, overwrite)).changed or existed
+    return bool(_ask(KvPut(0, space, raw, data, overwrite)).existed)
 
 
 def _internal_kv_get(key: str | bytes, *, namespace: str | bytes | None = None) -> bytes | None:
@@ -55,7 +54,7 @@ def _internal_kv_get(key: str | bytes, *, namespace: str | bytes | None = None) 
 
 def _internal_kv_exists(key: str | bytes, *, namespace: str | bytes | None = None) -> bool:
     space, raw = _place(_HERE + "_internal_kv_exists", "key", key, namespace)
-    return _ask(KvGet(0, space, raw)).value is not None
+    return _ask(KvGet(0, space, raw, probe=True)).value is not None
 
 
 def _internal_kv_del(
@@ -76,7 +75,7 @@ def _internal_kv_list(prefix: str | bytes, *, namespace: str | bytes | None = No
 
 
 def _ask(question: Any) -> Any:
-    return backend.current().link.call(question, monotonic() + _ANSWER_S)
+    return backend.current().link.ask(question, monotonic() + _ANSWER_S)
 
 
 def _place(

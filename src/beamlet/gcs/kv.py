@@ -53,15 +53,16 @@ class KvTable:
 
     def handle_put(self, sender: Address, message: KvPut) -> list[Effect]:
         values = self._values.setdefault(message.namespace, {})
-        if message.key in values and (message.namespace == FUNCTIONS or not message.overwrite):
-            return [ToCoreWorker(sender, KvDone(message.req, changed=False))]
+        existed = message.key in values
+        if existed and (message.namespace == FUNCTIONS or not message.overwrite):
+            return [ToCoreWorker(sender, KvDone(message.req, changed=False, existed=True))]
         values[message.key] = message.value
         self._storage.put(TABLE, _row(message.namespace, message.key), message.value)
         waiting = self._waiting.pop((message.namespace, message.key), [])
         for address, _ in waiting:
             self._no_longer_waits(address)
         return [
-            ToCoreWorker(sender, KvDone(message.req, changed=True)),
+            ToCoreWorker(sender, KvDone(message.req, changed=True, existed=existed)),
             *(ToCoreWorker(address, KvValue(req, message.value)) for address, req in waiting),
         ]
 
@@ -73,6 +74,8 @@ class KvTable:
             self._gets[sender] += 1
             self._waiting.setdefault((message.namespace, message.key), []).append((sender, message.req))
             return []
+        if message.probe and value is not None:
+            value = b""
         return [ToCoreWorker(sender, KvValue(message.req, value))]
 
     def short_function(self, key: bytes) -> bytes:
@@ -83,7 +86,8 @@ class KvTable:
     def handle_del(self, sender: Address, message: KvDel) -> list[Effect]:
         if message.namespace == FUNCTIONS:
             return [Misuse(sender, "exported functions go when their jobs are over, not before")]
-        return [ToCoreWorker(sender, KvDone(message.req, self._delete(message.namespace, message.key)))]
+        existed = self._delete(message.namespace, message.key)
+        return [ToCoreWorker(sender, KvDone(message.req, changed=existed, existed=existed))]
 
     def _delete(self, namespace: str, key: bytes) -> bool:
         values = self._values.get(namespace, {})

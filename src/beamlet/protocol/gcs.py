@@ -27,12 +27,13 @@ class KvPut(Message, tag=90):
 
 
 class KvGet(Message, tag=91):
-    """With ``wait``, answered when the key appears."""
+    """With ``wait``, answered when the key appears; with ``probe``, by b"" in place of the value."""
 
     req: int
     namespace: str
     key: bytes
     wait: bool = False
+    probe: bool = False
 
 
 class KvDel(Message, tag=92):
@@ -48,10 +49,11 @@ class KvKeys(Message, tag=93):
 
 
 class KvDone(Message, tag=94):
-    """``changed``: KvPut wrote / KvDel removed something."""
+    """``changed``: KvPut wrote / KvDel removed something. ``existed``: so did the key, before."""
 
     req: int
     changed: bool
+    existed: bool = False
 
 
 class KvValue(Message, tag=95):

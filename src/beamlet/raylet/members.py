@@ -5,11 +5,12 @@ Knows who is here and who was; what is said over the connections is the business
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from beamlet.base.death import DeathCertificate
 from beamlet.base.ids import Address, JobId, NodeId, WorkerId, make_address, short
@@ -73,11 +74,15 @@ class Line(Protocol):
 
     context: Any
     label: str
+    #: Told when ``is_full`` changes.
+    on_full: Callable[[bool], None] | None
 
     @property
     def closed(self) -> bool: ...
     @property
     def backlog_bytes(self) -> int: ...
+    @property
+    def is_full(self) -> bool: ...
     def send(self, message: Message, fd: int = -1, /, *more_fds: int) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
@@ -106,6 +111,9 @@ class Member(Struct, eq=False):
     #: It said goodbye, or was killed, or is gone: what else it says is ignored (but see ``is_still_heard``).
     leaving: bool = False
     joined_at: float = 0.0
+    #: Large answers that wait until it has read others (raylet/deliveries.py).
+    held: deque[tuple[int, Message]] = field(default_factory=deque)
+    held_bytes: int = 0
     _fds_sent: int = 0
 
     def send(self, message: Message) -> None:

@@ -25,6 +25,7 @@ from beamlet.object_store.store import ObjectStore
 from beamlet.protocol import cluster, gcs, node
 from beamlet.protocol.message import Message
 from beamlet.raylet.death_service import DeathService
+from beamlet.raylet.deliveries import Deliveries
 from beamlet.raylet.driver_service import DriverService
 from beamlet.raylet.event_service import EventService
 from beamlet.raylet.lease_service import LeaseService
@@ -50,7 +51,8 @@ _HELLO_S = 10.0
 #: What the unfinished messages of all core workers may take together: two of the largest functions, and a
 #: quarter of it for messages of a few MiB.
 _UNFINISHED_BYTES = 256 << 20
-#: A core worker that leaves so many bytes of answers unread is not read from; after so many it is cut off.
+#: A core worker that leaves so many bytes of answers unread is not read from, and large answers to it wait;
+#: after so many it is cut off.
 _DEAF_BYTES = 16 << 20
 _UNREAD_BYTES = 256 << 20
 
@@ -75,6 +77,7 @@ class Raylet:
         self._limits = Limits(
             frame_bytes=HELLO_BYTES,
             budget=self._frames,
+            full_bytes=_DEAF_BYTES,
             deaf_bytes=_DEAF_BYTES,
             most_bytes=_UNREAD_BYTES,
         )
@@ -99,6 +102,7 @@ class Raylet:
             indispensable=True,
         )
         members = self._node.members
+        self._deliveries = Deliveries(members, reactor, lambda who, why: self._expel(who.connection, why))
         self._output = OutputService(logs, members, performer, reactor, self._drained)
         self._store = StoreService(self._node, store, arena)
         self._events = EventService(self._node)
@@ -304,7 +308,7 @@ class Raylet:
             cluster.EndJob: lambda order: drivers.end_job(order.job_id, order.outlived),
             cluster.AskReport: lambda order: self._node.gcs.send(self.report(order.round)),
             cluster.AskEvents: self._events.ask,
-            cluster.Deliver: self._deliver,
+            cluster.Deliver: self._deliveries.deliver,
             cluster.Misbehaved: self._misbehaved,
         }
 
@@ -312,10 +316,6 @@ class Raylet:
         if order.spec.is_async:
             self._workers.expect_async_actors()
         self._leases.place(order)
-
-    def _deliver(self, order: cluster.Deliver) -> None:
-        if (member := self._node.members.get(order.address)) is not None:
-            member.send(order.message)
 
     def _misbehaved(self, order: cluster.Misbehaved) -> None:
         if (member := self._node.members.get(order.address)) is not None:
