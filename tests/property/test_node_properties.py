@@ -35,6 +35,9 @@ class NodeInAnyOrder(RuleBasedStateMachine):
         self.outlived: list[bytes] = []
         #: What each asked for: whether, as the asker's own work was, it is for a detached actor.
         self.asked: dict[tuple[bytes, int], bool] = {}
+        #: Who asked for a worker, by the request's number; and the requests that were answered.
+        self.askers: dict[int, Member] = {}
+        self.answered: set[int] = set()
         #: The processes whose first work was.
         self.family: dict[bytes, bool] = {}
 
@@ -49,6 +52,18 @@ class NodeInAnyOrder(RuleBasedStateMachine):
     def forks_report(self) -> None:
         self.workers += self.fake.ready()
 
+    @precondition(lambda self: self.fake.forked)
+    @rule(is_forked=st.booleans(), count=st.integers(1, 3))
+    def forks_fail(self, is_forked: bool, count: int) -> None:
+        """Some cannot be forked, or die before they are ready: all who wait may be refused for it."""
+        for _ in range(min(count, len(self.fake.forked))):
+            worker = self.fake.forked.pop(0)
+            if is_forked:
+                self.fake.die(worker, 11)
+            else:
+                services, now = self.fake.services, self.fake.loop.now()
+                services.perform(services.pool.fork_failed(worker, "EAGAIN", now))
+
     # ---- what they ask ----
 
     def somebody(self, data: st.DataObject) -> Member | None:
@@ -62,6 +77,7 @@ class NodeInAnyOrder(RuleBasedStateMachine):
         if asker is not None and not asker.leaving:
             self.count += 1
             self.asked[asker.address, self.count] = self.family.get(asker.address, False)
+            self.askers[self.count] = asker
             self.fake.ask(asker, self.count, cpus, env_vars={"A": "1"} if env else {})
 
     @rule(data=st.data(), cpus=AMOUNTS, detached=st.booleans())
@@ -94,6 +110,7 @@ class NodeInAnyOrder(RuleBasedStateMachine):
         leases = line_of(holder).take(node.LeaseGranted) if holder is not None else []
         for granted in leases:
             assert holder is not None
+            self.note_answer(granted.req)
             if forced:
                 self.fake.leases.force_cancel(holder, node.ForceCancel(granted.lease, b"t", "f"))  # type: ignore[arg-type]
             else:
@@ -193,6 +210,28 @@ class NodeInAnyOrder(RuleBasedStateMachine):
                 address = self.address_of(lease.worker)
                 assert self.family.setdefault(address, mark) == mark, "it has served both sides"
                 assert self.fake.services.pool.is_lasting(lease.worker) == mark
+
+    def note_answer(self, req: int) -> None:
+        assert req not in self.answered, "it was answered twice"
+        self.answered.add(req)
+
+    @invariant()
+    def whoever_asked_has_an_answer_or_waits_for_one(self) -> None:
+        """No request is forgotten: it queues, waits for a process, or was answered, once."""
+        leases, kinds = self.fake.services.leases, (node.LeaseCancelled, node.LeaseInfeasible)
+        tickets = {lease.lease_id for lease in leases._wanting.values()}
+        assert tickets == set(self.fake.services.pool._wants), "no process is to come for it"
+        waiting = {request.key for request in leases._queue} | set(leases._wanting)
+        for req, asker in list(self.askers.items()):
+            if asker.leaving or self.fake.services.members.get(asker.address) is not asker:
+                del self.askers[req]
+                continue
+            for kind in kinds:
+                for answer in line_of(asker).take(kind):
+                    self.note_answer(answer.req)
+            granted = [each.req for each in line_of(asker).sent if isinstance(each, node.LeaseGranted)]
+            is_answered = req in self.answered or req in granted
+            assert is_answered != ((asker.address, req) in waiting), f"request {req} is forgotten, or twice"
 
     @invariant()
     def nobody_gone_holds_a_lease_that_is_not_ending(self) -> None:
