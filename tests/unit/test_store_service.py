@@ -153,3 +153,24 @@ def test_what_is_stored_for_an_owner_that_has_died_is_nobodys() -> None:
     fake.stores.unpin(reader, node.UnpinObject(oid(2)))
     assert not fake.stores.usage().used_bytes
     fake.check()
+
+
+def test_what_a_dead_attempt_stored_is_deleted_and_what_the_next_has_stored_is_not() -> None:
+    """The owner's word that follows a death may be read after what the next attempt does."""
+    fake = FakeNode()
+    owner, first, second = fake.driver(), fake.driver(), fake.driver()
+
+    def store(who: Member, number: int) -> None:
+        fake.stores.create(who, node.CreateObject(number, oid(number), MIB, "", owner.address))
+        fake.stores.seal(who, node.SealObject(oid(number)))
+
+    store(first, 1)
+    store(first, 2)
+    fake.killed_driver(first)
+    store(second, 3)
+    fake.stores.delete(owner, node.DeleteObjects(NODE, [oid(1), oid(3)], first.address))
+    assert [fake.store.contains(oid(number)) for number in (1, 2, 3)] == [False, True, True]
+    fake.stores.delete(owner, node.DeleteObjects(NODE, [oid(2)], owner.address))
+    assert fake.store.contains(oid(2)), "that one has stored nothing"
+    fake.stores.delete(owner, node.DeleteObjects(NODE, [oid(3)], second.address))
+    assert not fake.store.contains(oid(3))

@@ -260,7 +260,9 @@ def test_what_a_dead_worker_stored_for_its_tasks_is_deleted_before_they_run_agai
     first, second = caller.grant(b"first"), caller.grant(b"second")
     caller.pushed(first), caller.pushed(second)
     caller.die(first, certificate(signal=9))
-    assert caller.raylet.took(DeleteObjects) == [DeleteObjects(NODE, [ref._id for ref in refs])]
+    assert caller.raylet.took(DeleteObjects) == [
+        DeleteObjects(NODE, [ref._id for ref in refs], first.address)
+    ]
     caller.die(second, certificate(signal=9))
     assert not caller.raylet.took(DeleteObjects), "its user may have items of it"
 

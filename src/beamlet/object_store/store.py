@@ -141,13 +141,19 @@ class ObjectStore:
     # --- ending --------------------------------------------------------------------------------------
 
     def delete(
-        self, object_ids: Iterable[ObjectId], now: float, owner: Address | None = None
+        self,
+        object_ids: Iterable[ObjectId],
+        now: float,
+        owner: Address | None = None,
+        creator: int | None = None,
     ) -> list[Effect]:
         """Nobody will ask for these again. Unknown ids are ignored, so it may be repeated; so are those that
-        are not ``owner``'s (None: whoever's they are)."""
+        are not ``owner``'s, or that ``creator`` has not written (None: whoever's they are)."""
         answers: list[Answer] = []
         for object_id in object_ids:
             if owner is not None and not self._is_owned(object_id, owner):
+                continue
+            if creator is not None and not self._is_made_by(object_id, creator):
                 continue
             answers += self._lifecycle.delete(object_id)
             if self._admission:
@@ -245,6 +251,10 @@ class ObjectStore:
         stored = self._lifecycle.find(object_id)
         found = stored.owner if stored is not None else self._admission.owner_of(object_id)
         return found == owner
+
+    def _is_made_by(self, object_id: ObjectId, creator: int) -> bool:
+        stored = self._lifecycle.find(object_id)
+        return stored is not None and stored.creator == creator
 
     def _attempt(
         self, request: CreateRequest, now: float, too_much: int

@@ -322,10 +322,14 @@ class UnpinObject(Message, tag=60):
 
 
 class DeleteObjects(Message, tag=61):
-    """The owner: nobody needs the copies that ``node`` holds of these any more."""
+    """The owner: nobody needs the copies that ``node`` holds of these any more.
+
+    made_by: only those that this process made; a next attempt's may be there before this is read.
+    """
 
     node: NodeId
     object_ids: list[ObjectId]
+    made_by: Address | None = None
 
 
 class LeaseSlab(Message, tag=79):

@@ -30,6 +30,10 @@ from beamlet.rpc.alarm import Alarm
 
 #: Between two steps of giving memory back, in which others have their turn.
 _TRIM_S = 0.002
+#: Dead writers whose numbers are remembered.
+_WROTE_MAX = 1000
+#: The number of no client.
+_NOBODYS = -1
 
 
 class StoreService:
@@ -39,6 +43,8 @@ class StoreService:
         self._members = services.members
         #: The store's numbers of those who were cut off, and may live.
         self._cut_off: dict[Address, int] = {}
+        #: And of the dead who left values of others here, oldest first: their owners may ask to delete these.
+        self._wrote: dict[Address, int] = {}
         self._room_alarm = Alarm(services.clock, self._expire)
         self._trim_alarm = Alarm(services.clock, self._trim)
         services.performer.on(Answer, self._answer)
@@ -87,7 +93,9 @@ class StoreService:
     def delete(self, sender: Member, message: node.DeleteObjects) -> None:
         if message.node != self._members.node_id:
             return  # that node is gone, and with it what it held
-        self._node.perform(self._store.delete(message.object_ids, self._node.now(), sender.address))
+        creator = self._number_of(message.made_by) if message.made_by is not None else None
+        now = self._node.now()
+        self._node.perform(self._store.delete(message.object_ids, now, sender.address, creator))
         self._trim_later()
 
     def lease_slab(self, sender: Member, message: node.LeaseSlab) -> None:
@@ -114,7 +122,12 @@ class StoreService:
         still_lives: who, in words, is not dead, but cut off: what it may use stays until ``let_go``.
         """
         now = self._node.now()
-        for owner, object_ids in self._store.stored_by(number).items():
+        stored = self._store.stored_by(number)
+        if stored:
+            self._wrote[address] = number
+            if len(self._wrote) > _WROTE_MAX:
+                del self._wrote[next(iter(self._wrote))]
+        for owner, object_ids in stored.items():
             member = self._members.get(owner)
             if member is not None and owner != address:
                 member.send(node.StoredByDead(self._members.node_id, object_ids))
@@ -148,6 +161,11 @@ class StoreService:
     def close(self) -> None:
         self._room_alarm.cancel()
         self._trim_alarm.cancel()
+
+    def _number_of(self, writer: Address) -> int:
+        """The store's, also of one that died not long ago; nobody's if it left nothing here."""
+        member = self._members.get(writer)
+        return member.number if member is not None else self._wrote.get(writer, _NOBODYS)
 
     def _is_dead(self, owner: Address) -> bool:
         return self._members.get(owner) is None and node_of(owner) == self._members.node_id

@@ -218,7 +218,9 @@ class Leases:
         raylet = self._raylets.get(worker.lease.node)
         if raylet is not None and (ids := [each for task in tasks for each in _result_ids(task)]):
             # What it stored for them and never announced must not pass for what the next attempt makes.
-            raylet.send_first(DeleteObjects(worker.lease.node, ids))
+            # One that may live, and write still, is waited for by nobody: then by name.
+            maker = peer.address if peer.certificate is not None else None
+            raylet.send_first(DeleteObjects(worker.lease.node, ids, maker))
         if peer.certificate is None and raylet is not None:
             # We gave it up, and to the raylet it may live: nobody else gives back what it holds for us.
             raylet.send(ReturnLease(worker.lease, dispose=True))
